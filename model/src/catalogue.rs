@@ -1,0 +1,308 @@
+//! The one list of everything that lagmesh exports. Names, units, attributes and help of the wire, of `/metrics`, of dashboards,
+//! alerts and documents come from here, and tests hold all of them against it.
+
+use std::fmt;
+
+macro_rules! attributes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal;)+) => {
+        /// A dimension of a metric. They stand on the data point, never only on the resource.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Attribute { $($(#[$doc])* $variant,)+ }
+
+        impl Attribute {
+            /// Every attribute.
+            pub const ALL: &'static [Attribute] = &[$(Attribute::$variant),+];
+
+            /// Its name on the wire and as a Prometheus label.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Attribute::$variant => $name),+ }
+            }
+
+            /// The attribute of a name.
+            pub fn from_name(name: &str) -> Option<Attribute> {
+                match name { $($name => Some(Attribute::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+attributes! {
+    /// The cluster.
+    Cluster = "cluster";
+    /// The node at which the beats are written.
+    Origin = "origin";
+    /// The region that observes, or that is judged.
+    Region = "region";
+    /// The region at the other end of a link.
+    Peer = "peer";
+    /// The node.
+    Node = "node";
+    /// The agent.
+    Agent = "agent";
+    /// The collector.
+    Collector = "collector";
+    /// The kind of probe.
+    Kind = "kind";
+    /// The fate of an attempt.
+    Outcome = "outcome";
+    /// A named state; one series per state, 0 or 1.
+    State = "state";
+    /// What a region is judged for.
+    Axis = "axis";
+    /// The region that votes.
+    Vantage = "vantage";
+    /// Which end of an interval.
+    Bound = "bound";
+    /// On what a bound rests.
+    Basis = "basis";
+    /// How far a commit has got.
+    Stage = "stage";
+    /// The stream of heartbeat rows.
+    Stream = "stream";
+    /// The commit level (`synchronous_commit`).
+    Level = "level";
+    /// Whether an objective was met.
+    Objective = "objective";
+    /// Why something was dropped or refused.
+    Reason = "reason";
+    /// The role of a node.
+    Role = "role";
+    /// A program's or server's version.
+    Version = "version";
+    /// A system identifier.
+    System = "system";
+    /// The transport of a request.
+    Transport = "transport";
+}
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A current value.
+    Gauge,
+    /// A count that only grows within a boot.
+    Counter,
+    /// A distribution of durations.
+    Histogram,
+}
+
+/// The unit of a metric; base units only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// A plain number.
+    One,
+}
+
+impl Unit {
+    /// The unit in UCUM, as OTLP carries it.
+    pub fn ucum(self) -> &'static str {
+        match self {
+            Unit::Seconds => "s",
+            Unit::Bytes => "By",
+            Unit::One => "1",
+        }
+    }
+
+    /// The suffix of a Prometheus name, if any. Plain numbers take none: a state is no ratio.
+    pub fn prometheus_suffix(self) -> Option<&'static str> {
+        match self {
+            Unit::Seconds => Some("seconds"),
+            Unit::Bytes => Some("bytes"),
+            Unit::One => None,
+        }
+    }
+}
+
+/// Which program makes the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The agent; the collector passes it on, merged.
+    Agent,
+    /// The collector.
+    Collector,
+}
+
+/// One metric.
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Metric {
+    /// Its OpenTelemetry name.
+    pub name: &'static str,
+    /// What kind of number.
+    pub kind: Kind,
+    /// Its unit.
+    pub unit: Unit,
+    /// All of its attributes; a series has every one of them and no other.
+    pub attributes: &'static [Attribute],
+    /// Who makes it.
+    pub source: Source,
+    /// What it is, in one line.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The name without Prometheus suffixes: dots become underscores.
+    pub fn prometheus_stem(&self) -> String {
+        self.name.replace('.', "_")
+    }
+
+    /// The name under which Prometheus stores the series (of a histogram: without `_bucket`, `_count`, `_sum`).
+    pub fn prometheus_name(&self) -> String {
+        let mut name = self.prometheus_stem();
+        if let Some(suffix) = self.unit.prometheus_suffix() {
+            name.push('_');
+            name.push_str(suffix);
+        }
+        if self.kind == Kind::Counter {
+            name.push_str("_total");
+        }
+        name
+    }
+
+    /// Every name that Prometheus stores for the metric.
+    pub fn prometheus_series_names(&self) -> Vec<String> {
+        let name = self.prometheus_name();
+        match self.kind {
+            Kind::Histogram => ["_bucket", "_count", "_sum"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
+            Kind::Gauge | Kind::Counter => vec![name],
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The metric of an OpenTelemetry name.
+pub fn by_name(name: &str) -> Option<&'static Metric> {
+    CATALOGUE.iter().find(|metric| metric.name == name).copied()
+}
+
+macro_rules! catalogue {
+    ($($id:ident = $name:literal, $kind:ident, $unit:ident, $source:ident, [$($attribute:ident),*], $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub static $id: Metric = Metric {
+                name: $name, kind: Kind::$kind, unit: Unit::$unit, source: Source::$source,
+                attributes: &[$(Attribute::$attribute),*], help: $help,
+            };
+        )+
+        /// All metrics, in the order of the documents.
+        pub static CATALOGUE: &[&Metric] = &[$(&$id),+];
+    };
+}
+
+catalogue! {
+    LINK_RTT = "lagmesh.link.rtt", Histogram, Seconds, Agent, [Region, Peer, Kind],
+        "Round-trip time from region to peer, without the time spent in the responder";
+    LINK_PROBES = "lagmesh.link.probes", Counter, One, Agent, [Region, Peer, Kind, Outcome],
+        "Probes from region to peer by their fate; the fates add up to the attempts";
+    LINK_STATE = "lagmesh.link.state", Gauge, One, Agent, [Region, Peer, State],
+        "1 for the current state of the link from region to peer, else 0";
+    LINK_FLOWS = "lagmesh.link.flows", Gauge, One, Agent, [Region, Peer, State],
+        "Flows (source ports, one sample of the parallel paths each) that are alive or dead";
+    LINK_FLOOR = "lagmesh.link.floor", Gauge, Seconds, Agent, [Region, Peer],
+        "The shortest round trip that light in fibre allows between the coordinates of the two regions";
+    LINK_STRETCH = "lagmesh.link.stretch", Gauge, One, Agent, [Region, Peer],
+        "Smallest recent round-trip time over the floor: what the route costs against physics";
+    SCHEDULE_LATENESS = "lagmesh.schedule.lateness", Histogram, Seconds, Agent, [Region],
+        "How late our own timer sent probes: large values mean that the agent's host is busy, not the network";
+    MESH_DROPPED = "lagmesh.mesh.dropped", Counter, One, Agent, [Region, Reason],
+        "Mesh packets that came in and were dropped unanswered, by reason";
+    CLOCK_ERROR = "lagmesh.clock.error", Gauge, Seconds, Agent, [Region, Peer],
+        "Half the width of the interval in which the offset between the two measuring clocks is known to lie";
+    CLOCK_EPOCHS = "lagmesh.clock.epochs", Counter, One, Agent, [Region],
+        "Runs of the measuring clock since the agent started; more than one means that the host was suspended or moved";
+    CLOCK_CONTRADICTIONS = "lagmesh.clock.contradictions", Counter, One, Agent, [Region],
+        "Clock intervals that had no point in common: a jump that went unseen, or a clock that drifts beyond its allowance";
+    REPLICATION_LAG = "lagmesh.replication.lag", Histogram, Seconds, Agent, [Cluster, Origin, Region, Node, Bound, Basis],
+        "Apply lag of single beats: from the commit at the origin to visibility at the node";
+    REPLICATION_LAG_NEGATIVE = "lagmesh.replication.lag_negative", Counter, One, Agent, [Cluster, Origin, Region, Node],
+        "Beats whose whole lag interval lies below zero: a clock contradiction, never clamped";
+    REPLICATION_BEATS = "lagmesh.replication.beats", Counter, One, Agent, [Cluster, Origin, Region, Node, Objective],
+        "Beats seen at the node by whether their lag met the objective (met, missed, or unknown where the interval holds the objective)";
+    REPLICATION_STALENESS = "lagmesh.replication.staleness", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound],
+        "Now minus the commit time of the newest visible beat: how old what users read at the node is";
+    REPLICATION_BACKLOG = "lagmesh.replication.backlog", Gauge, Bytes, Agent, [Cluster, Origin, Region, Node, Stage],
+        "Bytes of log that the origin is known to have written and the node has not yet received or replayed";
+    REPLICATION_STATE = "lagmesh.replication.state", Gauge, One, Agent, [Cluster, Origin, Region, Node, State],
+        "1 for the current state of replication from origin to node, else 0";
+    HEARTBEAT_COMMIT = "lagmesh.heartbeat.commit", Histogram, Seconds, Agent, [Cluster, Region, Node, Level],
+        "Time from sending a beat to the return of its commit, by commit level";
+    HEARTBEAT_WRITES = "lagmesh.heartbeat.writes", Counter, One, Agent, [Cluster, Region, Node, Stream, Outcome],
+        "Heartbeat rows written, by their fate";
+    NODE_STATE = "lagmesh.node.state", Gauge, One, Agent, [Cluster, Region, Node, State],
+        "1 for how the agent currently gets on with the node, else 0";
+    NODE_ROLE = "lagmesh.node.role", Gauge, One, Agent, [Cluster, Region, Node, Role],
+        "1 for the role that the node was found to have, else 0";
+    NODE_INFO = "lagmesh.node.info", Gauge, One, Agent, [Cluster, Region, Node, Version, System],
+        "Always 1: the server's version and system identifier";
+    NODE_TIMELINE = "lagmesh.node.timeline", Gauge, One, Agent, [Cluster, Region, Node],
+        "The timeline on which the node writes or replays; it grows with every promotion";
+    NODE_QUERIES = "lagmesh.node.queries", Counter, One, Agent, [Cluster, Region, Node],
+        "Statements that lagmesh itself has sent to the node: what it costs";
+    SPOOL_BYTES = "lagmesh.spool.bytes", Gauge, Bytes, Agent, [Region, Agent, Collector],
+        "Bytes in the agent's spool that the collector has not acknowledged yet";
+    SPOOL_LOST = "lagmesh.spool.lost", Counter, One, Agent, [Region, Agent, Collector, Reason],
+        "Batches that the spool had to give up before the collector acknowledged them";
+    AGENT_DROPPED = "lagmesh.agent.dropped", Counter, One, Agent, [Region, Agent, Reason],
+        "Observations that the agent itself had to drop, by queue";
+    AGENT_INFO = "lagmesh.agent.info", Gauge, One, Agent, [Region, Agent, Version],
+        "Always 1 while the agent runs: its version";
+    REGION_STATE = "lagmesh.region.state", Gauge, One, Collector, [Region, Axis, State],
+        "1 for the judged state of the region on this axis, else 0";
+    REGION_VOTES = "lagmesh.region.votes", Gauge, One, Collector, [Region, Axis, Vantage, State],
+        "1 for the vote that a vantage casts about the region, else 0";
+    REGION_EVIDENCE_AGE = "lagmesh.region.evidence_age", Gauge, Seconds, Collector, [Region],
+        "Age of the newest evidence that the region's own agents delivered; absent if they never did";
+    FLEET_REGIONS = "lagmesh.fleet.regions", Gauge, One, Collector, [State],
+        "Regions expected by the fleet file and regions with fresh evidence";
+    CLUSTER_WRITERS = "lagmesh.cluster.writers", Gauge, One, Collector, [Cluster, System],
+        "Nodes of one system identifier that are out of recovery by fresh evidence; more than one is a split brain";
+    CLUSTER_WRITERS_DECLARED = "lagmesh.cluster.writers_max", Gauge, One, Collector, [Cluster],
+        "How many writers the fleet file allows the cluster";
+    CLUSTER_LAG_OBJECTIVE = "lagmesh.cluster.lag_objective", Gauge, Seconds, Collector, [Cluster],
+        "The apply lag that the fleet file promises for the cluster";
+    COLLECTOR_REQUESTS = "lagmesh.collector.requests", Counter, One, Collector, [Transport, Outcome],
+        "OTLP requests by transport and outcome (accepted, duplicate, or the reason of refusal)";
+    COLLECTOR_POINTS = "lagmesh.collector.points", Counter, One, Collector, [Outcome],
+        "Data points by outcome (accepted, or the reason of rejection)";
+    COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
+        "Always 1 while the collector runs: its version";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Names are unique in every form in which they leave, follow one style, and every metric has a help line.
+    #[test]
+    fn names_are_unique_and_plain() {
+        let mut seen = HashSet::new();
+        for metric in CATALOGUE {
+            assert!(metric.name.starts_with("lagmesh.") && metric.name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '.' | '_')));
+            assert!(!metric.help.is_empty() && !metric.help.contains('\n') && !metric.help.ends_with('.'), "{metric}");
+            for name in metric.prometheus_series_names() {
+                assert!(seen.insert(name.clone()), "{name} twice");
+            }
+            let attributes: HashSet<_> = metric.attributes.iter().collect();
+            assert_eq!(attributes.len(), metric.attributes.len(), "{metric}");
+            assert_eq!(by_name(metric.name), Some(*metric));
+        }
+        assert_eq!(LINK_RTT.prometheus_name(), "lagmesh_link_rtt_seconds");
+        assert_eq!(LINK_PROBES.prometheus_name(), "lagmesh_link_probes_total");
+    }
+
+    /// Histograms are distributions of durations: the mapping works in nanoseconds.
+    #[test]
+    fn histograms_are_in_seconds() {
+        assert!(CATALOGUE.iter().filter(|metric| metric.kind == Kind::Histogram).all(|metric| metric.unit == Unit::Seconds));
+    }
+}

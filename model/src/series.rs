@@ -1,0 +1,123 @@
+//! The one in-memory form of telemetry: what the agent summarises, the wire carries, the collector merges and pages show.
+
+use std::collections::BTreeMap;
+
+use crate::catalogue::{Attribute, Metric};
+use crate::histogram::Exponential;
+use crate::ids::{AgentName, BootId, RegionName};
+use crate::time::WallNanos;
+
+/// Attribute values of one series, in the order of [`Attribute`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Attributes(BTreeMap<Attribute, String>);
+
+impl Attributes {
+    /// No attributes.
+    pub fn new() -> Attributes {
+        Attributes::default()
+    }
+
+    /// With one attribute more (or replaced).
+    pub fn with(mut self, attribute: Attribute, value: impl std::fmt::Display) -> Attributes {
+        self.0.insert(attribute, value.to_string());
+        self
+    }
+
+    /// The value of an attribute.
+    pub fn get(&self, attribute: Attribute) -> Option<&str> {
+        self.0.get(&attribute).map(String::as_str)
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Attribute, &str)> {
+        self.0.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+    }
+
+    /// Whether these are exactly the attributes that the catalogue lists for the metric.
+    pub fn fit(&self, metric: &Metric) -> bool {
+        self.0.len() == metric.attributes.len() && metric.attributes.iter().all(|attribute| self.0.contains_key(attribute))
+    }
+}
+
+/// The value of a series. Counters and histograms are cumulative since the start of the process that exports them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// A current value, in the metric's unit.
+    Gauge(f64),
+    /// A count since the start.
+    Counter(u64),
+    /// A distribution since the start, in nanoseconds inside, in seconds outside.
+    Histogram(Box<Exponential>),
+}
+
+/// One metric with one set of attribute values. What is unknown has no series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// Which metric of the catalogue.
+    pub metric: &'static Metric,
+    /// Its attributes.
+    pub attributes: Attributes,
+    /// Its value.
+    pub value: Value,
+}
+
+impl Series {
+    /// A gauge.
+    pub fn gauge(metric: &'static Metric, attributes: Attributes, value: f64) -> Series {
+        Series { metric, attributes, value: Value::Gauge(value) }
+    }
+
+    /// A counter.
+    pub fn counter(metric: &'static Metric, attributes: Attributes, value: u64) -> Series {
+        Series { metric, attributes, value: Value::Counter(value) }
+    }
+
+    /// A histogram.
+    pub fn histogram(metric: &'static Metric, attributes: Attributes, value: Exponential) -> Series {
+        Series { metric, attributes, value: Value::Histogram(Box::new(value)) }
+    }
+}
+
+/// Pushes one 0/1 gauge per possible state: 1 for the current one, so that a query can ask for any of them.
+pub fn push_states<S: Copy + PartialEq + std::fmt::Display>(
+    out: &mut Vec<Series>,
+    metric: &'static Metric,
+    attributes: &Attributes,
+    all: &[S],
+    current: S,
+) {
+    for state in all {
+        let value = if *state == current { 1.0 } else { 0.0 };
+        out.push(Series::gauge(metric, attributes.clone().with(Attribute::State, state), value));
+    }
+}
+
+/// Who exports: a stream is identified by agent and boot as well as by its attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Exporter {
+    /// The fleet's name.
+    pub fleet: String,
+    /// The region it stands in.
+    pub region: RegionName,
+    /// Its name.
+    pub agent: AgentName,
+    /// Its start.
+    pub boot: BootId,
+    /// Its program version.
+    pub version: String,
+}
+
+/// One batch of an exporter: all its series at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Who exports.
+    pub exporter: Exporter,
+    /// The number of the batch within the boot, from 1: with agent and boot it makes retries idempotent.
+    pub sequence: u64,
+    /// When the exporter's counting began.
+    pub start: WallNanos,
+    /// When the batch was made.
+    pub time: WallNanos,
+    /// The series.
+    pub series: Vec<Series>,
+}

@@ -1,0 +1,269 @@
+//! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::beat::{Incarnation, Sequence};
+use crate::ids::{AgentName, BootId, ClusterName, CollectorName, NodeName, RegionName};
+use crate::interval::Interval;
+use crate::known::Known;
+use crate::physics::Coordinates;
+use crate::position::{Lsn, SystemIdentifier, Timeline};
+use crate::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
+use crate::time::WallNanos;
+
+/// A bounded value in seconds, as people read it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// The true value is not below [s].
+    pub lower_s: f64,
+    /// The best guess [s].
+    pub estimate_s: f64,
+    /// The true value is not above [s].
+    pub upper_s: f64,
+}
+
+impl From<Interval> for Seconds {
+    fn from(interval: Interval) -> Seconds {
+        let seconds = |ns: i64| ns as f64 / 1e9;
+        Seconds {
+            lower_s: seconds(interval.lower_ns()),
+            estimate_s: seconds(interval.estimate_ns()),
+            upper_s: seconds(interval.upper_ns()),
+        }
+    }
+}
+
+/// A recent distribution (the last minute) in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// How many values.
+    pub samples: u64,
+    /// The smallest [s].
+    pub min_s: f64,
+    /// The median, nearest rank [s].
+    pub p50_s: f64,
+    /// The 99th percentile, nearest rank [s].
+    pub p99_s: f64,
+    /// The largest [s].
+    pub max_s: f64,
+}
+
+/// One kind of probe on one link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkKind {
+    /// Which kind.
+    pub kind: ProbeKind,
+    /// Round-trip time of the last minute.
+    pub rtt: Known<Quantiles>,
+    /// Probes sent in the last minute whose fate is settled.
+    pub settled: u64,
+    /// Those of them that were answered at all.
+    pub answered: u64,
+}
+
+/// One link (region -> peer).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// From.
+    pub region: RegionName,
+    /// To.
+    pub peer: RegionName,
+    /// Its state.
+    pub state: LinkState,
+    /// Why, in a sentence.
+    pub why: String,
+    /// Flows that answer, of all that should.
+    pub flows_alive: Known<u64>,
+    /// All flows.
+    pub flows: u64,
+    /// The soft physical floor of the round trip, if both ends have coordinates [s].
+    pub floor_s: Option<f64>,
+    /// By kind of probe.
+    pub kinds: Vec<LinkKind>,
+    /// How far the two measuring clocks' offset is uncertain [s, half width]; stamp only.
+    pub clock_error_s: Known<f64>,
+    /// Age of the newest evidence [s].
+    pub evidence_age_s: Known<f64>,
+}
+
+impl Link {
+    /// The round-trip time of a kind.
+    pub fn rtt(&self, kind: ProbeKind) -> Known<Quantiles> {
+        self.kinds.iter().find(|k| k.kind == kind).map_or_else(|| Known::unknown("not probed"), |k| k.rtt.clone())
+    }
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub node: NodeName,
+    /// How its agent gets on with it.
+    pub state: NodeState,
+    /// What is wrong and what to do, if anything is.
+    pub why: String,
+    /// What it is.
+    pub role: Known<NodeRole>,
+    /// `server_version_num`.
+    pub version: Known<u32>,
+    /// Which system.
+    pub system: Known<SystemIdentifier>,
+    /// Which timeline.
+    pub timeline: Known<Timeline>,
+    /// Written (on a writer), received (on a standby).
+    pub received: Known<Lsn>,
+    /// Replayed (on a standby).
+    pub replayed: Known<Lsn>,
+    /// The newest beat that was acknowledged here, if beats are written here.
+    pub beat: Known<(Incarnation, Sequence)>,
+    /// Age of the newest evidence [s].
+    pub evidence_age_s: Known<f64>,
+}
+
+/// Replication from one origin to one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replication {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Where beats are written.
+    pub origin: NodeName,
+    /// The region that observes: the node's.
+    pub region: RegionName,
+    /// Where they are read.
+    pub node: NodeName,
+    /// The state.
+    pub state: ReplicationState,
+    /// Why, in a sentence, with the evidence.
+    pub why: String,
+    /// Apply lag of the newest beat.
+    pub lag: Known<Seconds>,
+    /// Apply lag (estimates) of the last minute.
+    pub lag_recent: Known<Quantiles>,
+    /// Staleness now.
+    pub staleness: Known<Seconds>,
+    /// Bytes written at the origin and not received here.
+    pub backlog_received_bytes: Known<u64>,
+    /// Bytes written at the origin and not replayed here.
+    pub backlog_replayed_bytes: Known<u64>,
+    /// Age of the newest evidence [s].
+    pub evidence_age_s: Known<f64>,
+}
+
+/// One export target of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// Which collector.
+    pub collector: CollectorName,
+    /// Bytes not acknowledged yet.
+    pub pending_bytes: u64,
+    /// Batches not acknowledged yet.
+    pub pending_batches: u64,
+    /// Since when the collector has last acknowledged anything [s].
+    pub acknowledged_age_s: Known<f64>,
+    /// The last error, if the last try failed.
+    pub error: Option<String>,
+}
+
+/// What an agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The fleet's name.
+    pub fleet: String,
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub agent: AgentName,
+    /// Its start.
+    pub boot: BootId,
+    /// Its version.
+    pub version: String,
+    /// When this was said.
+    pub at: WallNanos,
+    /// Its links.
+    pub links: Vec<Link>,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// Replication towards its nodes.
+    pub replications: Vec<Replication>,
+    /// Its collectors.
+    pub exports: Vec<Export>,
+}
+
+/// One vantage's vote.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CastVote {
+    /// Who votes.
+    pub vantage: RegionName,
+    /// What.
+    pub vote: Vote,
+    /// Why.
+    pub why: String,
+}
+
+/// The verdict on one axis of a region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Which axis.
+    pub axis: Axis,
+    /// The state.
+    pub state: RegionState,
+    /// For how long [s].
+    pub for_s: f64,
+    /// Why, in a sentence.
+    pub why: String,
+    /// Who voted what.
+    pub votes: Vec<CastVote>,
+}
+
+/// One region as the collector sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Region {
+    /// Its name.
+    pub region: RegionName,
+    /// Where it is.
+    pub coordinates: Option<Coordinates>,
+    /// Verdicts, one per axis.
+    pub verdicts: Vec<Verdict>,
+    /// Age of the newest evidence that its own agents delivered [s].
+    pub evidence_age_s: Known<f64>,
+}
+
+/// One cluster as the collector sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its name.
+    pub cluster: ClusterName,
+    /// Nodes that are out of recovery by fresh evidence.
+    pub writers: Vec<NodeName>,
+    /// How many writers the fleet file allows.
+    pub writers_max: u64,
+    /// The promised apply lag [s].
+    pub lag_objective_s: f64,
+}
+
+/// What a collector says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FleetStatus {
+    /// The fleet's name.
+    pub fleet: String,
+    /// The collector's version.
+    pub version: String,
+    /// When this was said.
+    pub at: WallNanos,
+    /// Regions of the fleet file.
+    pub regions: Vec<Region>,
+    /// Regions with fresh evidence of their own.
+    pub regions_reporting: u64,
+    /// Every link of the fleet file's mesh.
+    pub links: Vec<Link>,
+    /// Every node of the fleet file.
+    pub nodes: Vec<Node>,
+    /// Every replication link that is known or must exist.
+    pub replications: Vec<Replication>,
+    /// Every cluster.
+    pub clusters: Vec<Cluster>,
+}
