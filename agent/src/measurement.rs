@@ -1,0 +1,241 @@
+//! What the measuring parts tell the summary, and what they tell each other: the only words between the parts of the agent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
+use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
+use lagmesh_model::interval::Interval;
+use lagmesh_model::state::{NodeState, Outcome, ProbeKind, WriteOutcome};
+use lagmesh_model::time::{Epoch, RawNanos, Reading};
+use lagmesh_postgres::discover::{NodeFacts, StandbySample, WriterSample};
+use tokio::sync::{mpsc, watch};
+
+/// One thing that a measuring part has learnt.
+#[derive(Debug)]
+pub enum Observation {
+    /// The settled fate of one probe.
+    Probe(Probe),
+    /// A flow of the mesh came alive or died.
+    Flow(FlowChange),
+    /// Our own timer sent a probe this late.
+    Lateness(Duration),
+    /// A mesh packet was dropped unanswered, for this reason.
+    MeshDropped(&'static str),
+    /// Two clock intervals had no point in common.
+    ClockContradiction(AgentName),
+    /// News about a node.
+    Node(NodeEvent),
+}
+
+/// The settled fate of one probe. Each attempt leads to exactly one of these.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// The region that was probed.
+    pub peer: RegionName,
+    /// How.
+    pub kind: ProbeKind,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`.
+    pub rtt_ns: Option<u64>,
+    /// When it was settled.
+    pub at: RawNanos,
+}
+
+/// A flow is one source port towards one peer agent: one sample of the parallel paths.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId {
+    /// The peer's region.
+    pub peer: RegionName,
+    /// The peer's agent.
+    pub agent: AgentName,
+    /// Which source port [0, flows).
+    pub index: u16,
+}
+
+/// A flow came alive or died.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowChange {
+    /// Which flow.
+    pub flow: FlowId,
+    /// Whether it answers; `None` when that is not known (nothing sent yet, our own host stalled, the peer refuses).
+    pub alive: Option<bool>,
+    /// When.
+    pub at: RawNanos,
+}
+
+/// News about a node.
+#[derive(Debug)]
+pub struct NodeEvent {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its name.
+    pub node: NodeName,
+    /// When it was learnt.
+    pub at: Reading,
+    /// What.
+    pub news: NodeNews,
+}
+
+/// What was learnt about a node.
+#[derive(Debug)]
+pub enum NodeNews {
+    /// How we get on with it, with the reason and what to do.
+    State {
+        /// The state.
+        state: NodeState,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// What it is.
+    Facts(NodeFacts),
+    /// Positions and receiver of a node in recovery.
+    Standby(StandbySample),
+    /// Positions and walsenders of a node out of recovery.
+    Writer(WriterSample),
+    /// The fate of one beat.
+    Written(Write),
+    /// A poll for beats ended without error; its new beats follow as `Sighting`s.
+    Polled {
+        /// When it was sent.
+        started: RawNanos,
+        /// When the answer was here.
+        ended: RawNanos,
+    },
+    /// A beat was seen for the first time.
+    Sighting(Sighting),
+    /// So many statements were sent since the last news of this kind.
+    Queries(u64),
+}
+
+/// The fate of one beat.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// Which beat, when, where the log stood; only if the commit returned.
+    pub announcement: Option<Announcement>,
+    /// What became of it.
+    pub outcome: WriteOutcome,
+    /// From sending to the return of the commit (or of the failure).
+    pub took: Duration,
+}
+
+/// A beat was seen for the first time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sighting {
+    /// The row.
+    pub row: BeatRow,
+    /// The start of the newest poll that did not show it yet; `None` if there was no such poll on this connection.
+    pub absent: Option<RawNanos>,
+    /// The end of the poll that showed it.
+    pub present: RawNanos,
+}
+
+/// What the mesh knows about the clock of a peer agent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PeerClock {
+    /// The peer's epoch.
+    pub epoch: Epoch,
+    /// Our own epoch when `offset` was measured.
+    pub own_epoch: Epoch,
+    /// The peer's measuring clock minus our own, at `at`.
+    pub offset: Interval,
+    /// The moment for which `offset` was computed, on our clock.
+    pub at: RawNanos,
+}
+
+impl PeerClock {
+    /// The offset at another moment, widened by what the two clocks may have gained on each other since.
+    pub fn offset_at(&self, now: RawNanos) -> Interval {
+        self.offset.widen_for_drift_of_pair(Duration::from_nanos(now.0.abs_diff(self.at.0)))
+    }
+}
+
+/// Something that a peer agent said over the mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard<T> {
+    /// What.
+    pub what: T,
+    /// Who said it.
+    pub from: AgentName,
+    /// When it arrived, on our clock.
+    pub at: RawNanos,
+}
+
+/// Everything that the mesh has learnt from peers, published for whoever measures with it.
+#[derive(Debug, Clone, Default)]
+pub struct PeerView {
+    /// Clocks of peer agents.
+    pub clocks: BTreeMap<AgentName, PeerClock>,
+    /// When each peer agent was last heard (a valid packet), on our clock.
+    pub heard: BTreeMap<AgentName, RawNanos>,
+    /// The newest acknowledged beat of each writing node.
+    pub announcements: BTreeMap<NodeName, Heard<Announcement>>,
+    /// The newest beat of ours that each reading node has confirmed, by (origin, node).
+    pub seen: BTreeMap<(NodeName, NodeName), Heard<Seen>>,
+}
+
+impl PeerView {
+    /// The clock of epoch `epoch` minus our own at `now`: exact zero if it is our own clock, `None` if no peer has that epoch.
+    pub fn offset_of(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        if epoch == now.epoch {
+            return Some(Interval::exact(0));
+        }
+        let clock = self.clocks.values().find(|clock| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
+        Some(clock.offset_at(now.raw))
+    }
+}
+
+/// A beat seen by one of our nodes, to be told to its writer: visible within `(absent, present]` on our clock.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Confirmation {
+    /// Which beat.
+    pub id: BeatId,
+    /// The node on which it was seen.
+    pub node: NodeName,
+    /// Not yet visible.
+    pub absent: RawNanos,
+    /// Visible.
+    pub present: RawNanos,
+}
+
+/// What the database part wants the mesh to tell the peers, again and again until something newer replaces it.
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
+    /// The newest acknowledged beat of each of our writing nodes.
+    pub announcements: BTreeMap<NodeName, Announcement>,
+    /// The newest beat seen of each (origin, node).
+    pub confirmations: BTreeMap<(NodeName, NodeName), Confirmation>,
+}
+
+/// The sending end of the observations: never waits; what does not fit is dropped and counted by the summary.
+#[derive(Debug, Clone)]
+pub struct Observations {
+    sender: mpsc::Sender<Observation>,
+    dropped: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Observations {
+    /// The queue: `capacity` observations at most.
+    pub fn queue(capacity: usize) -> (Observations, mpsc::Receiver<Observation>) {
+        let (sender, receiver) = mpsc::channel(capacity);
+        (Observations { sender, dropped: Arc::default() }, receiver)
+    }
+
+    /// Hands over one observation, or counts it as dropped.
+    pub fn tell(&self, observation: Observation) {
+        if self.sender.try_send(observation).is_err() {
+            self.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// How many were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The published view of the mesh.
+pub type PeerViews = watch::Receiver<Arc<PeerView>>;
+
