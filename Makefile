@@ -1,0 +1,38 @@
+# Every entry sets up what it needs (tests/setup.sh), prints what it does, and fails loudly.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt
+
+DEMO_SECONDS ?=
+
+help: ## List the entries
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## Three regions on this machine, a live table and the status page; DEMO_SECONDS=60 for an unattended run
+	@tests/setup.sh demo
+	@echo 'demo: building in release mode (some minutes the first time)'
+	@cargo build --quiet --release --locked --workspace --bins
+	@exec target/release/lagmesh-demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool, a real browser
+	@tests/setup.sh test
+	@$(MAKE) --no-print-directory check
+	@echo 'test: building the programs'
+	@cargo build --quiet --locked --workspace --bins
+	@echo 'test: running the tests'
+	@cargo test --quiet --locked --workspace
+
+check: ## Formatting, lints, dependencies, documents; part of `make test`
+	@tests/setup.sh test
+	@echo 'check: formatting'
+	@cargo fmt --all --check
+	@echo 'check: lints'
+	@cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@echo 'check: dependencies'
+	@cargo deny --log-level error check bans licenses sources
+	@echo 'check: documents'
+	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps
+
+fmt: ## Format everything
+	@cargo fmt --all

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Installs what is missing for `demo` or `test` from the system's packages; says what it does, and does nothing where nothing is
+# missing. Without root it prints the exact command and stops.
+set -euo pipefail
+
+goal=${1:?usage: tests/setup.sh demo|test}
+case $goal in
+demo) wanted=(gcc libc6-dev postgresql) ;;
+test) wanted=(gcc libc6-dev postgresql prometheus prometheus-alertmanager chromium) ;;
+*) echo "setup: unknown goal $goal" >&2; exit 64 ;;
+esac
+
+installed() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "setup: this is no Debian; install by hand: a C compiler, PostgreSQL 13 or later, and for tests promtool, amtool and chromium" >&2
+  exit 1
+fi
+if ! command -v cargo >/dev/null; then
+  echo "setup: no Rust toolchain: cargo is not in PATH; install Rust 1.89 or later first (rustup, or your own packages)" >&2
+  exit 1
+fi
+
+missing=()
+for package in "${wanted[@]}"; do installed "$package" || missing+=("$package"); done
+
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: missing packages; run this once, then try again:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "setup: installing ${missing[*]}"
+  # The packages are wanted for their programs only: no cluster of theirs is created and no service of theirs is started.
+  quiet=()
+  undo() { [ ${#quiet[@]} -eq 0 ] || rm -f "${quiet[@]}"; }
+  trap undo EXIT
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+    quiet+=(/usr/sbin/policy-rc.d)
+  fi
+  if ! installed postgresql-common; then
+    mkdir -p /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/lagmesh.conf
+    quiet+=(/etc/postgresql-common/createcluster.d/lagmesh.conf)
+  fi
+  log=$(mktemp)
+  export DEBIAN_FRONTEND=noninteractive
+  if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "setup: apt-get failed; the whole output is in $log" >&2
+    exit 1
+  fi
+  rm -f "$log"
+fi
+
+if [ "$goal" = test ] && ! cargo deny --version >/dev/null 2>&1; then
+  echo "setup: installing cargo-deny (a few minutes)"
+  log=$(mktemp)
+  if ! cargo install --quiet --locked --no-default-features cargo-deny >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    exit 1
+  fi
+  rm -f "$log"
+fi
+echo "setup: everything for '$goal' is here"

@@ -1,0 +1,121 @@
+//! `make demo`: three regions on this machine, a live table, and the address of the status page.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use lagmesh_tests::world::{Plan, World, unknown_parts};
+
+/// How often the table is printed on a terminal.
+const REDRAW: Duration = Duration::from_secs(2);
+
+/// How often it is printed into a file or a pipe.
+const REPRINT: Duration = Duration::from_secs(15);
+
+/// Starts three regions (New York writes, Dublin and Tokyo stream from it), an agent in each and a collector, and shows a live
+/// table. Ctrl-C ends everything.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// End after this many seconds of a ready fleet, and succeed only if every link and every lag is known at the end.
+    #[arg(long, env = "DEMO_SECONDS")]
+    seconds: Option<u64>,
+    /// The port on which people would like the status page; another one is taken if it is in use.
+    #[arg(long, default_value_t = 8622)]
+    port: u16,
+    /// Leave the run folder with all logs on disk.
+    #[arg(long)]
+    keep: bool,
+}
+
+fn say(line: &str) {
+    // Nobody is left to complain to if stdout is gone.
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let plan = Plan { purpose: "demo".to_owned(), export_interval: Duration::from_secs(2), http_port: args.port, more: String::new() };
+    let mut interrupt = Interrupt::new()?;
+    let world = tokio::select! {
+        world = World::start(&plan, |line| say(&format!("demo: {line}"))) => world?,
+        () = interrupt.wait() => return Ok(()),
+    };
+    let result = show(&world, &args, &mut interrupt).await;
+    finish(world, result, args.keep).await
+}
+
+async fn show(world: &World, args: &Args, interrupt: &mut Interrupt) -> Result<()> {
+    say(&format!("demo: run folder {}", world.folder().display()));
+    tokio::select! {
+        ready = world.ready() => { ready?; }
+        () = interrupt.wait() => return Ok(()),
+    }
+    say(&format!("demo: ready; status page {}   (Ctrl-C ends)", world.page()));
+    let end = args.seconds.map(|seconds| tokio::time::Instant::now() + Duration::from_secs(seconds));
+    let live = std::io::stdout().is_terminal();
+    let mut ticks = tokio::time::interval(if live { REDRAW } else { REPRINT });
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => print_table(world, live).await?,
+            () = interrupt.wait() => return Ok(()),
+            () = until(end) => return final_verdict(world).await,
+        }
+    }
+}
+
+async fn until(end: Option<tokio::time::Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn print_table(world: &World, live: bool) -> Result<()> {
+    let status = world.fleet_status().await?;
+    let clear = if live { "\x1b[H\x1b[2J" } else { "" };
+    say(&format!("{clear}{}\nstatus page {}   (Ctrl-C ends)", lagmesh_cli::table::fleet(&status, live), world.page()));
+    Ok(())
+}
+
+async fn final_verdict(world: &World) -> Result<()> {
+    let status = world.fleet_status().await?;
+    say(&lagmesh_cli::table::fleet(&status, false));
+    let unknown = unknown_parts(&status);
+    ensure!(unknown.is_empty(), "not everything is known at the end: {}", unknown.join(", "));
+    say("demo: every link and every lag is known");
+    Ok(())
+}
+
+async fn finish(mut world: World, result: Result<()>, keep: bool) -> Result<()> {
+    if keep || result.is_err() {
+        say(&format!("demo: logs stay in {}", world.folder().display()));
+        world.keep_folder();
+    }
+    say("demo: stopping");
+    let stopped = world.stop().await.context("stop the demo");
+    result.and(stopped)
+}
+
+/// Ctrl-C or SIGTERM.
+struct Interrupt {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Interrupt {
+    fn new() -> Result<Interrupt> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Interrupt { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

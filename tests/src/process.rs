@@ -1,0 +1,130 @@
+//! Programs that run beside the test and never outlive it.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The name in messages and of the log file.
+    pub name: String,
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Environment variables on top of ours.
+    pub env: Vec<(String, String)>,
+    /// The account it runs under, if not ours.
+    pub user: Option<String>,
+}
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    program: Program,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program` with its output in `directory`/NAME.log (appended).
+    ///
+    /// The kernel ends it when the thread that started it ends, so that nothing is left even if we are killed.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(program: Program, directory: &Path) -> Result<Process> {
+        let log = directory.join(format!("{}.log", program.name));
+        let output = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        let mut command = Command::new("setpriv");
+        if let Some(user) = &program.user {
+            command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+        }
+        command.args(["--pdeathsig", "KILL", "--"]).arg(&program.path).args(&program.args);
+        command.envs(program.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).current_dir(directory);
+        let child = command.spawn().with_context(|| format!("start {} (setpriv is part of util-linux)", program.path.display()))?;
+        Ok(Process { program, child, log })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.program.name
+    }
+
+    /// What was started, to start it again.
+    pub fn program(&self) -> Program {
+        self.program.clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Where its output goes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Its output so far.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn output(&self) -> Result<String> {
+        std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(self.pid(), signal).with_context(|| format!("send {signal} to {}", self.name()))
+    }
+
+    /// Whether and how it ended.
+    ///
+    /// # Errors
+    /// If the system cannot say.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Sends `signal` and waits for the end.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub async fn stop(&mut self, signal: Signal, within: Duration) -> Result<ExitStatus> {
+        if let Some(status) = self.ended()? {
+            return Ok(status);
+        }
+        self.signal(signal)?;
+        let name = self.name().to_owned();
+        let child = std::sync::Mutex::new(&mut self.child);
+        wait::until(&format!("{name} ends"), within, || async {
+            let status = child.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.try_wait()?;
+            status.map_or_else(|| bail!("it still runs"), Ok)
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            drop(kill(self.pid(), Signal::SIGCONT));
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
