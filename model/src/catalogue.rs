@@ -287,7 +287,10 @@ mod tests {
     fn names_are_unique_and_plain() {
         let mut seen = HashSet::new();
         for metric in CATALOGUE {
-            assert!(metric.name.starts_with("lagmesh.") && metric.name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '.' | '_')));
+            assert!(
+                metric.name.starts_with("lagmesh.")
+                    && metric.name.chars().all(|c| c.is_ascii_lowercase() || matches!(c, '.' | '_'))
+            );
             assert!(!metric.help.is_empty() && !metric.help.contains('\n') && !metric.help.ends_with('.'), "{metric}");
             for name in metric.prometheus_series_names() {
                 assert!(seen.insert(name.clone()), "{name} twice");

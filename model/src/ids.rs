@@ -16,11 +16,7 @@ pub struct BadName(pub String);
 
 fn check(name: &str) -> Result<(), BadName> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if (1..=NAME_LENGTH_MAX).contains(&name.len()) && name.chars().all(good) {
-        Ok(())
-    } else {
-        Err(BadName(name.to_owned()))
-    }
+    if (1..=NAME_LENGTH_MAX).contains(&name.len()) && name.chars().all(good) { Ok(()) } else { Err(BadName(name.to_owned())) }
 }
 
 macro_rules! name {

@@ -80,11 +80,7 @@ impl Interval {
     pub fn intersect(self, other: Interval) -> Option<Interval> {
         let lower_ns = self.lower_ns.max(other.lower_ns);
         let upper_ns = self.upper_ns.min(other.upper_ns);
-        (lower_ns <= upper_ns).then(|| Interval {
-            lower_ns,
-            estimate_ns: self.estimate_ns.clamp(lower_ns, upper_ns),
-            upper_ns,
-        })
+        (lower_ns <= upper_ns).then(|| Interval { lower_ns, estimate_ns: self.estimate_ns.clamp(lower_ns, upper_ns), upper_ns })
     }
 }
 

@@ -57,7 +57,8 @@ mod tests {
     /// New York to Tokyo is about 10,850 km: 72 ms round trip in vacuum, 106 ms in fibre.
     #[test]
     fn new_york_tokyo() {
-        let (new_york, tokyo) = (Coordinates { latitude: 40.71, longitude: -74.01 }, Coordinates { latitude: 35.68, longitude: 139.69 });
+        let (new_york, tokyo) =
+            (Coordinates { latitude: 40.71, longitude: -74.01 }, Coordinates { latitude: 35.68, longitude: 139.69 });
         assert!((new_york.distance_km(&tokyo) - 10_850.0).abs() < 20.0);
         assert!((new_york.hard_floor_s(&tokyo) - 0.0724).abs() < 0.0005);
         assert!((new_york.soft_floor_s(&tokyo) - 0.1063).abs() < 0.0005);

@@ -102,7 +102,8 @@ mod tests {
     /// Positions of different timelines or systems have no distance.
     #[test]
     fn only_one_timeline_compares() {
-        let at = |system, timeline, lsn| Position { system: SystemIdentifier(system), timeline: Timeline(timeline), lsn: Lsn(lsn) };
+        let at =
+            |system, timeline, lsn| Position { system: SystemIdentifier(system), timeline: Timeline(timeline), lsn: Lsn(lsn) };
         assert_eq!(at(1, 1, 300).bytes_ahead_of(&at(1, 1, 100)), Some(200));
         assert_eq!(at(1, 1, 100).bytes_ahead_of(&at(1, 1, 300)), Some(-200));
         assert_eq!(at(1, 2, 300).bytes_ahead_of(&at(1, 1, 100)), None);

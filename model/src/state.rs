@@ -246,6 +246,9 @@ impl ReplicationState {
     /// Whether the state says that replication does not progress.
     pub fn is_stuck(self) -> bool {
         use ReplicationState as S;
-        matches!(self, S::Stalled | S::Paused | S::Conflict | S::Silent | S::Disconnected | S::ApplyError | S::SlotLost | S::Diverged)
+        matches!(
+            self,
+            S::Stalled | S::Paused | S::Conflict | S::Silent | S::Disconnected | S::ApplyError | S::SlotLost | S::Diverged
+        )
     }
 }
