@@ -1,1 +1,296 @@
-//! Placeholder
+//! The fleet file: one TOML file, the same in every region, that names regions, clusters, nodes, collectors and thresholds.
+//! Secrets never stand in it.
+
+mod address;
+mod document;
+mod dsn;
+mod error;
+mod read;
+#[cfg(test)]
+mod tests;
+mod warn;
+
+use std::time::Duration;
+
+pub use address::{Address, BadAddress, BadUrl, Url};
+pub use error::{FleetError, FleetErrors};
+
+use crate::ids::{AgentName, ClusterName, CollectorName, NodeHash, NodeName, RegionName};
+use crate::physics::Coordinates;
+
+/// The most source ports per peer: more would cost packets and find no more parallel paths.
+pub const FLOWS_MAX: u16 = 64;
+/// The shortest interval between two probes of one flow: faster would be load, not measurement.
+pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// The shortest interval between two beats: each is a commit on the customer's writer.
+pub const BEAT_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// The longest duration that the fleet file may hold: beyond it stands a slip of the pen.
+pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Everything that one fleet file describes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fleet {
+    /// The fleet's name; goes into every export, so that two fleets never mix.
+    pub name: String,
+    /// Allows a mesh without a key and OTLP without TLS beside loopback.
+    pub insecure: bool,
+    /// Places, in the order of the file; at least one.
+    pub regions: Vec<Region>,
+    /// Replicated databases, in the order of the file.
+    pub clusters: Vec<Cluster>,
+    /// Where agents send what they measured, in the order of the file.
+    pub collectors: Vec<Collector>,
+    /// How the network is probed.
+    pub mesh: Mesh,
+    /// How agents send, and how much they keep while nobody listens.
+    pub export: Export,
+    /// When replication is called lagging.
+    pub replication: Replication,
+    /// When a region is called bad, and good again.
+    pub judge: Judge,
+}
+
+/// A place with its agents.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Region {
+    /// Its name.
+    pub name: RegionName,
+    /// Where it is; without it there is no physical floor.
+    pub coordinates: Option<Coordinates>,
+    /// Its agents; at least one.
+    pub agents: Vec<Agent>,
+}
+
+/// One lagmesh-agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its name; the region's if it is the region's only agent and has none of its own.
+    pub name: AgentName,
+    /// Where the other agents reach it (UDP).
+    pub mesh: Address,
+}
+
+/// One replicated database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// The promised apply lag.
+    pub lag_objective: Duration,
+    /// The time between two beats.
+    pub beat_interval: Duration,
+    /// How many nodes may be out of recovery at once; more is a split brain.
+    pub writers_max: u64,
+    /// Its servers; at least one.
+    pub nodes: Vec<Node>,
+}
+
+/// One PostgreSQL server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, unique in the fleet.
+    pub name: NodeName,
+    /// The region whose agents watch it.
+    pub region: RegionName,
+    /// libpq connection string or URI, without a password.
+    pub dsn: String,
+}
+
+/// One collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Its name.
+    pub name: CollectorName,
+    /// Its OTLP/HTTP base URL.
+    pub otlp: Url,
+}
+
+/// `[mesh]`: how the network is probed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mesh {
+    /// Source ports per peer [1, 64].
+    pub flows: u16,
+    /// The time between two probes of one flow.
+    pub interval: Duration,
+    /// A reply later than this is late.
+    pub deadline: Duration,
+    /// A probe without a reply for this long is lost; not below `deadline`.
+    pub give_up: Duration,
+    /// Whether ICMP echo is sent too.
+    pub icmp: bool,
+    /// Whether the peer's database port is connected to too.
+    pub tcp: bool,
+    /// Loss above this makes a link lossy [ratio, 0 to 1].
+    pub loss_enter: f64,
+    /// Loss below this ends it [ratio, below `loss_enter`].
+    pub loss_exit: f64,
+}
+
+impl Default for Mesh {
+    fn default() -> Mesh {
+        Mesh {
+            flows: 16,
+            interval: Duration::from_secs(1),
+            deadline: Duration::from_secs(1),
+            give_up: Duration::from_secs(10),
+            icmp: true,
+            tcp: true,
+            loss_enter: 0.01,
+            loss_exit: 0.005,
+        }
+    }
+}
+
+/// `[export]`: how agents send, and how much they keep while nobody listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// The time between two summaries.
+    pub interval: Duration,
+    /// The spool's bound [bytes].
+    pub spool_bytes_max: u64,
+    /// The oldest batch that is kept.
+    pub spool_age_max: Duration,
+}
+
+impl Default for Export {
+    fn default() -> Export {
+        Export {
+            interval: Duration::from_secs(10),
+            spool_bytes_max: 256 * 1024 * 1024,
+            spool_age_max: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// `[replication]`: when replication is called lagging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replication {
+    /// Lag above this is lagging.
+    pub lag_enter: Duration,
+    /// Lag below this ends it; below `lag_enter`.
+    pub lag_exit: Duration,
+}
+
+impl Default for Replication {
+    fn default() -> Replication {
+        Replication { lag_enter: Duration::from_secs(10), lag_exit: Duration::from_secs(5) }
+    }
+}
+
+/// `[judge]`: for how long evidence must hold before a region's state changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judge {
+    /// A quorum says bad for this long: SUSPECT.
+    pub suspect_after: Duration,
+    /// A quorum says bad for this long: DOWN. Longer than the 43 s partition that cost GitHub a day in 2018.
+    pub down_after: Duration,
+    /// Worse than the thresholds for this long: DEGRADED.
+    pub degraded_after: Duration,
+    /// Good for this long ends DEGRADED.
+    pub healthy_after: Duration,
+    /// A quorum says good for this long: DOWN becomes RECOVERING.
+    pub recover_after: Duration,
+    /// Good for this long: RECOVERING becomes HEALTHY.
+    pub recovered_after: Duration,
+}
+
+impl Default for Judge {
+    fn default() -> Judge {
+        Judge {
+            suspect_after: Duration::from_secs(15),
+            down_after: Duration::from_secs(90),
+            degraded_after: Duration::from_secs(30),
+            healthy_after: Duration::from_secs(120),
+            recover_after: Duration::from_secs(30),
+            recovered_after: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Cluster {
+    /// The promised apply lag of a cluster that names none.
+    pub const LAG_OBJECTIVE: Duration = Duration::from_secs(5);
+    /// The time between two beats of a cluster that names none.
+    pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+    /// The writers of a cluster that names no number.
+    pub const WRITERS_MAX: u64 = 1;
+}
+
+impl Fleet {
+    /// Reads the text of a fleet file; `file` is how errors name it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, one line each: `fleet.toml:12: region.agent.mesh: "foo" is not host:port`.
+    pub fn parse(file: &str, text: &str) -> Result<Fleet, FleetErrors> {
+        read::fleet(file, text)
+    }
+
+    /// The region of a name.
+    pub fn region(&self, name: &RegionName) -> Option<&Region> {
+        self.regions.iter().find(|region| region.name == *name)
+    }
+
+    /// The agent of a name, and its region.
+    pub fn agent(&self, name: &AgentName) -> Option<(&Region, &Agent)> {
+        self.agents().find(|(_, agent)| agent.name == *name)
+    }
+
+    /// Every agent, with its region.
+    pub fn agents(&self) -> impl Iterator<Item = (&Region, &Agent)> {
+        self.regions.iter().flat_map(|region| region.agents.iter().map(move |agent| (region, agent)))
+    }
+
+    /// Every region beside `name`.
+    pub fn peers_of(&self, name: &RegionName) -> impl Iterator<Item = &Region> {
+        self.regions.iter().filter(move |region| region.name != *name)
+    }
+
+    /// Every node, with its cluster.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Cluster, &Node)> {
+        self.clusters.iter().flat_map(|cluster| cluster.nodes.iter().map(move |node| (cluster, node)))
+    }
+
+    /// The nodes that the agents of a region watch.
+    pub fn nodes_of(&self, region: &RegionName) -> impl Iterator<Item = (&Cluster, &Node)> {
+        self.nodes().filter(move |(_, node)| node.region == *region)
+    }
+
+    /// The node of a name, and its cluster.
+    pub fn node(&self, name: &NodeName) -> Option<(&Cluster, &Node)> {
+        self.nodes().find(|(_, node)| node.name == *name)
+    }
+
+    /// The node whose name has this hash, and its cluster.
+    pub fn node_by_hash(&self, hash: NodeHash) -> Option<(&Cluster, &Node)> {
+        self.nodes().find(|(_, node)| NodeHash::of(&node.name) == hash)
+    }
+
+    /// The least time that anything takes one way between two regions [ns]; 0 where coordinates are missing.
+    pub fn one_way_floor_ns(&self, a: &RegionName, b: &RegionName) -> i64 {
+        self.coordinates(a, b).map_or(0, |(a, b)| a.one_way_floor_ns(&b))
+    }
+
+    /// The shortest round trip through fibre between two regions [s].
+    pub fn soft_floor_s(&self, a: &RegionName, b: &RegionName) -> Option<f64> {
+        self.coordinates(a, b).map(|(a, b)| a.soft_floor_s(&b))
+    }
+
+    /// The shortest round trip in vacuum between two regions [s].
+    pub fn hard_floor_s(&self, a: &RegionName, b: &RegionName) -> Option<f64> {
+        self.coordinates(a, b).map(|(a, b)| a.hard_floor_s(&b))
+    }
+
+    /// Whether the mesh leaves loopback and `insecure` does not stand in the file: then agents must be given a mesh key.
+    pub fn needs_mesh_key(&self) -> bool {
+        !self.insecure && self.agents().any(|(_, agent)| !agent.mesh.is_loopback())
+    }
+
+    /// What is allowed, but probably not meant: one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        warn::warnings(self)
+    }
+
+    fn coordinates(&self, a: &RegionName, b: &RegionName) -> Option<(Coordinates, Coordinates)> {
+        Some((self.region(a)?.coordinates?, self.region(b)?.coordinates?))
+    }
+}

@@ -1,0 +1,256 @@
+//! A TOML document read table by table: every key is asked for by name, and everything that is wrong is told with its line.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{FleetError, FleetErrors, nearest};
+use super::DURATION_MAX;
+
+/// Proof that an error was told; nothing more needs to be said about the value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reported(());
+
+/// A value, or an error that was told already.
+pub(super) type Found<T> = Result<T, Reported>;
+
+/// The text of a file and what was found wrong with it.
+pub(super) struct Document<'a> {
+    file: &'a str,
+    text: &'a str,
+    errors: RefCell<Vec<FleetError>>,
+}
+
+impl<'a> Document<'a> {
+    pub(super) fn new(file: &'a str, text: &'a str) -> Document<'a> {
+        Document { file, text, errors: RefCell::new(Vec::new()) }
+    }
+
+    /// The document as a tree; with errors of syntax there is none.
+    pub(super) fn parse(&self) -> Found<DeTable<'a>> {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let mut told = Ok(());
+        let mut line_told = None;
+        for error in errors {
+            let at = error.span().map_or(self.text.len(), |span| span.start);
+            // What follows in the same line is only the echo of the first error.
+            if line_told.replace(self.line(at)) != Some(self.line(at)) {
+                told = Err(self.tell(at, "syntax", error.message().replace('\n', " ")));
+            }
+        }
+        told.map(|()| table.into_inner())
+    }
+
+    /// The line of a byte [1 and up].
+    pub(super) fn line(&self, at: usize) -> usize {
+        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    pub(super) fn tell(&self, at: usize, key: impl Into<String>, message: impl Into<String>) -> Reported {
+        self.errors.borrow_mut().push(FleetError { line: self.line(at), key: key.into(), message: message.into() });
+        Reported(())
+    }
+
+    /// The value if nothing at all was wrong.
+    pub(super) fn finish<T>(self, value: Found<T>) -> Result<T, FleetErrors> {
+        let mut errors = self.errors.into_inner();
+        match value {
+            Ok(value) if errors.is_empty() => Ok(value),
+            _ => {
+                errors.sort();
+                errors.dedup();
+                Err(FleetErrors { file: self.file.to_owned(), errors })
+            }
+        }
+    }
+}
+
+/// One table of the document, or an empty one in place of a table that is not there.
+pub(super) struct Section<'a> {
+    pub(super) document: &'a Document<'a>,
+    path: String,
+    at: usize,
+    table: Option<&'a DeTable<'a>>,
+}
+
+impl<'a> Section<'a> {
+    /// The whole document.
+    pub(super) fn top(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Section<'a> {
+        Section { document, path: String::new(), at: 0, table: Some(table) }
+    }
+
+    fn inner(&self, key: &str, value: &'a Spanned<DeValue<'a>>, table: &'a DeTable<'a>) -> Section<'a> {
+        Section { document: self.document, path: self.key(key), at: value.span().start, table: Some(table) }
+    }
+
+    /// The full name of a key of this table.
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn entry(&self, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {
+        let (found, value) = self.table?.iter().find(|(found, _)| found.get_ref() == key)?;
+        Some((found.span().start, value))
+    }
+
+    /// Where a key stands, or its table if the key is not written.
+    pub(super) fn at(&self, key: &str) -> usize {
+        self.entry(key).map_or(self.at, |(at, _)| at)
+    }
+
+    /// Tells that something is wrong with a key of this table.
+    pub(super) fn tell(&self, key: &str, message: impl Into<String>) -> Reported {
+        self.document.tell(self.at(key), self.key(key), message)
+    }
+
+    /// Whether no table `[[key]]` is written.
+    pub(super) fn has_none(&self, key: &str) -> bool {
+        match self.entry(key).map(|(_, value)| value.get_ref()) {
+            None => true,
+            Some(DeValue::Array(values)) => values.is_empty(),
+            Some(_) => false,
+        }
+    }
+
+    /// Tells that `key` is in the wrong order to `other`, at whichever of the two is written.
+    pub(super) fn tell_pair(&self, key: &str, other: &str, message: impl Into<String>) -> Reported {
+        let at = self.at(if self.entry(key).is_some() { key } else { other });
+        self.document.tell(at, self.key(key), message)
+    }
+
+    /// Tells every key that is none of `known`.
+    pub(super) fn only(&self, known: &[&str]) {
+        for (key, _) in self.table.into_iter().flatten() {
+            let (word, at) = (key.get_ref().as_ref(), key.span().start);
+            if !known.contains(&word) {
+                let hint = match nearest(word, known.iter().copied()) {
+                    Some(meant) => format!("did you mean {meant:?}?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                // A key may hold anything, even a line break; an error is one line.
+                let name = word.escape_debug().to_string();
+                self.document.tell(at, self.key(&name), format!("unknown key; {hint}"));
+            }
+        }
+    }
+
+    /// The value of a key, if the key is written.
+    pub(super) fn get<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<Option<T>> {
+        match self.entry(key) {
+            None => Ok(None),
+            Some((_, value)) => read(value.get_ref()).map(Some).map_err(|message| self.tell(key, message)),
+        }
+    }
+
+    /// The value of a key that must be written.
+    pub(super) fn require<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<T> {
+        self.get(key, read)?.ok_or_else(|| self.tell(key, "is missing"))
+    }
+
+    /// A table inside this one; an empty one if it is not written.
+    pub(super) fn section(&self, key: &str) -> Section<'a> {
+        let nothing = Section { document: self.document, path: self.key(key), at: self.at(key), table: None };
+        match self.entry(key).map(|(_, value)| (value, value.get_ref())) {
+            Some((value, DeValue::Table(table))) => self.inner(key, value, table),
+            Some((_, other)) => {
+                self.tell(key, format!("must be a table [{}], not {}", nothing.path, kind(other)));
+                nothing
+            }
+            None => nothing,
+        }
+    }
+
+    /// The tables `[[key]]` inside this one.
+    pub(super) fn sections(&self, key: &str) -> Vec<Section<'a>> {
+        let brackets = || format!("write it as [[{}]], with two brackets, once for each", self.key(key));
+        match self.entry(key).map(|(_, value)| value.get_ref()) {
+            None => Vec::new(),
+            Some(DeValue::Array(values)) => {
+                let tables = values.iter().filter_map(|value| match value.get_ref() {
+                    DeValue::Table(table) => Some(self.inner(key, value, table)),
+                    _ => {
+                        self.document.tell(value.span().start, self.key(key), brackets());
+                        None
+                    }
+                });
+                tables.collect()
+            }
+            Some(_) => {
+                self.tell(key, brackets());
+                Vec::new()
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn switch(&self, key: &str, default: bool) -> Found<bool> {
+        let read = |value: &DeValue<'_>| value.as_bool().ok_or_else(|| format!("must be true or false, not {}", kind(value)));
+        Ok(self.get(key, read)?.unwrap_or(default))
+    }
+
+    /// A whole number in a range.
+    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Found<u64> {
+        let read = |value: &DeValue<'_>| {
+            let written = value.as_integer().ok_or_else(|| format!("must be a whole number, not {}", kind(value)))?;
+            let number = u64::from_str_radix(written.as_str(), written.radix()).ok();
+            number.filter(|number| range.contains(number)).ok_or_else(|| match *range.end() {
+                u64::MAX => format!("{written} is below {}", range.start()),
+                end => format!("{written} is outside {} to {end}", range.start()),
+            })
+        };
+        Ok(self.get(key, read)?.unwrap_or(default))
+    }
+
+    /// A duration as text, not below `least` and never zero.
+    pub(super) fn duration(&self, key: &str, least: Duration, default: Duration) -> Found<Duration> {
+        Ok(self.get(key, |value| duration(value, least))?.unwrap_or(default))
+    }
+}
+
+/// Text in quotes.
+pub(super) fn text(value: &DeValue<'_>) -> Result<String, String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| format!("must be text in quotes, not {}", kind(value)))
+}
+
+/// Text in quotes that means something.
+pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
+    text(value)?.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A number with or without a point, in a range.
+pub(super) fn number(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Result<f64, String> {
+    let written = match value {
+        DeValue::Float(float) => float.as_str(),
+        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+        other => return Err(format!("must be a number, not {}", kind(other))),
+    };
+    let number = written.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("{written} is outside {} to {}", range.start(), range.end()))
+}
+
+fn duration(value: &DeValue<'_>, least: Duration) -> Result<Duration, String> {
+    const HOW: &str = "write a duration in quotes, such as \"5s\" or \"250ms\"";
+    let written = value.as_str().ok_or_else(|| format!("must be a duration, not {}; {HOW}", kind(value)))?;
+    let duration = humantime::parse_duration(written).map_err(|_| format!("{written:?} is no duration; {HOW}"))?;
+    if duration.is_zero() {
+        return Err("must be longer than zero".to_owned());
+    }
+    if duration < least || duration > DURATION_MAX {
+        let (least, most) = (humantime::format_duration(least), humantime::format_duration(DURATION_MAX));
+        return Err(format!("{written:?} is outside {least} to {most}"));
+    }
+    Ok(duration)
+}
+
+/// What a value is, with its article.
+fn kind(value: &DeValue<'_>) -> String {
+    let kind = value.type_str();
+    let article = if kind.starts_with(['a', 'i']) { "an" } else { "a" };
+    format!("{article} {kind}")
+}

@@ -1,0 +1,291 @@
+//! From the document to the fleet, with every check of a key and between keys.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::document::{Document, Found, Reported, Section, number, parsed, text};
+use super::error::{FleetErrors, nearest};
+use super::{
+    Address, Agent, BEAT_INTERVAL_MIN, Cluster, Collector, Export, FLOWS_MAX, Fleet, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region,
+    Replication, Url, dsn,
+};
+use crate::ids::RegionName;
+use crate::physics::Coordinates;
+
+/// Durations that need no other lower end may be as short as they can be written.
+const ANY: Duration = Duration::ZERO;
+
+pub(super) fn fleet(file: &str, text: &str) -> Result<Fleet, FleetErrors> {
+    let document = Document::new(file, text);
+    let found = document.parse().and_then(|table| whole(&Section::top(&document, &table)));
+    document.finish(found)
+}
+
+fn whole(top: &Section<'_>) -> Found<Fleet> {
+    top.only(&["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"]);
+    // The same rules as for every other name.
+    let name = top.require("name", parsed::<RegionName>).map(String::from);
+    let insecure = top.switch("insecure", false);
+    // Security is judged as if a broken `insecure` were true: its own error is enough.
+    let strict = matches!(insecure, Ok(false));
+
+    let region_sections = top.sections("region");
+    if top.has_none("region") {
+        top.tell("region", "there is no region; add [[region]] with a name and its [[region.agent]]");
+    }
+    let known = known_names(&region_sections);
+    let regions = regions(&region_sections);
+    let clusters = clusters(&top.sections("cluster"), &known);
+    let collectors = collectors(&top.sections("collector"), strict);
+    let mesh = mesh(&top.section("mesh"));
+    let export = export(&top.section("export"));
+    let replication = replication(&top.section("replication"));
+    let judge = judge(&top.section("judge"));
+    Ok(Fleet {
+        name: name?,
+        insecure: insecure?,
+        regions: regions?,
+        clusters: clusters?,
+        collectors: collectors?,
+        mesh: mesh?,
+        export: export?,
+        replication: replication?,
+        judge: judge?,
+    })
+}
+
+/// Names that were seen, each with its line: two of one kind must not have the same.
+struct Unique {
+    what: &'static str,
+    seen: BTreeMap<String, usize>,
+}
+
+impl Unique {
+    fn new(what: &'static str) -> Unique {
+        Unique { what, seen: BTreeMap::new() }
+    }
+
+    fn check(&mut self, section: &Section<'_>, key: &str, name: &impl Display) -> Found<()> {
+        let line = section.document.line(section.at(key));
+        match self.seen.insert(name.to_string(), line) {
+            Some(first) => Err(section.tell(key, format!("\"{name}\" is the {} of line {first} already", self.what))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The names of regions as they are written, good or bad: a bad one is told once, not again by every node there.
+fn known_names(sections: &[Section<'_>]) -> Vec<String> {
+    let quiet = |section: &Section<'_>| section.get("name", |value| Ok(value.as_str().map(str::to_owned)));
+    sections.iter().filter_map(|section| quiet(section).ok().flatten().flatten()).collect()
+}
+
+fn regions(sections: &[Section<'_>]) -> Found<Vec<Region>> {
+    let (mut names, mut agent_names) = (Unique::new("name of the region"), Unique::new("name of the agent"));
+    let mut addresses = Unique::new("address of the agent");
+    let mut read = |section: &Section<'_>| {
+        section.only(&["name", "latitude", "longitude", "agent"]);
+        let name = section.require("name", parsed::<RegionName>);
+        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let coordinates = coordinates(section);
+        let agents = section.sections("agent");
+        if section.has_none("agent") {
+            section.tell("agent", "the region has no agent; add [[region.agent]] with mesh = \"host:8620\"");
+        }
+        let alone = agents.len() == 1;
+        let agent = |section: &Section<'_>| agent(section, name.as_ref().ok().filter(|_| alone), &mut agent_names, &mut addresses);
+        let agents = all(agents.iter().map(agent));
+        unique?;
+        Ok(Region { name: name.clone()?, coordinates: coordinates?, agents: agents? })
+    };
+    all(sections.iter().map(&mut read))
+}
+
+fn coordinates(section: &Section<'_>) -> Found<Option<Coordinates>> {
+    let latitude = section.get("latitude", |value| number(value, -90.0..=90.0));
+    let longitude = section.get("longitude", |value| number(value, -180.0..=180.0));
+    match (latitude?, longitude?) {
+        (Some(latitude), Some(longitude)) => Ok(Some(Coordinates { latitude, longitude })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(section.tell("latitude", "stands alone; write longitude too, or neither")),
+        (None, Some(_)) => Err(section.tell("longitude", "stands alone; write latitude too, or neither")),
+    }
+}
+
+fn agent(section: &Section<'_>, only_of: Option<&RegionName>, names: &mut Unique, addresses: &mut Unique) -> Found<Agent> {
+    section.only(&["name", "mesh"]);
+    let name = match (section.get("name", parsed), only_of) {
+        (Ok(Some(name)), _) => Ok(name),
+        (Ok(None), Some(region)) => region.as_str().parse().map_err(|_| section.tell("name", "is missing")),
+        (Ok(None), None) => Err(section.tell("name", "is missing; it may be left out only by the one agent of a region")),
+        (Err(reported), _) => Err(reported),
+    };
+    let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+    let mesh = section.require("mesh", parsed::<Address>);
+    let alone = mesh.as_ref().map_or(Ok(()), |mesh| addresses.check(section, "mesh", mesh));
+    unique.and(alone)?;
+    Ok(Agent { name: name?, mesh: mesh? })
+}
+
+fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>> {
+    let (mut names, mut node_names) = (Unique::new("name of the cluster"), Unique::new("name of the node"));
+    let mut read = |section: &Section<'_>| {
+        section.only(&["name", "lag_objective", "beat_interval", "writers_max", "node"]);
+        let name = section.require("name", parsed);
+        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let lag_objective = section.duration("lag_objective", ANY, Cluster::LAG_OBJECTIVE);
+        let beat_interval = section.duration("beat_interval", BEAT_INTERVAL_MIN, Cluster::BEAT_INTERVAL);
+        let writers_max = section.integer("writers_max", 1..=u64::MAX, Cluster::WRITERS_MAX);
+        let nodes = section.sections("node");
+        if section.has_none("node") {
+            section.tell("node", "the cluster has no node; add [[cluster.node]] with name, region and dsn");
+        }
+        let nodes = all(nodes.iter().map(|section| node(section, regions, &mut node_names)));
+        unique?;
+        Ok(Cluster {
+            name: name?,
+            lag_objective: lag_objective?,
+            beat_interval: beat_interval?,
+            writers_max: writers_max?,
+            nodes: nodes?,
+        })
+    };
+    all(sections.iter().map(&mut read))
+}
+
+fn node(section: &Section<'_>, regions: &[String], names: &mut Unique) -> Found<Node> {
+    section.only(&["name", "region", "dsn"]);
+    let name = section.require("name", parsed);
+    let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+    let region = section.require("region", |value| {
+        let written = text(value)?;
+        let hint = || match nearest(&written, regions.iter().map(String::as_str)) {
+            Some(meant) => format!("; did you mean {meant:?}?"),
+            None => format!("; there are: {}", regions.join(", ")),
+        };
+        if regions.contains(&written) { Ok(written) } else { Err(format!("no region is called {written:?}{}", hint())) }
+    });
+    let dsn = section.require("dsn", |value| {
+        let dsn = text(value)?;
+        dsn::check(&dsn).map(|()| dsn).map_err(|error| error.to_string())
+    });
+    unique?;
+    // A name that stands among the regions but is bad was told there.
+    let region = region.and_then(|region| region.parse().map_err(|_| section.tell("region", "is no good name of a region")));
+    Ok(Node { name: name?, region: region?, dsn: dsn? })
+}
+
+fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
+    let mut names = Unique::new("name of the collector");
+    let mut read = |section: &Section<'_>| {
+        section.only(&["name", "otlp"]);
+        let name = section.require("name", parsed);
+        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let otlp = section.require("otlp", |value| {
+            let url = parsed::<Url>(value)?;
+            if strict && !url.is_tls() && !url.is_loopback() {
+                return Err(format!("\"{url}\" would carry telemetry in plain text; use https://, or write insecure = true at the top"));
+            }
+            Ok(url)
+        });
+        unique?;
+        Ok(Collector { name: name?, otlp: otlp? })
+    };
+    all(sections.iter().map(&mut read))
+}
+
+fn mesh(section: &Section<'_>) -> Found<Mesh> {
+    section.only(&["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"]);
+    let default = Mesh::default();
+    let flows = section.integer("flows", 1..=u64::from(FLOWS_MAX), u64::from(default.flows));
+    let interval = section.duration("interval", PROBE_INTERVAL_MIN, default.interval);
+    let deadline = section.duration("deadline", ANY, default.deadline);
+    let give_up = section.duration("give_up", ANY, default.give_up);
+    let (icmp, tcp) = (section.switch("icmp", default.icmp), section.switch("tcp", default.tcp));
+    let ratio = |key, default| Ok(section.get(key, |value| number(value, 0.0..=1.0))?.unwrap_or(default));
+    let (loss_enter, loss_exit) = (ratio("loss_enter", default.loss_enter), ratio("loss_exit", default.loss_exit));
+    let patient = match (give_up, deadline) {
+        (Ok(give_up), Ok(deadline)) if give_up < deadline => {
+            Err(not_below(section, "give_up", &shown(give_up), "deadline", &shown(deadline), "must not be below"))
+        }
+        _ => Ok(()),
+    };
+    let hysteresis = match (loss_exit, loss_enter) {
+        (Ok(exit), Ok(enter)) if exit >= enter => Err(not_below(section, "loss_exit", &exit, "loss_enter", &enter, "must be below")),
+        _ => Ok(()),
+    };
+    let flows = flows.and_then(|flows| u16::try_from(flows).map_err(|_| section.tell("flows", "is too large")));
+    patient.and(hysteresis)?;
+    Ok(Mesh {
+        flows: flows?,
+        interval: interval?,
+        deadline: deadline?,
+        give_up: give_up?,
+        icmp: icmp?,
+        tcp: tcp?,
+        loss_enter: loss_enter?,
+        loss_exit: loss_exit?,
+    })
+}
+
+fn export(section: &Section<'_>) -> Found<Export> {
+    section.only(&["interval", "spool_bytes_max", "spool_age_max"]);
+    let default = Export::default();
+    let interval = section.duration("interval", ANY, default.interval);
+    let spool_bytes_max = section.integer("spool_bytes_max", 1..=u64::MAX, default.spool_bytes_max);
+    let spool_age_max = section.duration("spool_age_max", ANY, default.spool_age_max);
+    Ok(Export { interval: interval?, spool_bytes_max: spool_bytes_max?, spool_age_max: spool_age_max? })
+}
+
+fn replication(section: &Section<'_>) -> Found<Replication> {
+    section.only(&["lag_enter", "lag_exit"]);
+    let default = Replication::default();
+    let lag_enter = section.duration("lag_enter", ANY, default.lag_enter);
+    let lag_exit = section.duration("lag_exit", ANY, default.lag_exit);
+    if let (Ok(exit), Ok(enter)) = (lag_exit, lag_enter)
+        && exit >= enter
+    {
+        return Err(not_below(section, "lag_exit", &shown(exit), "lag_enter", &shown(enter), "must be below"));
+    }
+    Ok(Replication { lag_enter: lag_enter?, lag_exit: lag_exit? })
+}
+
+fn judge(section: &Section<'_>) -> Found<Judge> {
+    section.only(&["suspect_after", "down_after", "degraded_after", "healthy_after", "recover_after", "recovered_after"]);
+    let default = Judge::default();
+    let suspect_after = section.duration("suspect_after", ANY, default.suspect_after);
+    let down_after = section.duration("down_after", ANY, default.down_after);
+    let degraded_after = section.duration("degraded_after", ANY, default.degraded_after);
+    let healthy_after = section.duration("healthy_after", ANY, default.healthy_after);
+    let recover_after = section.duration("recover_after", ANY, default.recover_after);
+    let recovered_after = section.duration("recovered_after", ANY, default.recovered_after);
+    if let (Ok(suspect), Ok(down)) = (suspect_after, down_after)
+        && suspect >= down
+    {
+        return Err(not_below(section, "suspect_after", &shown(suspect), "down_after", &shown(down), "must be below"));
+    }
+    Ok(Judge {
+        suspect_after: suspect_after?,
+        down_after: down_after?,
+        degraded_after: degraded_after?,
+        healthy_after: healthy_after?,
+        recover_after: recover_after?,
+        recovered_after: recovered_after?,
+    })
+}
+
+/// Tells that two keys of a table are in the wrong order, at whichever of the two is written.
+fn not_below(section: &Section<'_>, key: &str, value: &dyn Display, than: &str, other: &dyn Display, rule: &str) -> Reported {
+    section.tell_pair(key, than, format!("{value} {rule} {than} ({other})"))
+}
+
+fn shown(duration: Duration) -> impl Display {
+    humantime::format_duration(duration)
+}
+
+/// Every value, or that one of them was bad; all are read, so that all errors are told.
+fn all<T>(found: impl Iterator<Item = Found<T>>) -> Found<Vec<T>> {
+    let found: Vec<Found<T>> = found.collect();
+    found.into_iter().collect()
+}

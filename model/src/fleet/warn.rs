@@ -1,0 +1,69 @@
+//! What is allowed in a fleet file, but probably not meant.
+
+use super::{Cluster, Fleet};
+
+pub(super) fn warnings(fleet: &Fleet) -> Vec<String> {
+    let mut found = Vec::new();
+    vantages(fleet, &mut found);
+    security(fleet, &mut found);
+    for cluster in &fleet.clusters {
+        self::cluster(cluster, &mut found);
+    }
+    if fleet.clusters.is_empty() {
+        found.push("no cluster: the network is measured, replication is not".to_owned());
+    }
+    if fleet.collectors.is_empty() {
+        found.push("no collector: agents measure, but nothing judges and nothing keeps history; ask each agent for its own status".to_owned());
+    }
+    if fleet.judge.suspect_after < fleet.export.interval {
+        let (suspect, export) = (fleet.judge.suspect_after, fleet.export.interval);
+        let (suspect, export) = (humantime::format_duration(suspect), humantime::format_duration(export));
+        found.push(format!("judge.suspect_after ({suspect}) is shorter than export.interval ({export}): evidence comes no sooner than that"));
+    }
+    found
+}
+
+fn vantages(fleet: &Fleet, found: &mut Vec<String>) {
+    match fleet.regions.len() {
+        1 => found.push("one region: there is no link to measure and nobody outside to judge it".to_owned()),
+        2 => found.push(
+            "two regions: DOWN is unreachable, because one vantage cannot tell a partition from an outage; \
+             add a third region with an agent and no database as a witness"
+                .to_owned(),
+        ),
+        _ => {}
+    }
+    let nowhere: Vec<&str> = fleet.regions.iter().filter(|r| r.coordinates.is_none()).map(|r| r.name.as_str()).collect();
+    if !nowhere.is_empty() && fleet.regions.len() > 1 {
+        found.push(format!("no coordinates for {}: their links have no physical floor and wider clock bounds", nowhere.join(", ")));
+    }
+}
+
+fn security(fleet: &Fleet, found: &mut Vec<String>) {
+    let outside = fleet.agents().any(|(_, agent)| !agent.mesh.is_loopback());
+    let plain = fleet.collectors.iter().any(|c| !c.otlp.is_tls() && !c.otlp.is_loopback());
+    if fleet.insecure && outside {
+        found.push("insecure = true: agents start without a mesh key, and then anybody can forge measurements".to_owned());
+    }
+    if fleet.insecure && plain {
+        found.push("insecure = true: telemetry goes to a collector in plain text".to_owned());
+    }
+    if fleet.insecure && !outside && !plain {
+        found.push("insecure = true is not needed here: everything is on loopback or uses TLS; take it out".to_owned());
+    }
+}
+
+fn cluster(cluster: &Cluster, found: &mut Vec<String>) {
+    let name = &cluster.name;
+    if cluster.nodes.len() == 1 {
+        found.push(format!("cluster {name} has one node only: there is no replication to measure"));
+    }
+    if cluster.nodes.len() > 1 && cluster.writers_max > cluster.nodes.len() as u64 {
+        found.push(format!("cluster {name} allows more writers than it has nodes: a split brain is never reported"));
+    }
+    for (index, node) in cluster.nodes.iter().enumerate() {
+        if let Some(twin) = cluster.nodes[..index].iter().find(|twin| twin.dsn == node.dsn && twin.region == node.region) {
+            found.push(format!("nodes {} and {} of cluster {name} have the same dsn and region", twin.name, node.name));
+        }
+    }
+}
