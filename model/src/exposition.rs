@@ -1,1 +1,129 @@
-//! Placeholder
+//! `/metrics`: series as OpenMetrics text, for Prometheus and whatever else scrapes.
+//!
+//! Histograms leave with classic buckets whose bounds are powers of two of a second: bounds of our own buckets too, so that
+//! every count is exact.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{self, DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::{self, Registry};
+
+use crate::catalogue::{CATALOGUE, Kind, Metric, Unit};
+use crate::histogram::Exponential;
+use crate::series::{Attributes, Series, Value};
+
+/// The content type of [`text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The exponents of the classic buckets: 2^-14 s (61 µs) to 2^6 s (64 s), then infinity.
+pub const CLASSIC_EXPONENTS: std::ops::RangeInclusive<i32> = -14..=6;
+
+/// The series as OpenMetrics text, in the order of the catalogue, each metric's series in the order of their attributes.
+///
+/// A gauge that is no finite number is left out: what is unknown has no series.
+pub fn text(series: &[Series]) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Page::new(series)));
+    let mut text = String::new();
+    encoding::text::encode(&mut text, &registry).expect("a string takes any text");
+    text
+}
+
+/// All that one scrape says, ready to be written.
+#[derive(Debug)]
+struct Page(Vec<(&'static Metric, BTreeMap<Attributes, Point>)>);
+
+#[derive(Debug)]
+enum Point {
+    Gauge(f64),
+    Counter(u64),
+    Histogram { sum_s: f64, count: u64, buckets: Vec<(f64, u64)> },
+}
+
+impl Page {
+    fn new(series: &[Series]) -> Page {
+        let mut families: Vec<_> = CATALOGUE.iter().map(|metric| (*metric, BTreeMap::new())).collect();
+        for one in series {
+            let Some(point) = Point::new(one) else { continue };
+            let family = families.iter_mut().find(|(metric, _)| metric.name == one.metric.name);
+            let (_, points) = family.expect("every metric stands in the catalogue");
+            let before = points.insert(one.attributes.clone(), point);
+            debug_assert!(before.is_none(), "{} {:?} stands there twice", one.metric, one.attributes);
+        }
+        families.retain(|(_, points)| !points.is_empty());
+        Page(families)
+    }
+}
+
+impl Point {
+    fn new(series: &Series) -> Option<Point> {
+        match (series.metric.kind, &series.value) {
+            (Kind::Gauge, Value::Gauge(value)) => value.is_finite().then_some(Point::Gauge(*value)),
+            (Kind::Counter, Value::Counter(value)) => Some(Point::Counter(*value)),
+            (Kind::Histogram, Value::Histogram(histogram)) => Some(Point::histogram(histogram)),
+            (kind, value) => {
+                debug_assert!(false, "{} is a {kind:?}, not {value:?}", series.metric);
+                None
+            }
+        }
+    }
+
+    /// Counts between neighbouring bounds: the encoder adds them up again.
+    fn histogram(histogram: &Exponential) -> Point {
+        let mut below = 0;
+        let mut buckets = Vec::with_capacity(CLASSIC_EXPONENTS.count() + 1);
+        for exponent in CLASSIC_EXPONENTS {
+            let at_or_below = histogram.count_at_or_below_power_of_two_s(exponent);
+            buckets.push((f64::from(exponent).exp2(), at_or_below - below));
+            below = at_or_below;
+        }
+        buckets.push((f64::INFINITY, histogram.count() - below));
+        Point::Histogram { sum_s: histogram.sum_s(), count: histogram.count(), buckets }
+    }
+
+    fn encode(&self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        match self {
+            Point::Gauge(value) => encoder.encode_gauge(value),
+            Point::Counter(value) => encoder.encode_counter(value, None::<&Exemplar<NoLabelSet, f64>>),
+            Point::Histogram { sum_s, count, buckets } => encoder.encode_histogram::<NoLabelSet>(*sum_s, *count, buckets, None),
+        }
+    }
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (metric, points) in &self.0 {
+            let unit = match metric.unit {
+                Unit::Seconds => Some(registry::Unit::Seconds),
+                Unit::Bytes => Some(registry::Unit::Bytes),
+                Unit::One => None,
+            };
+            let kind = match metric.kind {
+                Kind::Gauge => MetricType::Gauge,
+                Kind::Counter => MetricType::Counter,
+                Kind::Histogram => MetricType::Histogram,
+            };
+            let stem = metric.prometheus_stem();
+            let mut family = encoder.encode_descriptor(&stem, metric.help, unit.as_ref(), kind)?;
+            for (attributes, point) in points {
+                point.encode(&mut family.encode_family(&Labels(attributes))?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Labels<'a>(&'a Attributes);
+
+impl EncodeLabelSet for Labels<'_> {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        for (name, value) in self.0.iter() {
+            (name.as_str(), value).encode(encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}

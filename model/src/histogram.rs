@@ -1,5 +1,16 @@
 //! Latency distributions: measured at full resolution, exported as exponential histograms of one fixed scale, merged exactly.
+//!
+//! A [`Recorder`] takes the values of one export interval; [`Exponential`] accumulates them and is what travels, is merged and
+//! is asked. The fixed scale makes merging and subtracting exact integer additions, and no host can degrade another's resolution.
+//!
+//! A quantile of an [`Exponential`] is at most 1.14 % from the exact nearest-rank quantile of the values: 1.083 % for half a bucket
+//! of scale 5 (by the harmonic midpoint) and 0.049 % for half a bucket of the recorder.
 
-/// Placeholder until written.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Exponential {}
+mod exponential;
+#[cfg(test)]
+mod properties;
+mod recorder;
+pub(crate) mod scale;
+
+pub use exponential::{Bad, Exponential};
+pub use recorder::Recorder;
