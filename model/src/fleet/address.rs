@@ -210,7 +210,21 @@ mod tests {
     /// Text that is no address at which somebody can be reached is refused.
     #[test]
     fn bad_addresses() {
-        for text in ["foo", "", ":8620", "foo:", "foo:65536", "foo:+1", "::1:8620", "[::1]", "[foo]:1", "a b:1", "foo:0", "0.0.0.0:1", "[::]:1"] {
+        for text in [
+            "foo",
+            "",
+            ":8620",
+            "foo:",
+            "foo:65536",
+            "foo:+1",
+            "::1:8620",
+            "[::1]",
+            "[foo]:1",
+            "a b:1",
+            "foo:0",
+            "0.0.0.0:1",
+            "[::]:1",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
     }

@@ -9,12 +9,19 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{FleetError, FleetErrors, nearest};
 use super::DURATION_MAX;
+use super::error::{FleetError, FleetErrors, nearest};
 
 /// Proof that an error was told; nothing more needs to be said about the value.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reported(());
+
+impl Reported {
+    /// For what follows from an error that was told at another key.
+    pub(super) fn elsewhere() -> Reported {
+        Reported(())
+    }
+}
 
 /// A value, or an error that was told already.
 pub(super) type Found<T> = Result<T, Reported>;
@@ -49,7 +56,7 @@ impl<'a> Document<'a> {
     /// The line of a byte [1 and up].
     pub(super) fn line(&self, at: usize) -> usize {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        before.split(|byte| *byte == b'\n').count()
     }
 
     pub(super) fn tell(&self, at: usize, key: impl Into<String>, message: impl Into<String>) -> Reported {
@@ -77,16 +84,27 @@ pub(super) struct Section<'a> {
     path: String,
     at: usize,
     table: Option<&'a DeTable<'a>>,
+    known: &'static [&'static str],
 }
 
 impl<'a> Section<'a> {
-    /// The whole document.
-    pub(super) fn top(document: &'a Document<'a>, table: &'a DeTable<'a>) -> Section<'a> {
-        Section { document, path: String::new(), at: 0, table: Some(table) }
+    /// The whole document, which holds none but the `known` keys.
+    pub(super) fn top(document: &'a Document<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Section<'a> {
+        let top = Section { document, path: String::new(), at: 0, table: Some(table), known };
+        top.tell_unknown();
+        top
     }
 
-    fn inner(&self, key: &str, value: &'a Spanned<DeValue<'a>>, table: &'a DeTable<'a>) -> Section<'a> {
-        Section { document: self.document, path: self.key(key), at: value.span().start, table: Some(table) }
+    fn inner(
+        &self,
+        key: &str,
+        value: &'a Spanned<DeValue<'a>>,
+        table: &'a DeTable<'a>,
+        known: &'static [&'static str],
+    ) -> Section<'a> {
+        let inner = Section { document: self.document, path: self.key(key), at: value.span().start, table: Some(table), known };
+        inner.tell_unknown();
+        inner
     }
 
     /// The full name of a key of this table.
@@ -94,8 +112,13 @@ impl<'a> Section<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    /// A key with its place and value. A misspelt key is read as the one that was meant: it was told already, and what would
+    /// follow from it is not.
     fn entry(&self, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {
-        let (found, value) = self.table?.iter().find(|(found, _)| found.get_ref() == key)?;
+        let table = self.table?;
+        let meant = |word: &str| !self.known.contains(&word) && nearest(word, self.known.iter().copied()) == Some(key);
+        let exact = table.iter().find(|(found, _)| found.get_ref() == key);
+        let (found, value) = exact.or_else(|| table.iter().find(|(found, _)| meant(found.get_ref())))?;
         Some((found.span().start, value))
     }
 
@@ -124,19 +147,16 @@ impl<'a> Section<'a> {
         self.document.tell(at, self.key(key), message)
     }
 
-    /// Tells every key that is none of `known`.
-    pub(super) fn only(&self, known: &[&str]) {
-        for (key, _) in self.table.into_iter().flatten() {
-            let (word, at) = (key.get_ref().as_ref(), key.span().start);
-            if !known.contains(&word) {
-                let hint = match nearest(word, known.iter().copied()) {
-                    Some(meant) => format!("did you mean {meant:?}?"),
-                    None => format!("known here: {}", known.join(", ")),
-                };
-                // A key may hold anything, even a line break; an error is one line.
-                let name = word.escape_debug().to_string();
-                self.document.tell(at, self.key(&name), format!("unknown key; {hint}"));
-            }
+    fn tell_unknown(&self) {
+        for (key, _) in self.table.into_iter().flatten().filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref())) {
+            let word = key.get_ref().as_ref();
+            let hint = match nearest(word, self.known.iter().copied()) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("known here: {}", self.known.join(", ")),
+            };
+            // A key may hold anything, even a line break; an error is one line.
+            let name = word.escape_debug().to_string();
+            self.document.tell(key.span().start, self.key(&name), format!("unknown key; {hint}"));
         }
     }
 
@@ -154,10 +174,10 @@ impl<'a> Section<'a> {
     }
 
     /// A table inside this one; an empty one if it is not written.
-    pub(super) fn section(&self, key: &str) -> Section<'a> {
-        let nothing = Section { document: self.document, path: self.key(key), at: self.at(key), table: None };
+    pub(super) fn section(&self, key: &str, known: &'static [&'static str]) -> Section<'a> {
+        let nothing = Section { document: self.document, path: self.key(key), at: self.at(key), table: None, known };
         match self.entry(key).map(|(_, value)| (value, value.get_ref())) {
-            Some((value, DeValue::Table(table))) => self.inner(key, value, table),
+            Some((value, DeValue::Table(table))) => self.inner(key, value, table, known),
             Some((_, other)) => {
                 self.tell(key, format!("must be a table [{}], not {}", nothing.path, kind(other)));
                 nothing
@@ -167,17 +187,17 @@ impl<'a> Section<'a> {
     }
 
     /// The tables `[[key]]` inside this one.
-    pub(super) fn sections(&self, key: &str) -> Vec<Section<'a>> {
+    pub(super) fn sections(&self, key: &str, known: &'static [&'static str]) -> Vec<Section<'a>> {
         let brackets = || format!("write it as [[{}]], with two brackets, once for each", self.key(key));
         match self.entry(key).map(|(_, value)| value.get_ref()) {
             None => Vec::new(),
             Some(DeValue::Array(values)) => {
-                let tables = values.iter().filter_map(|value| match value.get_ref() {
-                    DeValue::Table(table) => Some(self.inner(key, value, table)),
-                    _ => {
-                        self.document.tell(value.span().start, self.key(key), brackets());
-                        None
+                let tables = values.iter().filter_map(|value| {
+                    if let DeValue::Table(table) = value.get_ref() {
+                        return Some(self.inner(key, value, table, known));
                     }
+                    self.document.tell(value.span().start, self.key(key), brackets());
+                    None
                 });
                 tables.collect()
             }

@@ -2,46 +2,58 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::document::{Document, Found, Reported, Section, number, parsed, text};
 use super::error::{FleetErrors, nearest};
 use super::{
-    Address, Agent, BEAT_INTERVAL_MIN, Cluster, Collector, Export, FLOWS_MAX, Fleet, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region,
-    Replication, Url, dsn,
+    Address, Agent, BEAT_INTERVAL_MIN, Cluster, Collector, Export, FLOWS_MAX, Fleet, Judge, Mesh, Node, PROBE_INTERVAL_MIN,
+    Region, Replication, Url, dsn,
 };
-use crate::ids::RegionName;
+use crate::ids::{AgentName, RegionName};
 use crate::physics::Coordinates;
 
 /// Durations that need no other lower end may be as short as they can be written.
 const ANY: Duration = Duration::ZERO;
 
+// The keys of each table.
+const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
+const REGION: &[&str] = &["name", "latitude", "longitude", "agent"];
+const AGENT: &[&str] = &["name", "mesh"];
+const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_max", "node"];
+const NODE: &[&str] = &["name", "region", "dsn"];
+const COLLECTOR: &[&str] = &["name", "otlp"];
+const MESH: &[&str] = &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"];
+const EXPORT: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
+const REPLICATION: &[&str] = &["lag_enter", "lag_exit"];
+const JUDGE: &[&str] = &["suspect_after", "down_after", "degraded_after", "healthy_after", "recover_after", "recovered_after"];
+
 pub(super) fn fleet(file: &str, text: &str) -> Result<Fleet, FleetErrors> {
     let document = Document::new(file, text);
-    let found = document.parse().and_then(|table| whole(&Section::top(&document, &table)));
+    let found = document.parse().and_then(|table| whole(&Section::top(&document, &table, TOP)));
     document.finish(found)
 }
 
 fn whole(top: &Section<'_>) -> Found<Fleet> {
-    top.only(&["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"]);
     // The same rules as for every other name.
     let name = top.require("name", parsed::<RegionName>).map(String::from);
     let insecure = top.switch("insecure", false);
     // Security is judged as if a broken `insecure` were true: its own error is enough.
     let strict = matches!(insecure, Ok(false));
 
-    let region_sections = top.sections("region");
+    let region_sections = top.sections("region", REGION);
     if top.has_none("region") {
         top.tell("region", "there is no region; add [[region]] with a name and its [[region.agent]]");
     }
     let known = known_names(&region_sections);
     let regions = regions(&region_sections);
-    let clusters = clusters(&top.sections("cluster"), &known);
-    let collectors = collectors(&top.sections("collector"), strict);
-    let mesh = mesh(&top.section("mesh"));
-    let export = export(&top.section("export"));
-    let replication = replication(&top.section("replication"));
-    let judge = judge(&top.section("judge"));
+    let clusters = clusters(&top.sections("cluster", CLUSTER), &known);
+    let collectors = collectors(&top.sections("collector", COLLECTOR), strict);
+    let mesh = mesh(&top.section("mesh", MESH));
+    let export = export(&top.section("export", EXPORT));
+    let replication = replication(&top.section("replication", REPLICATION));
+    let judge = judge(&top.section("judge", JUDGE));
     Ok(Fleet {
         name: name?,
         insecure: insecure?,
@@ -66,6 +78,12 @@ impl Unique {
         Unique { what, seen: BTreeMap::new() }
     }
 
+    /// The table's `name`.
+    fn name<T: FromStr<Err: Display> + Display>(&mut self, section: &Section<'_>) -> Found<T> {
+        let name = section.require("name", parsed::<T>)?;
+        self.check(section, "name", &name).map(|()| name)
+    }
+
     fn check(&mut self, section: &Section<'_>, key: &str, name: &impl Display) -> Found<()> {
         let line = section.document.line(section.at(key));
         match self.seen.insert(name.to_string(), line) {
@@ -85,19 +103,16 @@ fn regions(sections: &[Section<'_>]) -> Found<Vec<Region>> {
     let (mut names, mut agent_names) = (Unique::new("name of the region"), Unique::new("name of the agent"));
     let mut addresses = Unique::new("address of the agent");
     let mut read = |section: &Section<'_>| {
-        section.only(&["name", "latitude", "longitude", "agent"]);
-        let name = section.require("name", parsed::<RegionName>);
-        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let name: Found<RegionName> = names.name(section);
         let coordinates = coordinates(section);
-        let agents = section.sections("agent");
+        let agents = section.sections("agent", AGENT);
         if section.has_none("agent") {
             section.tell("agent", "the region has no agent; add [[region.agent]] with mesh = \"host:8620\"");
         }
         let alone = agents.len() == 1;
-        let agent = |section: &Section<'_>| agent(section, name.as_ref().ok().filter(|_| alone), &mut agent_names, &mut addresses);
+        let agent = |section: &Section<'_>| agent(section, alone.then_some(&name), &mut agent_names, &mut addresses);
         let agents = all(agents.iter().map(agent));
-        unique?;
-        Ok(Region { name: name.clone()?, coordinates: coordinates?, agents: agents? })
+        Ok(Region { name: name?, coordinates: coordinates?, agents: agents? })
     };
     all(sections.iter().map(&mut read))
 }
@@ -113,36 +128,36 @@ fn coordinates(section: &Section<'_>) -> Found<Option<Coordinates>> {
     }
 }
 
-fn agent(section: &Section<'_>, only_of: Option<&RegionName>, names: &mut Unique, addresses: &mut Unique) -> Found<Agent> {
-    section.only(&["name", "mesh"]);
-    let name = match (section.get("name", parsed), only_of) {
+/// `only_of` is the name of the region if this is its only agent.
+fn agent(section: &Section<'_>, only_of: Option<&Found<RegionName>>, names: &mut Unique, addresses: &mut Unique) -> Found<Agent> {
+    let name = match (section.get("name", parsed::<AgentName>), only_of) {
         (Ok(Some(name)), _) => Ok(name),
-        (Ok(None), Some(region)) => region.as_str().parse().map_err(|_| section.tell("name", "is missing")),
+        (Ok(None), Some(region)) => region.clone().and_then(|region| taken_over(section, region)),
         (Ok(None), None) => Err(section.tell("name", "is missing; it may be left out only by the one agent of a region")),
         (Err(reported), _) => Err(reported),
     };
-    let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+    let name = name.and_then(|name| names.check(section, "name", &name).map(|()| name));
     let mesh = section.require("mesh", parsed::<Address>);
-    let alone = mesh.as_ref().map_or(Ok(()), |mesh| addresses.check(section, "mesh", mesh));
-    unique.and(alone)?;
+    let mesh = mesh.and_then(|mesh| addresses.check(section, "mesh", &mesh).map(|()| mesh));
     Ok(Agent { name: name?, mesh: mesh? })
+}
+
+fn taken_over(section: &Section<'_>, region: RegionName) -> Found<AgentName> {
+    AgentName::try_from(String::from(region)).map_err(|error| section.tell("name", error.to_string()))
 }
 
 fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>> {
     let (mut names, mut node_names) = (Unique::new("name of the cluster"), Unique::new("name of the node"));
     let mut read = |section: &Section<'_>| {
-        section.only(&["name", "lag_objective", "beat_interval", "writers_max", "node"]);
-        let name = section.require("name", parsed);
-        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let name = names.name(section);
         let lag_objective = section.duration("lag_objective", ANY, Cluster::LAG_OBJECTIVE);
         let beat_interval = section.duration("beat_interval", BEAT_INTERVAL_MIN, Cluster::BEAT_INTERVAL);
         let writers_max = section.integer("writers_max", 1..=u64::MAX, Cluster::WRITERS_MAX);
-        let nodes = section.sections("node");
+        let nodes = section.sections("node", NODE);
         if section.has_none("node") {
             section.tell("node", "the cluster has no node; add [[cluster.node]] with name, region and dsn");
         }
         let nodes = all(nodes.iter().map(|section| node(section, regions, &mut node_names)));
-        unique?;
         Ok(Cluster {
             name: name?,
             lag_objective: lag_objective?,
@@ -155,9 +170,7 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
 }
 
 fn node(section: &Section<'_>, regions: &[String], names: &mut Unique) -> Found<Node> {
-    section.only(&["name", "region", "dsn"]);
-    let name = section.require("name", parsed);
-    let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+    let name = names.name(section);
     let region = section.require("region", |value| {
         let written = text(value)?;
         let hint = || match nearest(&written, regions.iter().map(String::as_str)) {
@@ -170,33 +183,29 @@ fn node(section: &Section<'_>, regions: &[String], names: &mut Unique) -> Found<
         let dsn = text(value)?;
         dsn::check(&dsn).map(|()| dsn).map_err(|error| error.to_string())
     });
-    unique?;
-    // A name that stands among the regions but is bad was told there.
-    let region = region.and_then(|region| region.parse().map_err(|_| section.tell("region", "is no good name of a region")));
+    let region = region.and_then(|region| region.parse().map_err(|_| Reported::elsewhere()));
     Ok(Node { name: name?, region: region?, dsn: dsn? })
 }
 
 fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
     let mut names = Unique::new("name of the collector");
     let mut read = |section: &Section<'_>| {
-        section.only(&["name", "otlp"]);
-        let name = section.require("name", parsed);
-        let unique = name.as_ref().map_or(Ok(()), |name| names.check(section, "name", name));
+        let name = names.name(section);
         let otlp = section.require("otlp", |value| {
             let url = parsed::<Url>(value)?;
             if strict && !url.is_tls() && !url.is_loopback() {
-                return Err(format!("\"{url}\" would carry telemetry in plain text; use https://, or write insecure = true at the top"));
+                return Err(format!(
+                    "\"{url}\" would carry telemetry in plain text; use https://, or write insecure = true at the top"
+                ));
             }
             Ok(url)
         });
-        unique?;
         Ok(Collector { name: name?, otlp: otlp? })
     };
     all(sections.iter().map(&mut read))
 }
 
 fn mesh(section: &Section<'_>) -> Found<Mesh> {
-    section.only(&["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"]);
     let default = Mesh::default();
     let flows = section.integer("flows", 1..=u64::from(FLOWS_MAX), u64::from(default.flows));
     let interval = section.duration("interval", PROBE_INTERVAL_MIN, default.interval);
@@ -212,7 +221,9 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
         _ => Ok(()),
     };
     let hysteresis = match (loss_exit, loss_enter) {
-        (Ok(exit), Ok(enter)) if exit >= enter => Err(not_below(section, "loss_exit", &exit, "loss_enter", &enter, "must be below")),
+        (Ok(exit), Ok(enter)) if exit >= enter => {
+            Err(not_below(section, "loss_exit", &exit, "loss_enter", &enter, "must be below"))
+        }
         _ => Ok(()),
     };
     let flows = flows.and_then(|flows| u16::try_from(flows).map_err(|_| section.tell("flows", "is too large")));
@@ -230,7 +241,6 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
 }
 
 fn export(section: &Section<'_>) -> Found<Export> {
-    section.only(&["interval", "spool_bytes_max", "spool_age_max"]);
     let default = Export::default();
     let interval = section.duration("interval", ANY, default.interval);
     let spool_bytes_max = section.integer("spool_bytes_max", 1..=u64::MAX, default.spool_bytes_max);
@@ -239,7 +249,6 @@ fn export(section: &Section<'_>) -> Found<Export> {
 }
 
 fn replication(section: &Section<'_>) -> Found<Replication> {
-    section.only(&["lag_enter", "lag_exit"]);
     let default = Replication::default();
     let lag_enter = section.duration("lag_enter", ANY, default.lag_enter);
     let lag_exit = section.duration("lag_exit", ANY, default.lag_exit);
@@ -252,7 +261,6 @@ fn replication(section: &Section<'_>) -> Found<Replication> {
 }
 
 fn judge(section: &Section<'_>) -> Found<Judge> {
-    section.only(&["suspect_after", "down_after", "degraded_after", "healthy_after", "recover_after", "recovered_after"]);
     let default = Judge::default();
     let suspect_after = section.duration("suspect_after", ANY, default.suspect_after);
     let down_after = section.duration("down_after", ANY, default.down_after);

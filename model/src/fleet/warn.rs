@@ -13,12 +13,17 @@ pub(super) fn warnings(fleet: &Fleet) -> Vec<String> {
         found.push("no cluster: the network is measured, replication is not".to_owned());
     }
     if fleet.collectors.is_empty() {
-        found.push("no collector: agents measure, but nothing judges and nothing keeps history; ask each agent for its own status".to_owned());
+        found.push(
+            "no collector: agents measure, but nothing judges and nothing keeps history; ask each agent for its own status"
+                .to_owned(),
+        );
     }
     if fleet.judge.suspect_after < fleet.export.interval {
         let (suspect, export) = (fleet.judge.suspect_after, fleet.export.interval);
         let (suspect, export) = (humantime::format_duration(suspect), humantime::format_duration(export));
-        found.push(format!("judge.suspect_after ({suspect}) is shorter than export.interval ({export}): evidence comes no sooner than that"));
+        found.push(format!(
+            "judge.suspect_after ({suspect}) is shorter than export.interval ({export}): evidence comes no sooner than that"
+        ));
     }
     found
 }
@@ -35,7 +40,10 @@ fn vantages(fleet: &Fleet, found: &mut Vec<String>) {
     }
     let nowhere: Vec<&str> = fleet.regions.iter().filter(|r| r.coordinates.is_none()).map(|r| r.name.as_str()).collect();
     if !nowhere.is_empty() && fleet.regions.len() > 1 {
-        found.push(format!("no coordinates for {}: their links have no physical floor and wider clock bounds", nowhere.join(", ")));
+        found.push(format!(
+            "no coordinates for {}: their links have no physical floor and wider clock bounds",
+            nowhere.join(", ")
+        ));
     }
 }
 

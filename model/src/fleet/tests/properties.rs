@@ -1,0 +1,158 @@
+//! What holds for every fleet and for every text.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::parse;
+use crate::fleet::*;
+
+/// A fleet as a file with every key written out.
+pub(super) fn printed(fleet: &Fleet) -> String {
+    let text = |duration: Duration| format!("{:?}", humantime::format_duration(duration).to_string());
+    let mut file = format!("name = {:?}\ninsecure = {}\n", fleet.name, fleet.insecure);
+    for region in &fleet.regions {
+        write!(file, "[[region]]\nname = \"{}\"\n", region.name).unwrap();
+        if let Some(Coordinates { latitude, longitude }) = region.coordinates {
+            write!(file, "latitude = {latitude:?}\nlongitude = {longitude:?}\n").unwrap();
+        }
+        for agent in &region.agents {
+            write!(file, "[[region.agent]]\nname = \"{}\"\nmesh = \"{}\"\n", agent.name, agent.mesh).unwrap();
+        }
+    }
+    for cluster in &fleet.clusters {
+        let (objective, beat, writers) = (text(cluster.lag_objective), text(cluster.beat_interval), cluster.writers_max);
+        write!(
+            file,
+            "[[cluster]]\nname = \"{}\"\nlag_objective = {objective}\nbeat_interval = {beat}\nwriters_max = {writers}\n",
+            cluster.name
+        )
+        .unwrap();
+        for node in &cluster.nodes {
+            write!(file, "[[cluster.node]]\nname = \"{}\"\nregion = \"{}\"\ndsn = {:?}\n", node.name, node.region, node.dsn)
+                .unwrap();
+        }
+    }
+    for collector in &fleet.collectors {
+        write!(file, "[[collector]]\nname = \"{}\"\notlp = \"{}\"\n", collector.name, collector.otlp).unwrap();
+    }
+    let m = &fleet.mesh;
+    let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
+    write!(file, "[mesh]\nflows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
+    write!(file, "icmp = {}\ntcp = {}\nloss_enter = {:?}\nloss_exit = {:?}\n", m.icmp, m.tcp, m.loss_enter, m.loss_exit).unwrap();
+    let e = &fleet.export;
+    write!(file, "[export]\ninterval = {}\nspool_bytes_max = {}\n", text(e.interval), e.spool_bytes_max).unwrap();
+    writeln!(file, "spool_age_max = {}", text(e.spool_age_max)).unwrap();
+    write!(
+        file,
+        "[replication]\nlag_enter = {}\nlag_exit = {}\n",
+        text(fleet.replication.lag_enter),
+        text(fleet.replication.lag_exit)
+    )
+    .unwrap();
+    let j = &fleet.judge;
+    write!(file, "[judge]\nsuspect_after = {}\ndown_after = {}\n", text(j.suspect_after), text(j.down_after)).unwrap();
+    write!(file, "degraded_after = {}\nhealthy_after = {}\n", text(j.degraded_after), text(j.healthy_after)).unwrap();
+    write!(file, "recover_after = {}\nrecovered_after = {}\n", text(j.recover_after), text(j.recovered_after)).unwrap();
+    file
+}
+
+prop_compose! {
+    fn any_mesh()(
+        flows in 1..=FLOWS_MAX,
+        interval_ms in 10_u64..100_000,
+        deadline_us in 1_u64..10_000_000,
+        patience_us in 0_u64..10_000_000,
+        (icmp, tcp) in any::<(bool, bool)>(),
+        loss_enter in 0.000_001..=1.0_f64,
+        below in 0.0..0.999_f64,
+    ) -> Mesh {
+        let deadline = Duration::from_micros(deadline_us);
+        Mesh {
+            flows, icmp, tcp, deadline, loss_enter,
+            interval: Duration::from_millis(interval_ms),
+            give_up: deadline + Duration::from_micros(patience_us),
+            loss_exit: loss_enter * below,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_fleet()(
+        mesh in any_mesh(),
+        insecure in any::<bool>(),
+        places in prop::collection::vec((prop::option::of((-90.0..=90.0_f64, -180.0..=180.0_f64)), 1..4_u16), 1..5),
+        clusters in prop::collection::vec((1_u64..1_000_000, 50_u64..5_000, 1..u64::MAX >> 1, prop::collection::vec((any::<prop::sample::Index>(), "[a-z ]{0,8}"), 1..4)), 0..3),
+        collectors in 0..3_u16,
+        seconds in prop::array::uniform9(1_u64..100_000),
+        spool_bytes_max in 1..u64::MAX >> 1,
+    ) -> Fleet {
+        let second = |i: usize| Duration::from_secs(seconds[i]);
+        let regions: Vec<Region> = places.iter().enumerate().map(|(r, (at, agents))| Region {
+            name: format!("region-{r}").parse().unwrap(),
+            coordinates: at.map(|(latitude, longitude)| Coordinates { latitude, longitude }),
+            agents: (0..*agents).map(|a| Agent {
+                name: format!("agent-{r}.{a}").parse().unwrap(),
+                mesh: format!("[2001:db8::{r}]:{}", a + 1).parse().unwrap(),
+            }).collect(),
+        }).collect();
+        let clusters = clusters.into_iter().enumerate().map(|(c, (lag_ms, beat_ms, writers_max, nodes))| Cluster {
+            name: format!("cluster-{c}").parse().unwrap(),
+            lag_objective: Duration::from_millis(lag_ms),
+            beat_interval: Duration::from_millis(beat_ms),
+            writers_max,
+            nodes: nodes.into_iter().enumerate().map(|(n, (region, host))| Node {
+                name: format!("node-{c}-{n}").parse().unwrap(),
+                region: region.get(&regions).name.clone(),
+                dsn: format!("host='{host}' options='\\\"'"),
+            }).collect(),
+        }).collect();
+        Fleet {
+            name: "any".to_owned(), insecure, regions, clusters, mesh,
+            collectors: (0..collectors).map(|c| Collector {
+                name: format!("collector-{c}").parse().unwrap(),
+                otlp: format!("https://c{c}.example:4318/base").parse().unwrap(),
+            }).collect(),
+            export: Export { interval: second(0), spool_bytes_max, spool_age_max: second(1) },
+            replication: Replication { lag_enter: second(2) + second(3), lag_exit: second(3) },
+            judge: Judge {
+                suspect_after: second(4), down_after: second(4) + second(5),
+                degraded_after: second(6), healthy_after: second(7), recover_after: second(8), recovered_after: second(0),
+            },
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A fleet that is written out reads back as the same fleet.
+    #[test]
+    fn a_printed_fleet_parses(fleet in any_fleet()) {
+        prop_assert_eq!(parse(&printed(&fleet)).map_err(|e| TestCaseError::fail(e.to_string()))?, fleet);
+    }
+
+    /// Whatever the file holds, reading it ends with a fleet or with errors of one line each.
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        prop_assert!(parse(&text).is_err());
+    }
+
+    /// Damage to a good file ends with a fleet or with errors that name a line of the file.
+    #[test]
+    fn no_damage_panics(cuts in prop::collection::vec((any::<prop::sample::Index>(), "[\\[\\]\"=.a-z0-9#{},\\\\\n]{0,3}"), 1..4)) {
+        let mut text = include_str!("../../../../packaging/fleet.toml").to_owned();
+        for (index, patch) in cuts {
+            let at = index.index(text.len());
+            text.replace_range(at..=at, &patch);
+        }
+        if let Err(errors) = parse(&text) {
+            prop_assert!(!errors.errors.is_empty());
+            prop_assert_eq!(errors.to_string().lines().count(), errors.errors.len());
+            for error in &errors.errors {
+                prop_assert!((1..=text.lines().count() + 1).contains(&error.line), "{}", error.line);
+            }
+        }
+    }
+}
