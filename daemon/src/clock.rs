@@ -128,18 +128,11 @@ impl Shared {
     }
 }
 
-/// All clocks at one moment, or as near to that as the scheduler lets us come.
+/// All clocks at one moment, or as near to that as the scheduler lets us come. The newest sample counts, even if an older
+/// one was narrower: a suspension between the two must not go unseen.
 fn sample() -> Sample {
-    let mut best = sample_once();
-    for _ in 1..SAMPLE_ATTEMPTS {
-        if best.width_ns() <= SAMPLE_NARROW_NS {
-            break;
-        }
-        let again = sample_once();
-        // A suspension between two attempts would go unseen if an older, narrower sample were kept: take the newest.
-        best = again;
-    }
-    best
+    let again_if_wide = |sample: Sample, _| if sample.width_ns() > SAMPLE_NARROW_NS { sample_once() } else { sample };
+    (1..SAMPLE_ATTEMPTS).fold(sample_once(), again_if_wide)
 }
 
 fn sample_once() -> Sample {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::progress::Stalled;
 use crate::{Readiness, Shutdown, Supervisor, Watchdog};
 
 /// The service manager, as it introduces itself through the environment.
@@ -49,7 +50,15 @@ pub fn spawn(supervisor: &mut Supervisor, readiness: Readiness, watchdog: Watchd
 pub fn spawn_to(manager: Manager, supervisor: &mut Supervisor, readiness: Readiness, watchdog: Watchdog) -> StatusLine {
     let line = StatusLine::default();
     let period = manager.period();
-    let reporter = Reporter { readiness, watchdog, period, line: line.clone(), told_ready: false, told: String::new() };
+    let reporter = Reporter {
+        readiness,
+        watchdog,
+        period,
+        line: line.clone(),
+        told_ready: false,
+        told_status: String::new(),
+        was_stalled: false,
+    };
     supervisor.spawn("notify", run(manager, reporter, supervisor.shutdown()));
     line
 }
@@ -152,30 +161,22 @@ struct Reporter {
     period: Duration,
     line: StatusLine,
     told_ready: bool,
-    told: String,
+    told_status: String,
+    was_stalled: bool,
 }
 
 impl Reporter {
     fn report(&mut self, manager: &Manager, now: Instant) {
-        let waiting_for = self.readiness.waiting_for();
         let stalled = self.watchdog.stalled(now, self.period);
-        let status = if let Some(first) = stalled.first() {
-            let all: Vec<_> = stalled.iter().map(|stalled| stalled.part.as_str()).collect();
-            format!("no progress for more than {:?}: {}", first.within, all.join(", "))
-        } else if !waiting_for.is_empty() {
-            format!("waiting for {}", waiting_for.join(", "))
-        } else {
-            let line = self.line.get();
-            if line.is_empty() { "ready".to_owned() } else { line }
-        };
+        self.log_stall(&stalled);
+        let ready = !self.told_ready && self.readiness.is_ready();
+        let status = self.status(&stalled);
 
         let mut facts = Vec::new();
-        let ready = waiting_for.is_empty() && !self.told_ready;
         if ready {
             facts.push(NotifyState::Ready);
         }
-        let news = status != self.told;
-        if news {
+        if status != self.told_status {
             facts.push(NotifyState::Status(&status));
         }
         if manager.watchdog.is_some() && stalled.is_empty() {
@@ -185,15 +186,34 @@ impl Reporter {
             return;
         }
         if ready {
-            self.told_ready = true;
             tracing::info!("ready");
         }
-        if news {
-            if !stalled.is_empty() {
-                tracing::error!(status, "stalled, the watchdog is no longer fed");
-            }
-            self.told = status;
+        self.told_ready |= ready;
+        self.told_status = status;
+    }
+
+    fn status(&self, stalled: &[Stalled]) -> String {
+        let waiting_for = self.readiness.waiting_for();
+        if !stalled.is_empty() {
+            let parts: Vec<_> = stalled.iter().map(|part| format!("{} (limit {:?})", part.part, part.within)).collect();
+            return format!("no progress: {}", parts.join(", "));
         }
+        if !waiting_for.is_empty() {
+            return format!("waiting for {}", waiting_for.join(", "));
+        }
+        let line = self.line.get();
+        if line.is_empty() { "ready".to_owned() } else { line }
+    }
+
+    fn log_stall(&mut self, stalled: &[Stalled]) {
+        let is_stalled = !stalled.is_empty();
+        if is_stalled && !self.was_stalled {
+            let parts: Vec<_> = stalled.iter().map(|part| part.part.as_str()).collect();
+            tracing::error!(parts = parts.join(", "), "no progress, the watchdog is no longer fed");
+        } else if self.was_stalled && !is_stalled {
+            tracing::info!("progress again, the watchdog is fed");
+        }
+        self.was_stalled = is_stalled;
     }
 }
 

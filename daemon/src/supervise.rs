@@ -138,14 +138,17 @@ impl Supervisor {
     /// If a task ended early (first of all: it is the cause of what follows), was overdue, or failed while winding down.
     /// What does not fit into the one error is logged.
     pub async fn run(mut self, deadline: Duration) -> Result<(), Ended> {
-        let early = self.first_end().await;
+        let end = self.first_end().await;
+        // A task that ends with an error just when somebody asks for shutdown has failed, but not early.
+        let (early, failed) = if self.shutdown.is_cancelled() { (None, end) } else { (end, None) };
         self.shutdown.cancel();
         if let Some(task) = &early {
-            tracing::error!(task = task.name, outcome = %Outcome(&task.result), "task ended early, shutting down");
+            tracing::warn!(task = task.name, outcome = %Outcome(&task.result), "task ended early, shutting down");
         } else {
-            tracing::info!(deadline = ?deadline, "shutting down");
+            tracing::info!(?deadline, "shutting down");
         }
-        let drained = self.tasks.drain(Instant::now() + deadline).await;
+        let mut drained = self.tasks.drain(Instant::now() + deadline).await;
+        drained.failed.extend(failed);
         self.companions.abort_all().await;
         let shutdown = drained.into_result();
         let Some(End { name: task, result }) = early else { return shutdown };
@@ -155,22 +158,16 @@ impl Supervisor {
         Err(Ended::Early { task, result })
     }
 
-    /// The task that ended although nobody asked for it, or `None` once somebody asks.
+    /// The first task that ends, or `None` once somebody asks for shutdown.
     async fn first_end(&mut self) -> Option<End> {
-        loop {
-            let end = tokio::select! {
-                biased;
-                () = self.shutdown.cancelled() => return None,
-                Some(end) = self.tasks.next_end() => end,
-                Some(end) = self.companions.next_end() => end,
-                else => {
-                    self.shutdown.cancelled().await;
-                    return None;
-                }
-            };
-            // A task that asks for shutdown and ends has not ended early.
-            if !self.shutdown.is_cancelled() || end.result.is_err() {
-                return Some(end);
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => None,
+            Some(end) = self.tasks.next_end() => Some(end),
+            Some(end) = self.companions.next_end() => Some(end),
+            else => {
+                self.shutdown.cancelled().await;
+                None
             }
         }
     }

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,7 @@ fn lives_and_stops_as_the_service_manager_expects() {
     if std::env::var_os(ROLE).is_some() {
         child();
     }
-    let process = Process::start("lives_and_stops_as_the_service_manager_expects", "obey");
+    let mut process = Process::start("lives_and_stops_as_the_service_manager_expects", "obey");
     process.expect("READY=1");
     process.expect("WATCHDOG=1");
     process.expect("STATUS=1 part");
@@ -41,7 +42,7 @@ fn a_second_signal_ends_at_once() {
     if std::env::var_os(ROLE).is_some() {
         child();
     }
-    let process = Process::start("a_second_signal_ends_at_once", "ignore");
+    let mut process = Process::start("a_second_signal_ends_at_once", "ignore");
     process.expect("READY=1");
     process.send(Signal::SIGINT);
     process.expect("STOPPING=1");
@@ -99,6 +100,7 @@ fn child() -> ! {
 struct Process {
     child: Child,
     socket: UnixDatagram,
+    said: BTreeSet<String>,
     _folder: tempfile::TempDir,
 }
 
@@ -118,21 +120,19 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Self { child, socket, _folder: folder }
+        Self { child, socket, said: BTreeSet::new(), _folder: folder }
     }
 
     fn send(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
-    /// Waits until the child says `line`.
-    fn expect(&self, line: &str) {
+    /// Waits until the child has said `line`.
+    fn expect(&mut self, line: &str) {
         let mut buffer = [0; 4096];
-        loop {
+        while !self.said.contains(line) {
             let length = self.socket.recv(&mut buffer).unwrap_or_else(|e| panic!("waiting for {line}: {e}"));
-            if String::from_utf8_lossy(&buffer[..length]).lines().any(|said| said == line) {
-                return;
-            }
+            self.said.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
         }
     }
 

@@ -88,7 +88,7 @@ impl JumpCheck {
         let error_ns = last.width_ns().saturating_add(now.width_ns());
 
         let raw_ns = now.before.since_ns(last.before);
-        if raw_ns < 0 {
+        if raw_ns.saturating_add_unsigned(error_ns) < 0 {
             return Step::NewEpoch { by_ns: raw_ns, cause: Cause::Backwards };
         }
         let monotonic_ns = moved(last.monotonic_ns, now.monotonic_ns);

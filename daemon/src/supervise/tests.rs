@@ -179,6 +179,19 @@ async fn a_task_may_ask_for_shutdown() {
     supervisor.run(S).await.unwrap();
 }
 
+/// A task that asks for shutdown and then fails is reported as failed, and nothing is lost of what it said.
+#[tokio::test(start_paused = true)]
+async fn a_failure_with_the_request_is_kept() {
+    let mut supervisor = supervisor();
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn("last", async move {
+        shutdown.cancel();
+        Err(anyhow!("disk full"))
+    });
+    let ended = supervisor.run(S).await.unwrap_err();
+    assert_eq!(ended.to_string(), "task last failed during shutdown: disk full");
+}
+
 /// Companions outlive the tasks that they serve, are not waited for, and may not end early either.
 #[tokio::test(start_paused = true)]
 async fn companions_serve_until_the_end() {
