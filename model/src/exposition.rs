@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{self, DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    self, DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{self, Registry};
@@ -46,16 +48,13 @@ enum Point {
 
 impl Page {
     fn new(series: &[Series]) -> Page {
-        let mut families: Vec<_> = CATALOGUE.iter().map(|metric| (*metric, BTreeMap::new())).collect();
+        let mut families: BTreeMap<&str, BTreeMap<Attributes, Point>> = BTreeMap::new();
         for one in series {
             let Some(point) = Point::new(one) else { continue };
-            let family = families.iter_mut().find(|(metric, _)| metric.name == one.metric.name);
-            let (_, points) = family.expect("every metric stands in the catalogue");
-            let before = points.insert(one.attributes.clone(), point);
+            let before = families.entry(one.metric.name).or_default().insert(one.attributes.clone(), point);
             debug_assert!(before.is_none(), "{} {:?} stands there twice", one.metric, one.attributes);
         }
-        families.retain(|(_, points)| !points.is_empty());
-        Page(families)
+        Page(CATALOGUE.iter().filter_map(|metric| Some((*metric, families.remove(metric.name)?))).collect())
     }
 }
 
@@ -127,3 +126,6 @@ impl EncodeLabelSet for Labels<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

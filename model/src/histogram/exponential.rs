@@ -72,11 +72,12 @@ impl Exponential {
         let count = counts.iter().try_fold(zero_count, |sum, n| sum.checked_add(*n)).filter(|n| *n <= Exponential::COUNT_MAX);
         let count = count.ok_or(Bad::Count)?;
         let offset = trim(offset, &mut counts).ok_or(Bad::Range)?;
-        counts.shrink_to_fit();
-        let mut made = Exponential { offset, counts, zero_count, count, sum_ns, min_ns: 0, max_ns: 0 };
-        if !made.counts.is_empty() && (offset < INDEX_MIN || made.last_index() > INDEX_MAX) {
+        let end = i64::from(offset) + i64::try_from(counts.len()).map_err(|_| Bad::Range)?;
+        if !counts.is_empty() && (offset < INDEX_MIN || end > i64::from(INDEX_MAX) + 1) {
             return Err(Bad::Range);
         }
+        counts.shrink_to_fit();
+        let mut made = Exponential { offset, counts, zero_count, count, sum_ns, min_ns: 0, max_ns: 0 };
         if count > 0 {
             let (lowest, highest) = made.bounds_ns();
             (made.min_ns, made.max_ns) = (extremes_ns.0.unwrap_or(lowest), extremes_ns.1.unwrap_or(highest));
@@ -251,6 +252,11 @@ impl Exponential {
     /// The index of the first bucket and all counts from it on, as the wire carries them.
     pub fn dense(&self) -> (i32, &[u64]) {
         (self.offset, &self.counts)
+    }
+
+    /// What the histogram takes in memory [bytes].
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Exponential>() + self.counts.capacity() * size_of::<u64>()
     }
 
     /// How many values are at most `2^exponent` seconds; exact, because powers of two are bounds of buckets.

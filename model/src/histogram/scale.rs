@@ -95,3 +95,59 @@ fn bound(index: i32) -> (u128, i32) {
 pub(crate) fn midpoint_s(index: i32) -> f64 {
     (f64::from(index) / f64::from(BUCKETS_PER_OCTAVE)).exp2() * MIDPOINT_OVER_LOWER
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A natural number to the 32nd power, in digits of 2^32 from the lowest on.
+    fn power_32(base: u128) -> Vec<u32> {
+        let mut digits: Vec<u32> = (0..4).map(|i| (base >> (32 * i)) as u32).collect();
+        for _ in 0..5 {
+            let mut square = vec![0_u32; 2 * digits.len()];
+            for (i, a) in digits.iter().enumerate() {
+                let mut carry = 0_u64;
+                for (j, b) in digits.iter().enumerate() {
+                    let sum = u64::from(*a) * u64::from(*b) + u64::from(square[i + j]) + carry;
+                    square[i + j] = sum as u32;
+                    carry = sum >> 32;
+                }
+                square[i + digits.len()] = carry as u32;
+            }
+            digits = square;
+        }
+        digits
+    }
+
+    /// `number * 2^shift`, for shifts below one digit.
+    fn shifted(number: &[u32], shift: u32) -> Vec<u32> {
+        let mut carry = 0;
+        let shifted = number.iter().map(|digit| {
+            let wide = (u64::from(*digit) << shift) | carry;
+            carry = wide >> 32;
+            wide as u32
+        });
+        shifted.collect()
+    }
+
+    /// Every bound is the floor of its irrational: its 32nd power does not exceed `(10^9 * 2^40)^32 * 2^j`, that of its successor does.
+    #[test]
+    fn bounds_are_exact_floors() {
+        let one = power_32(BOUNDS[0]);
+        for (j, bound) in (0..).zip(BOUNDS) {
+            let exact = shifted(&one, j);
+            assert!(power_32(bound).iter().rev().le(exact.iter().rev()), "bound {j} is too large");
+            assert!(power_32(bound + 1).iter().rev().gt(exact.iter().rev()), "bound {j} is too small");
+        }
+    }
+
+    /// The estimate of a bucket is equally far, in proportion, from both of its bounds: 1.083 %.
+    #[test]
+    fn midpoint_halves_the_error() {
+        for index in [INDEX_MIN, -320, -1, 0, 1, 31, 32, INDEX_MAX] {
+            let (lower, upper) = ((f64::from(index) / 32.0).exp2(), (f64::from(index + 1) / 32.0).exp2());
+            let (above, below) = (midpoint_s(index) / lower - 1.0, 1.0 - midpoint_s(index) / upper);
+            assert!((above - 0.010_830).abs() < 1e-6 && (below - 0.010_830).abs() < 1e-6, "{above} {below}");
+        }
+    }
+}

@@ -7,9 +7,7 @@ use std::str::FromStr;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
-use opentelemetry_proto::tonic::metrics::v1::{
-    self as wire, AggregationTemporality, DataPointFlags, ResourceMetrics, metric,
-};
+use opentelemetry_proto::tonic::metrics::v1::{self as wire, AggregationTemporality, DataPointFlags, ResourceMetrics, metric};
 
 use super::{Refusal, Rejection, resource};
 use crate::catalogue::{self, Attribute, Kind, Metric};
@@ -158,7 +156,11 @@ fn text<'a>(attributes: &'a [KeyValue], name: &'static str, limits: &Limits) -> 
     }
 }
 
-fn parsed<T: FromStr<Err: std::fmt::Display>>(attributes: &[KeyValue], name: &'static str, limits: &Limits) -> Result<T, Refusal> {
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    attributes: &[KeyValue],
+    name: &'static str,
+    limits: &Limits,
+) -> Result<T, Refusal> {
     text(attributes, name, limits)?.parse().map_err(|error: T::Err| malformed(name, error.to_string()))
 }
 
@@ -229,7 +231,8 @@ impl Reader<'_> {
         }
         let times = (WallNanos(start), WallNanos(time));
         let possible = self.limits.time_min..=self.limits.time_max;
-        if start > time || !possible.contains(&times.0) || !possible.contains(&times.1) || self.times.is_some_and(|t| t != times) {
+        if start > time || !possible.contains(&times.0) || !possible.contains(&times.1) || self.times.is_some_and(|t| t != times)
+        {
             return Err(Rejection::ImpossibleTime);
         }
         let attributes = point_attributes(metric, attributes, self.limits.attribute_value_len_max)?;

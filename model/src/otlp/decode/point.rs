@@ -82,7 +82,11 @@ fn nanoseconds(seconds: f64) -> Result<u128, Rejection> {
     if seconds < 0.0 {
         return Err(Rejection::Negative);
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "finite and not negative; 2^128 ns is checked by use")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "finite and not negative; 2^128 ns is checked by use"
+    )]
     let ns = (seconds * 1e9).round() as u128;
     Ok(ns)
 }
