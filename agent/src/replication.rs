@@ -1,1 +1,219 @@
-//! Being written.
+//! Replication towards the nodes of our own region: folds what the database part and the mesh tell into lag, staleness, backlog
+//! and one state per link (origin -> node). Pure: no clock, no I/O.
+//!
+//! Which links exist is discovered. A node that reads has one link from each origin of its cluster that has told of a beat over the
+//! mesh or whose beats were seen at the node; before any beat is known there is none. When a cluster has had more origins than the
+//! fleet file allows writers (a failover leaves the rows of the old writer behind), those with the newest signs of life stay, and
+//! any other only as long as it still beats.
+
+pub mod decide;
+mod evidence;
+mod lag;
+mod node;
+mod output;
+mod told;
+mod track;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lagmesh_model::fleet::{self, Fleet};
+use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
+use lagmesh_model::series::Series;
+use lagmesh_model::status;
+use lagmesh_model::time::{Epoch, RawNanos, Reading};
+
+use crate::measurement::{NodeEvent, NodeNews, PeerView, Sighting, Write};
+use node::NodeTrack;
+use told::Told;
+use track::{Track, age};
+
+/// All replication towards the nodes of one region.
+#[derive(Debug)]
+pub struct Replications {
+    region: RegionName,
+    lag_thresholds: fleet::Replication,
+    clusters: BTreeMap<ClusterName, Cluster>,
+    nodes: BTreeMap<NodeName, NodeTrack>,
+    told: BTreeMap<NodeName, Told>,
+    tracks: BTreeMap<Link, Track>,
+    epoch: Option<Epoch>,
+}
+
+/// What the fleet file says about a cluster.
+#[derive(Debug)]
+struct Cluster {
+    name: ClusterName,
+    objective: Duration,
+    interval: Duration,
+    writers_max: usize,
+    members: BTreeMap<NodeName, Member>,
+}
+
+/// Where a node stands and which agents may beat on it.
+#[derive(Debug)]
+struct Member {
+    region: RegionName,
+    agents: Vec<AgentName>,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Link {
+    node: NodeName,
+    origin: NodeName,
+}
+
+impl Replications {
+    /// What the fleet file says of the region; nothing is measured yet.
+    pub fn new(fleet: &Fleet, region: &RegionName) -> Replications {
+        let clusters: BTreeMap<_, _> = fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster))).collect();
+        let own = |(cluster, node): (&fleet::Cluster, &fleet::Node)| {
+            (node.name.clone(), NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval))
+        };
+        Replications {
+            region: region.clone(),
+            lag_thresholds: fleet.replication.clone(),
+            clusters,
+            nodes: fleet.nodes_of(region).map(own).collect(),
+            told: BTreeMap::new(),
+            tracks: BTreeMap::new(),
+            epoch: None,
+        }
+    }
+
+    /// Takes in news about a node.
+    pub fn record(&mut self, event: NodeEvent, view: &PeerView) {
+        let NodeEvent { node, at: now, news, .. } = event;
+        self.hear(now, view);
+        match news {
+            NodeNews::Sighting(sighting) => self.see(&node, sighting, now, view),
+            NodeNews::Written(Write { announcement: Some(announcement), outcome, took }) => {
+                // Known when the commit returned, not when this was folded in.
+                self.told.entry(node.clone()).or_default().tell(&announcement, announcement.times.acknowledged, None);
+                if let Some(track) = self.nodes.get_mut(&node) {
+                    track.record(NodeNews::Written(Write { announcement: Some(announcement), outcome, took }), now);
+                }
+            }
+            news => {
+                if let Some(track) = self.nodes.get_mut(&node) {
+                    track.record(news, now);
+                }
+            }
+        }
+    }
+
+    /// The nodes of the region.
+    pub fn nodes(&self, now: Reading) -> Vec<status::Node> {
+        self.nodes.values().map(|node| node.status(&self.region, now)).collect()
+    }
+
+    /// Replication towards them.
+    pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<status::Replication> {
+        self.hear(now, view);
+        self.links(now).into_iter().map(|link| self.link_status(&link, now, view)).collect()
+    }
+
+    /// Everything as series.
+    pub fn series(&mut self, now: Reading, view: &PeerView, out: &mut Vec<Series>) {
+        for node in self.nodes.values() {
+            node.series(&self.region, now, out);
+        }
+        let links = self.status(now, view);
+        for status in &links {
+            let link = Link { node: status.node.clone(), origin: status.origin.clone() };
+            if let Some(track) = self.tracks.get(&link) {
+                output::link_series(status, &track.lag.totals, out);
+            }
+        }
+    }
+
+    /// Takes in what the mesh has learnt, for every link at once.
+    fn hear(&mut self, now: Reading, view: &PeerView) {
+        if self.epoch.replace(now.epoch).is_some_and(|before| before != now.epoch) {
+            self.new_epoch(now.raw);
+        }
+        for (origin, heard) in &view.announcements {
+            self.told.entry(origin.clone()).or_default().tell(&heard.what, heard.at, Some(&heard.from));
+        }
+        for cluster in self.clusters.values() {
+            for origin in cluster.members.keys().filter(|origin| self.told.contains_key(*origin)) {
+                for node in cluster.members.keys().filter(|node| *node != origin && self.nodes.contains_key(*node)) {
+                    let link = Link { node: node.clone(), origin: origin.clone() };
+                    let track = self.tracks.entry(link).or_insert_with(|| Track::new(now.raw));
+                    track.hear(&self.told[origin], now, view, cluster.objective);
+                }
+            }
+        }
+    }
+
+    fn see(&mut self, node: &NodeName, sighting: Sighting, now: Reading, view: &PeerView) {
+        let origin = sighting.row.id.origin.clone();
+        // Rows of nodes that the fleet file does not know are waiting to be pruned.
+        let Some(cluster) = self.clusters.values().find(|cluster| cluster.holds(&origin) && cluster.holds(node)) else { return };
+        if origin == *node {
+            return;
+        }
+        let link = Link { node: node.clone(), origin: origin.clone() };
+        let track = self.tracks.entry(link).or_insert_with(|| Track::new(now.raw));
+        track.see(sighting, self.told.entry(origin).or_default(), now, view, cluster.objective);
+    }
+
+    /// The links that exist now.
+    fn links(&self, now: Reading) -> Vec<Link> {
+        let mut links = Vec::new();
+        for cluster in self.clusters.values() {
+            for node in cluster.members.keys().filter(|node| self.nodes.contains_key(*node)) {
+                links.extend(self.origins_of(node, cluster, now).into_iter().map(|origin| Link { node: node.clone(), origin }));
+            }
+        }
+        links
+    }
+
+    /// The origins that count at a node: those with the newest signs of life, as many as may write, and all that still beat.
+    fn origins_of(&self, node: &NodeName, cluster: &Cluster, now: Reading) -> BTreeSet<NodeName> {
+        let mut alive: Vec<(Option<RawNanos>, &NodeName)> = Vec::new();
+        for (link, track) in self.tracks.iter().filter(|(link, _)| link.node == *node) {
+            alive.push((track.sign_of_life(self.told.get(&link.origin)), &link.origin));
+        }
+        // The node's own beats make it one of the writers.
+        if let Some(at) = self.nodes.get(node).and_then(NodeTrack::written_at) {
+            alive.push((Some(at), node));
+        }
+        alive.sort();
+        let limit = cluster.interval.mul_f64(decide::WRITER_DOWN_INTERVALS);
+        let beats = |at: Option<RawNanos>| at.is_some_and(|at| age(now.raw, at) <= limit);
+        let counts = alive.iter().rev().enumerate().filter(|(rank, (at, _))| *rank < cluster.writers_max || beats(*at));
+        counts.map(|(_, (_, origin))| (*origin).clone()).filter(|origin| origin != node).collect()
+    }
+
+    fn new_epoch(&mut self, now: RawNanos) {
+        self.told.values_mut().for_each(Told::clear);
+        self.tracks.values_mut().for_each(|track| track.new_epoch(now));
+        self.nodes.values_mut().for_each(NodeTrack::new_epoch);
+    }
+}
+
+impl Cluster {
+    fn new(fleet: &Fleet, cluster: &fleet::Cluster) -> Cluster {
+        let agents_of = |region: &RegionName| fleet.region(region).map(|region| region.agents.iter().map(|agent| agent.name.clone()).collect());
+        let member = |node: &fleet::Node| {
+            let agents = agents_of(&node.region).unwrap_or_default();
+            (node.name.clone(), Member { region: node.region.clone(), agents })
+        };
+        Cluster {
+            name: cluster.name.clone(),
+            objective: cluster.lag_objective,
+            interval: cluster.beat_interval,
+            writers_max: usize::try_from(cluster.writers_max).unwrap_or(usize::MAX),
+            members: cluster.nodes.iter().map(member).collect(),
+        }
+    }
+
+    fn holds(&self, node: &NodeName) -> bool {
+        self.members.contains_key(node)
+    }
+}
+
+#[cfg(test)]
+mod tests;

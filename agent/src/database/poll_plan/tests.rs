@@ -1,0 +1,172 @@
+use super::*;
+
+const MS: i64 = 1_000_000;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A seeded source of normal and uniform numbers.
+struct Random(u64);
+
+impl Random {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 11) as f64) / (1_u64 << 53) as f64
+    }
+
+    fn normal(&mut self, mean: f64, deviation: f64) -> f64 {
+        mean + deviation * ((0..12).map(|_| self.uniform()).sum::<f64>() - 6.0)
+    }
+}
+
+/// What a run of the plan against simulated arrivals cost and gave.
+struct Run {
+    /// Queries per beat.
+    queries: Vec<usize>,
+    /// Width of the interval in which each beat was found [ms].
+    widths_ms: Vec<f64>,
+}
+
+impl Run {
+    fn mean_queries(&self) -> f64 {
+        self.queries.iter().sum::<usize>() as f64 / self.queries.len() as f64
+    }
+
+    fn width_ms(&self, q: f64) -> f64 {
+        let mut widths: Vec<i64> = self.widths_ms.iter().map(|w| (w * 1e6) as i64).collect();
+        widths.sort_unstable();
+        nearest_rank(&widths, q).unwrap() as f64 / 1e6
+    }
+}
+
+/// Runs the plan over the arrivals (ns on the reader's clock, rising); timers wake up to 1 ms late, a poll takes 0.4 to 0.8 ms.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "simulated times are small and positive")]
+fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now: i64) -> (Run, i64) {
+    let mut run = Run { queries: Vec::new(), widths_ms: Vec::new() };
+    let mut next = 0;
+    let mut queries = 0;
+    let mut absent = None;
+    while next < arrivals.len() {
+        let due = plan.next_poll(RawNanos(now as u64)).0 as i64;
+        assert!(due >= now, "a plan never asks for the past");
+        assert!(due <= now + 1_000 * MS, "always a poll within an interval");
+        let started = due + (random.uniform() * 1e6) as i64;
+        let seen_at = started + (2e5 + random.uniform() * 2e5) as i64;
+        let ended = seen_at + (2e5 + random.uniform() * 2e5) as i64;
+        queries += 1;
+        let arrived = arrivals[next..].iter().take_while(|at| **at <= seen_at).count();
+        plan.on_poll(RawNanos(started as u64), RawNanos(ended as u64), arrived > 0);
+        if arrived > 0 {
+            next += arrived;
+            run.queries.push(queries);
+            if let Some(absent) = absent {
+                run.widths_ms.push((ended - absent) as f64 / 1e6);
+            }
+            queries = 0;
+        }
+        absent = Some(started);
+        now = ended;
+    }
+    (run, now)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
+fn steady(random: &mut Random, from: i64, count: i64, mean_ms: f64, deviation_ms: f64) -> Vec<i64> {
+    (from..from + count).map(|n| n * 1_000 * MS + (random.normal(mean_ms, deviation_ms) * 1e6) as i64).collect()
+}
+
+/// On a steady link the plan costs few queries per beat and finds beats within a few milliseconds.
+#[test]
+fn steady_link_is_cheap_and_narrow() {
+    for (mean_ms, deviation_ms, queries_max, width_max_ms) in [(40.0, 3.0, 7.0, 5.0), (1.0, 0.3, 7.0, 5.0), (300.0, 10.0, 8.0, 14.0)] {
+        let mut random = Random(7);
+        let mut plan = PollPlan::new(SECOND);
+        let (_, now) = simulate(&mut plan, &steady(&mut random, 1, 30, mean_ms, deviation_ms), &mut random, 0);
+        let (run, _) = simulate(&mut plan, &steady(&mut random, 31, 2_000, mean_ms, deviation_ms), &mut random, now);
+        println!(
+            "lag {mean_ms} +- {deviation_ms} ms: {:.2} queries per beat, width p50/p90/p99 {:.2}/{:.2}/{:.2} ms",
+            run.mean_queries(),
+            run.width_ms(0.5),
+            run.width_ms(0.9),
+            run.width_ms(0.99),
+        );
+        assert!(run.mean_queries() < queries_max && run.width_ms(0.5) < width_max_ms);
+    }
+}
+
+fn locked(random: &mut Random) -> (PollPlan, i64) {
+    let mut plan = PollPlan::new(SECOND);
+    let (_, now) = simulate(&mut plan, &steady(random, 1, 40, 40.0, 3.0), random, 0);
+    (plan, now)
+}
+
+/// An outage is searched with short gaps, then costs one query per interval; it teaches nothing, so the next beat is found at once.
+#[test]
+fn outage_is_bounded_and_forgotten() {
+    let mut random = Random(11);
+    let (mut plan, now) = locked(&mut random);
+    let resumed = 101 * 1_000 * MS;
+    let (mut at, mut early, mut late) = (now, 0, 0);
+    while at < resumed {
+        let due = plan.next_poll(RawNanos(at.cast_unsigned())).0.cast_signed();
+        let since_last = due - now;
+        assert!(due - at <= if since_last < 10_000 * MS { 1_000 * MS } else { 1_001 * MS });
+        if since_last < 10_000 * MS { early += 1 } else { late += 1 }
+        plan.on_poll(RawNanos(due.cast_unsigned()), RawNanos((due + MS).cast_unsigned()), false);
+        at = due + MS;
+    }
+    println!("outage: {early} queries in the first 10 s, {late} in the 50 s after");
+    assert!(early < 260 && late < 60, "{early} {late}");
+    // The backlog comes at once, then beats arrive as before.
+    let mut arrivals = vec![resumed + 500 * MS];
+    arrivals.extend(steady(&mut random, 103, 100, 40.0, 3.0));
+    let (run, _) = simulate(&mut plan, &arrivals, &mut random, at);
+    assert!(run.widths_ms[1] < 110.0 && run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0, "{} {}", run.widths_ms[1], run.mean_queries());
+}
+
+/// When lag changes for good, or the writer starts on another schedule, the plan is narrow again within a few beats.
+#[test]
+fn new_phase_is_learnt() {
+    for shift_ms in [80.0, 400.0, -30.0, 700.0] {
+        let mut random = Random(5);
+        let (mut plan, now) = locked(&mut random);
+        let (before, now) = simulate(&mut plan, &steady(&mut random, 41, 12, 40.0 + shift_ms, 3.0), &mut random, now);
+        let (after, _) = simulate(&mut plan, &steady(&mut random, 53, 100, 40.0 + shift_ms, 3.0), &mut random, now);
+        println!(
+            "shift by {shift_ms} ms: {:.1} queries per beat at first, then {:.1} and width {:.1} ms",
+            before.mean_queries(),
+            after.mean_queries(),
+            after.width_ms(0.5)
+        );
+        assert!(before.mean_queries() < 25.0 && after.mean_queries() < 8.0 && after.width_ms(0.5) < 5.0, "{shift_ms}");
+    }
+}
+
+/// Two clocks that drift against each other by twice their allowance do not shake the plan off.
+#[test]
+#[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
+fn drift_is_followed() {
+    for drift in [1e-4, -1e-4] {
+        let mut random = Random(3);
+        let mut plan = PollPlan::new(SECOND);
+        let arrivals: Vec<i64> = (1..2_000).map(|n| ((n as f64 * (1.0 + drift) * 1e3 + random.normal(40.0, 1.0)) * 1e6) as i64).collect();
+        let (run, _) = simulate(&mut plan, &arrivals, &mut random, 0);
+        println!("drift {drift}: {:.2} queries per beat, width p50/p99 {:.2}/{:.2} ms", run.mean_queries(), run.width_ms(0.5), run.width_ms(0.99));
+        assert!(run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0);
+    }
+}
+
+/// Heavy tails (one beat in ten is late by up to 300 ms) widen the few, not the many.
+#[test]
+#[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
+fn heavy_tail_does_not_explode_the_range() {
+    let mut random = Random(9);
+    let mut plan = PollPlan::new(SECOND);
+    let arrivals: Vec<i64> = (1..2_000)
+        .map(|n| {
+            let tail = if random.uniform() < 0.1 { random.uniform() * 300.0 } else { 0.0 };
+            ((f64::from(n) * 1e3 + random.normal(40.0, 2.0) + tail) * 1e6) as i64
+        })
+        .collect();
+    let (run, _) = simulate(&mut plan, &arrivals, &mut random, 0);
+    println!("heavy tail: {:.2} queries per beat, width p50/p90/p99 {:.2}/{:.2}/{:.2} ms", run.mean_queries(), run.width_ms(0.5), run.width_ms(0.9), run.width_ms(0.99));
+    assert!(run.mean_queries() < 9.0 && run.width_ms(0.5) < 6.0);
+}

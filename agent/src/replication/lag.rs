@@ -1,0 +1,253 @@
+//! The apply lag of the beats of one origin at one node: each beat's interval, their distributions, and how old what is visible is.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use lagmesh_model::beat::{BeatRow, BeatTimes, apply_lag, staleness};
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::interval::Interval;
+use lagmesh_model::status::Quantiles;
+use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
+
+use crate::measurement::{PeerView, Sighting};
+use crate::replication::told::{Mark, Told, is_newer};
+
+/// Sightings that wait to learn when their beat was acknowledged; the next row tells, so more than a few means a catch-up.
+const PENDING_MAX: usize = 32;
+/// The span of the recent distribution.
+const RECENT: Duration = Duration::from_mins(1);
+/// The most values of the recent distribution: a minute at the highest beat rate.
+const RECENT_MAX: usize = 1_200;
+/// Over so many beats lag must fall to be called falling.
+const TREND_BEATS: usize = 3;
+
+/// Beats of one origin seen at one node.
+#[derive(Debug, Default)]
+pub struct Lag {
+    newest: Option<Visible>,
+    /// When a beat was last seen arriving, on our clock.
+    arrived: Option<RawNanos>,
+    pending: VecDeque<Pending>,
+    last: Option<Interval>,
+    recent: VecDeque<(RawNanos, i64)>,
+    /// The offset of the writer's clock, as it was last known.
+    offset: Option<Offset>,
+    /// What goes out.
+    pub totals: Totals,
+}
+
+/// What goes out: counts since the start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Lower ends; those below zero count as zero.
+    pub lower: Exponential,
+    /// Best guesses; those below zero count as zero.
+    pub estimate: Exponential,
+    /// Upper ends.
+    pub upper: Exponential,
+    /// Beats whose whole interval lies below zero: in none of the three distributions.
+    pub negative: u64,
+    /// Beats within the objective for certain.
+    pub met: u64,
+    /// Beats beyond the objective for certain.
+    pub missed: u64,
+    /// Beats of which neither is certain.
+    pub unknown: u64,
+}
+
+/// The newest visible beat.
+#[derive(Debug, Clone)]
+struct Visible {
+    row: BeatRow,
+    present: RawNanos,
+    acknowledged: Option<RawNanos>,
+}
+
+/// A sighting whose beat's acknowledgement is not known yet.
+#[derive(Debug)]
+struct Pending {
+    sighting: Sighting,
+    absent: RawNanos,
+    at: Reading,
+}
+
+/// The writer's clock minus ours, kept beyond the moment at which the mesh loses the writer: it only gets wider.
+#[derive(Debug, Clone, Copy)]
+struct Offset {
+    epoch: Epoch,
+    own_epoch: Epoch,
+    offset: Interval,
+    at: RawNanos,
+}
+
+impl Lag {
+    /// The newest visible beat.
+    pub fn newest(&self) -> Option<&BeatRow> {
+        self.newest.as_ref().map(|visible| &visible.row)
+    }
+
+    /// When a beat was last seen arriving (absent in one poll, present in the next), on our clock.
+    pub fn arrived(&self) -> Option<RawNanos> {
+        self.arrived
+    }
+
+    /// The lag of the newest beat whose lag is known.
+    pub fn last(&self) -> Option<Interval> {
+        self.last
+    }
+
+    /// Whether lag has been falling over the last few beats.
+    pub fn is_falling(&self) -> bool {
+        let mut back = self.recent.iter().rev();
+        match (back.next(), back.nth(TREND_BEATS - 1)) {
+            (Some((_, newest)), Some((_, before))) => newest < before,
+            _ => false,
+        }
+    }
+
+    /// Best guesses of the last minute; `None` if there are none.
+    pub fn recent(&self, now: RawNanos) -> Option<Quantiles> {
+        let since = |at: RawNanos| now.since_ns(at) <= nanos(RECENT).cast_signed();
+        let mut lags: Vec<i64> = self.recent.iter().filter(|(at, _)| since(*at)).map(|(_, lag_ns)| *lag_ns).collect();
+        lags.sort_unstable();
+        let rank = |percent: usize| lags.get((lags.len() * percent).div_ceil(100).checked_sub(1)?).copied();
+        let seconds = |ns: i64| ns as f64 / 1e9;
+        Some(Quantiles {
+            samples: lags.len() as u64,
+            min_s: seconds(*lags.first()?),
+            p50_s: seconds(rank(50)?),
+            p99_s: seconds(rank(99)?),
+            max_s: seconds(*lags.last()?),
+        })
+    }
+
+    /// Takes in a sighting; the lag follows once the beat's acknowledgement is known.
+    pub fn see(&mut self, sighting: Sighting, told: &Told, at: Reading, view: &PeerView, objective: Duration) {
+        // Commits become visible in their order: an older row is a leftover of an earlier start of the writer.
+        if self.newest().is_some_and(|newest| !is_newer(&Mark::of_row(&sighting.row), &Mark::of_row(newest))) {
+            return;
+        }
+        self.settle_before(&sighting.row, view, objective);
+        self.newest = Some(Visible { row: sighting.row.clone(), present: sighting.present, acknowledged: None });
+        // What the first poll shows has been there for nobody knows how long.
+        if let Some(absent) = sighting.absent {
+            self.arrived = Some(sighting.present);
+            if self.pending.len() == PENDING_MAX {
+                self.pending.pop_front();
+                self.totals.unknown += 1;
+            }
+            self.pending.push_back(Pending { sighting, absent, at });
+        }
+        self.hear(told, at, view, objective);
+    }
+
+    /// Uses what the writer has told since.
+    pub fn hear(&mut self, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
+        if let Some(newest) = &mut self.newest {
+            let times = told.times_of(&newest.row.id);
+            newest.acknowledged = newest.acknowledged.or(times.map(|times| times.acknowledged));
+            if let Some(offset) = view.offset_of(newest.row.epoch, now) {
+                self.offset = Some(Offset { epoch: newest.row.epoch, own_epoch: now.epoch, offset, at: now.raw });
+            }
+        }
+        for pending in std::mem::take(&mut self.pending) {
+            match told.times_of(&pending.sighting.row.id) {
+                Some(times) => self.settle(&pending, times.acknowledged, view, objective),
+                None => self.pending.push_back(pending),
+            }
+        }
+    }
+
+    /// How old what is visible is.
+    ///
+    /// # Errors
+    /// If it is not known: says why.
+    pub fn staleness(&self, now: Reading) -> Result<Interval, &'static str> {
+        let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
+        let offset = self.offset_now(newest.row.epoch, now).ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
+        let (theta, sent) = (-offset, newest.row.sent);
+        let known = match newest.acknowledged {
+            Some(acknowledged) => staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta),
+            None => {
+                // Committed before it was visible, and after it was sent.
+                let (lower, upper) = (now.raw.since_ns(newest.present), now.raw.since_ns(sent) - theta.lower_ns());
+                let estimate = now.raw.since_ns(sent) - theta.estimate_ns();
+                Interval::new(lower, estimate.max(lower).min(upper), upper)
+            }
+        };
+        known.ok_or("the clocks contradict each other")
+    }
+
+    /// Forgets every stamp of our own clock, which has begun a new epoch. What was counted stays.
+    pub fn new_epoch(&mut self) {
+        let totals = std::mem::take(&mut self.totals);
+        *self = Lag { totals, ..Lag::default() };
+    }
+
+    fn offset_now(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        let kept = self.offset.filter(|kept| kept.epoch == epoch && kept.own_epoch == now.epoch)?;
+        if epoch == now.epoch {
+            return Some(kept.offset);
+        }
+        Some(kept.offset.widen_for_drift_of_pair(Duration::from_nanos(now.raw.0.abs_diff(kept.at.0))))
+    }
+
+    /// The row of the next beat says when the one before it was acknowledged; of any older one nobody will say it any more.
+    fn settle_before(&mut self, row: &BeatRow, view: &PeerView, objective: Duration) {
+        let is_next_of = |of: &BeatRow| of.id.incarnation == row.id.incarnation && of.id.sequence.0 + 1 == row.id.sequence.0;
+        for pending in std::mem::take(&mut self.pending) {
+            match row.previous_acknowledged.filter(|_| is_next_of(&pending.sighting.row)) {
+                Some(acknowledged) => self.settle(&pending, acknowledged, view, objective),
+                None if is_newer(&Mark::of_row(row), &Mark::of_row(&pending.sighting.row)) => self.totals.unknown += 1,
+                None => self.pending.push_back(pending),
+            }
+        }
+    }
+
+    fn settle(&mut self, pending: &Pending, acknowledged: RawNanos, view: &PeerView, objective: Duration) {
+        let row = &pending.sighting.row;
+        let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
+        let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
+        let lag = offset.and_then(|offset| apply_lag(pending.absent, pending.sighting.present, &times, -offset));
+        let Some(lag) = lag else {
+            self.totals.unknown += 1;
+            return;
+        };
+        self.totals.record(lag, objective);
+        self.last = Some(lag);
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((pending.sighting.present, lag.estimate_ns()));
+    }
+}
+
+impl Totals {
+    /// Counts one lag. An interval wholly below zero is a clock contradiction and stays out of the distributions; of any other, an
+    /// end or a guess below zero (honest where a row is visible before its commit returns) goes to the zero bucket.
+    fn record(&mut self, lag: Interval, objective: Duration) {
+        if lag.upper_ns() < 0 {
+            self.negative += 1;
+            self.unknown += 1;
+            return;
+        }
+        for (histogram, ns) in [
+            (&mut self.lower, lag.lower_ns()),
+            (&mut self.estimate, lag.estimate_ns()),
+            (&mut self.upper, lag.upper_ns()),
+        ] {
+            histogram.record_ns(if ns > 0 { ns.cast_unsigned() } else { 0 });
+        }
+        let objective_ns = nanos(objective).cast_signed();
+        if lag.upper_ns() <= objective_ns {
+            self.met += 1;
+        } else if lag.lower_ns() > objective_ns {
+            self.missed += 1;
+        } else {
+            self.unknown += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+use lagmesh_model::beat::{Announcement, BeatId, Incarnation, Sequence};
+use lagmesh_model::ids::AgentName;
+use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
+use lagmesh_model::time::WallNanos;
+
+use super::*;
+use crate::measurement::PeerClock;
+
+const MS: i64 = 1_000_000;
+const OBJECTIVE: Duration = Duration::from_secs(5);
+const OWN: Epoch = Epoch(1);
+const WRITER: Epoch = Epoch(2);
+/// The writer's clock minus ours.
+const OFFSET_MS: i64 = 7_000;
+
+fn at(ms: i64) -> Reading {
+    let ns = (100_000 * MS + ms * MS).cast_unsigned();
+    Reading { epoch: OWN, raw: RawNanos(ns), wall: WallNanos(ns) }
+}
+
+fn on_writer(ms: i64) -> RawNanos {
+    at(ms + OFFSET_MS).raw
+}
+
+fn row(sequence: u64, sent_ms: i64, previous_acknowledged_ms: Option<i64>) -> BeatRow {
+    BeatRow {
+        id: BeatId { origin: "db-1".parse().unwrap(), incarnation: Incarnation(5), sequence: Sequence(sequence) },
+        epoch: WRITER,
+        sent: on_writer(sent_ms),
+        sent_wall: WallNanos(0),
+        previous_acknowledged: previous_acknowledged_ms.map(on_writer),
+        position: Position { system: SystemIdentifier(1), timeline: Timeline(1), lsn: Lsn(sequence * 100) },
+    }
+}
+
+fn seen(row: BeatRow, absent_ms: Option<i64>, present_ms: i64) -> Sighting {
+    Sighting { row, absent: absent_ms.map(|ms| at(ms).raw), present: at(present_ms).raw }
+}
+
+/// A mesh that knows the writer's clock to half a millisecond.
+fn view() -> PeerView {
+    let agent: AgentName = "far".parse().unwrap();
+    let offset = Interval::new(OFFSET_MS * MS - MS / 2, OFFSET_MS * MS, OFFSET_MS * MS + MS / 2).unwrap();
+    let clock = PeerClock { epoch: WRITER, own_epoch: OWN, offset, at: at(0).raw };
+    PeerView { clocks: [(agent, clock)].into(), ..PeerView::default() }
+}
+
+fn told(row: &BeatRow, acknowledged_ms: i64) -> Told {
+    let mut told = Told::default();
+    let times = BeatTimes { epoch: WRITER, sent: row.sent, acknowledged: on_writer(acknowledged_ms) };
+    told.tell(&Announcement { id: row.id.clone(), times, position: row.position }, at(acknowledged_ms).raw, None);
+    told
+}
+
+fn within_ms(interval: Interval, lower: i64, upper: i64) -> bool {
+    let slack = MS / 2;
+    (interval.lower_ns() - lower * MS).abs() <= slack && (interval.upper_ns() - upper * MS).abs() <= slack
+}
+
+/// A beat that the mesh has confirmed gets its lag at once, corrected for the clocks and widened by their error.
+#[test]
+fn lag_of_a_confirmed_beat() {
+    let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
+    let told = told(&beat, 1_002);
+    lag.see(seen(beat, Some(1_040), 1_043), &told, at(1_043), &view(), OBJECTIVE);
+    let last = lag.last().unwrap();
+    assert!(within_ms(last, 38, 43) && last.contains(40 * MS), "{last:?}");
+    assert_eq!((lag.totals.met, lag.totals.unknown, lag.totals.estimate.count()), (1, 0, 1));
+    assert_eq!(lag.recent(at(2_000).raw).unwrap().samples, 1);
+    assert_eq!(lag.recent(at(62_000).raw), None);
+}
+
+/// Without the mesh's word the next row tells when a beat was acknowledged; a beat whose acknowledgement nobody tells has no lag.
+#[test]
+fn next_row_settles() {
+    let (mut lag, told, view) = (Lag::default(), Told::default(), view());
+    let see = |lag: &mut Lag, row, absent, present| lag.see(seen(row, Some(absent), present), &told, at(present), &view, OBJECTIVE);
+    see(&mut lag, row(1, 1_000, None), 1_040, 1_042);
+    assert_eq!((lag.last(), lag.totals.estimate.count()), (None, 0), "pending");
+    see(&mut lag, row(2, 2_000, Some(1_001)), 2_040, 2_042);
+    assert!(within_ms(lag.last().unwrap(), 39, 42));
+    see(&mut lag, row(4, 4_000, Some(3_001)), 4_040, 4_042);
+    assert_eq!((lag.totals.met, lag.totals.unknown), (1, 1), "beat 3 was never seen, so beat 2 is never settled");
+}
+
+/// What the first poll shows was there before: it tells staleness, never lag.
+#[test]
+fn first_poll_has_no_lag() {
+    let (mut lag, beat) = (Lag::default(), row(9, 1_000, None));
+    let told = told(&beat, 1_002);
+    lag.see(seen(beat, None, 5_000), &told, at(5_000), &view(), OBJECTIVE);
+    assert_eq!((lag.last(), lag.arrived(), lag.totals.met + lag.totals.missed + lag.totals.unknown), (None, None, 0));
+    assert!(within_ms(lag.staleness(at(5_000)).unwrap(), 3_998, 4_000));
+}
+
+/// A lower end below zero is honest and stays in; an interval wholly below zero is a contradiction and is counted as one.
+#[test]
+fn negative_lags() {
+    let view = view();
+    let mut lag = Lag::default();
+    let honest = row(1, 1_000, None);
+    let slow_commit = told(&honest, 1_080);
+    lag.see(seen(honest, Some(1_030), 1_032), &slow_commit, at(1_100), &view, OBJECTIVE);
+    assert_eq!((lag.totals.negative, lag.totals.lower.zero_count(), lag.totals.upper.zero_count()), (0, 1, 0));
+    assert!(lag.last().unwrap().lower_ns() < 0);
+    let early = row(2, 2_000, None);
+    let confirmed = told(&early, 2_001);
+    lag.see(seen(early, Some(1_900), 1_990), &confirmed, at(2_010), &view, OBJECTIVE);
+    assert_eq!((lag.totals.negative, lag.totals.unknown, lag.totals.upper.count()), (1, 1, 1));
+}
+
+/// Objectives are met or missed only for certain.
+#[test]
+fn objectives() {
+    let view = view();
+    for (objective_ms, expected) in [(50, (1, 0, 0)), (40, (0, 0, 1)), (30, (0, 1, 0))] {
+        let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
+        let told = told(&beat, 1_001);
+        lag.see(seen(beat, Some(1_038), 1_043), &told, at(1_043), &view, Duration::from_millis(objective_ms));
+        assert_eq!((lag.totals.met, lag.totals.missed, lag.totals.unknown), expected, "{objective_ms}");
+    }
+}
+
+/// Staleness grows in real time though nothing is heard any more, and gets wider; without a clock relation it is unknown.
+#[test]
+fn staleness_goes_on_alone() {
+    let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
+    assert!(lag.staleness(at(0)).is_err());
+    let confirmed = told(&beat, 1_002);
+    lag.see(seen(beat.clone(), Some(1_040), 1_043), &confirmed, at(1_043), &view(), OBJECTIVE);
+    lag.hear(&confirmed, at(90_000), &PeerView::default(), OBJECTIVE);
+    let staleness = lag.staleness(at(101_000)).unwrap();
+    assert!(staleness.contains(99_999 * MS) && staleness.width_ns() > 12 * MS && staleness.width_ns() < 16 * MS, "{staleness:?}");
+
+    let mut unconfirmed = Lag::default();
+    unconfirmed.see(seen(beat.clone(), Some(1_040), 1_043), &Told::default(), at(1_043), &view(), OBJECTIVE);
+    assert!(within_ms(unconfirmed.staleness(at(2_000)).unwrap(), 957, 1_000));
+
+    let mut no_mesh = Lag::default();
+    no_mesh.see(seen(beat, Some(1_040), 1_043), &confirmed, at(1_043), &PeerView::default(), OBJECTIVE);
+    assert!(no_mesh.staleness(at(2_000)).is_err());
+    assert_eq!((no_mesh.totals.unknown, no_mesh.last()), (1, None));
+}
+
+/// Falling lag is told from rising lag.
+#[test]
+fn trend() {
+    let view = view();
+    for (lags_ms, falling) in [([900, 700, 400, 100], true), ([100, 200, 300, 400], false)] {
+        let mut lag = Lag::default();
+        for (n, lag_ms) in (1_i64..).zip(lags_ms) {
+            let beat = row(n.cast_unsigned(), n * 1_000, None);
+            let told = told(&beat, n * 1_000 + 1);
+            let present = n * 1_000 + lag_ms;
+            lag.see(seen(beat, Some(present - 2), present), &told, at(present), &view, OBJECTIVE);
+        }
+        assert_eq!(lag.is_falling(), falling);
+    }
+}
