@@ -1,0 +1,94 @@
+//! Which columns and functions this server has, and which it lets us use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error};
+
+/// The views whose columns differ between versions.
+const VIEWS: [&str; 3] = ["pg_stat_wal_receiver", "pg_stat_replication", "pg_stat_database_conflicts"];
+
+/// Functions that some server lacks or some managed service refuses, each with a statement that tries it.
+const FUNCTIONS: [(&str, &str); 9] = [
+    ("pg_control_system", "SELECT FROM pg_catalog.pg_control_system()"),
+    ("pg_control_recovery", "SELECT FROM pg_catalog.pg_control_recovery()"),
+    ("pg_last_wal_replay_lsn", "SELECT pg_catalog.pg_last_wal_replay_lsn()"),
+    ("pg_last_wal_receive_lsn", "SELECT pg_catalog.pg_last_wal_receive_lsn()"),
+    ("pg_get_wal_replay_pause_state", "SELECT pg_catalog.pg_get_wal_replay_pause_state()"),
+    ("pg_is_wal_replay_paused", "SELECT pg_catalog.pg_is_wal_replay_paused()"),
+    ("pg_current_wal_insert_lsn", "SELECT pg_catalog.pg_current_wal_insert_lsn()"),
+    ("pg_current_wal_flush_lsn", "SELECT pg_catalog.pg_current_wal_flush_lsn()"),
+    ("pg_walfile_name", "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"),
+];
+
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, external routine, internal.
+const REFUSALS: [&str; 4] = ["0A", "42", "38", "XX"];
+
+/// What a server offers; found out once per server and run, and good for both roles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalogue {
+    columns: BTreeSet<(String, String)>,
+    skipped: BTreeMap<&'static str, String>,
+}
+
+impl Catalogue {
+    /// Reads the catalogue and tries every doubtful function once.
+    ///
+    /// # Errors
+    /// The server's, other than its refusal of a single function.
+    pub async fn discover(client: &Client) -> Result<Catalogue, Error> {
+        let sql = "SELECT c.relname::text, a.attname::text FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+                   WHERE c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace AND c.relname = ANY ($1) \
+                   AND a.attnum > 0 AND NOT a.attisdropped";
+        let views: Vec<&str> = VIEWS.to_vec();
+        let rows = client.query_typed(sql, &[(&views, Type::TEXT_ARRAY)]).await?;
+        let columns = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, Error>>()?;
+        let mut skipped = BTreeMap::new();
+        for (function, sql) in FUNCTIONS {
+            let Err(error) = client.batch_execute(sql).await else { continue };
+            let Some(db) = error.as_db_error() else { return Err(error) };
+            // A function that answers only in or only out of recovery will answer when the role is right.
+            if *db.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
+                continue;
+            }
+            if !REFUSALS.iter().any(|class| db.code().code().starts_with(class)) {
+                return Err(error);
+            }
+            skipped.insert(function, format!("{} (SQLSTATE {})", db.message(), db.code().code()));
+        }
+        Ok(Catalogue { columns, skipped })
+    }
+
+    /// The functions that this server lacks or refuses, each with its words; what depends on them stays unknown.
+    pub fn skipped(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.skipped.iter().map(|(function, why)| (*function, why.as_str()))
+    }
+
+    /// `expression` if the server lets us use `function`, else an unknown of its type.
+    pub(super) fn call(&self, function: &'static str, expression: &str, sql_type: &str) -> String {
+        let expression = if self.skipped.contains_key(function) { "NULL" } else { expression };
+        format!("({expression})::{sql_type}")
+    }
+
+    /// The column if the view has it, else an unknown of its type.
+    pub(super) fn column(&self, view: &str, column: &str, sql_type: &str) -> String {
+        let known = self.has_column(view, column);
+        format!("({})::{sql_type}", if known { column } else { "NULL" })
+    }
+
+    pub(super) fn has_column(&self, view: &str, column: &str) -> bool {
+        self.columns.contains(&(view.to_owned(), column.to_owned()))
+    }
+
+    /// The columns of a view whose names start with `prefix`.
+    pub(super) fn columns_like(&self, view: &str, prefix: &str) -> Vec<&str> {
+        let fitting = self.columns.iter().filter(|(of, column)| of == view && column.starts_with(prefix));
+        fitting.map(|(_, column)| column.as_str()).collect()
+    }
+
+    /// Whether a function can be used.
+    pub(super) fn has(&self, function: &str) -> bool {
+        !self.skipped.contains_key(function)
+    }
+}

@@ -1,0 +1,96 @@
+//! Where a writer stands, and what it knows of those who follow it. A standby may have followers too.
+
+use lagmesh_model::position::Lsn;
+use tokio_postgres::{Client, Error, Row};
+
+use super::standby::age_ns_sql;
+use super::{Catalogue, MissingGrant, lsn};
+
+/// What a server says of its own log and of its followers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriterSample {
+    /// Whether it is in recovery after all; then it has no positions of a writer.
+    pub in_recovery: bool,
+    /// The end of the log in memory.
+    pub inserted: Option<Lsn>,
+    /// The end of the log on disk.
+    pub flushed: Option<Lsn>,
+    /// Those who receive the log. A follower that is missing here is news.
+    pub senders: Vec<WalSender>,
+}
+
+/// A row of `pg_stat_replication`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalSender {
+    /// The follower's `application_name`; several may share one.
+    pub application_name: String,
+    /// What it does, or why that cannot be seen.
+    pub sample: Result<WalSenderSample, MissingGrant>,
+}
+
+/// What `pg_stat_replication` says of one follower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalSenderSample {
+    /// `streaming`, `catchup`, `startup`, `backup`, `stopping`; it stays `streaming` while the link is dead.
+    pub state: String,
+    /// The follower's address; none for a Unix socket.
+    pub client_address: Option<String>,
+    /// How far the log was sent.
+    pub sent: Option<Lsn>,
+    /// How far the follower has flushed it.
+    pub flushed: Option<Lsn>,
+    /// How far the follower has replayed it.
+    pub replayed: Option<Lsn>,
+    /// `async`, `potential`, `sync` or `quorum`.
+    pub sync_state: Option<String>,
+    /// Time since the follower sent its last reply [ns]: now on the server's wall clock, the reply on the follower's, so it holds the
+    /// difference of the two.
+    pub reply_age_ns: Option<i64>,
+}
+
+/// Samples a writer: first the followers, then its own positions, so that no follower seems ahead.
+///
+/// # Errors
+/// The server's.
+pub async fn writer_sample(client: &Client, catalogue: &Catalogue) -> Result<WriterSample, Error> {
+    let rows = client.query_typed(&senders_sql(catalogue), &[]).await?;
+    let senders = rows.iter().map(sender).collect::<Result<_, Error>>()?;
+    let guarded = |function: &'static str| {
+        let expression = format!("CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.{function}() END");
+        catalogue.call(function, &expression, "pg_lsn")
+    };
+    let (inserted, flushed) = (guarded("pg_current_wal_insert_lsn"), guarded("pg_current_wal_flush_lsn"));
+    let row = client.query_typed_one(&format!("SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}"), &[]).await?;
+    Ok(WriterSample { in_recovery: row.try_get(0)?, flushed: lsn(&row, 1)?, inserted: lsn(&row, 2)?, senders })
+}
+
+fn senders_sql(catalogue: &Catalogue) -> String {
+    let column = |name, sql_type| catalogue.column("pg_stat_replication", name, sql_type);
+    let reply_age = if catalogue.has_column("pg_stat_replication", "reply_time") { age_ns_sql("reply_time") } else { "NULL::bigint".to_owned() };
+    format!(
+        "SELECT application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, {reply_age} \
+         FROM pg_catalog.pg_stat_replication ORDER BY application_name, pid",
+        column("state", "text"),
+        column("sent_lsn", "pg_lsn"),
+        column("flush_lsn", "pg_lsn"),
+        column("replay_lsn", "pg_lsn"),
+        column("sync_state", "text"),
+    )
+}
+
+fn sender(row: &Row) -> Result<WalSender, Error> {
+    let state: Option<String> = row.try_get(1)?;
+    let sample = match state {
+        None => Err(MissingGrant { view: "pg_stat_replication" }),
+        Some(state) => Ok(WalSenderSample {
+            state,
+            client_address: row.try_get(2)?,
+            sent: lsn(row, 3)?,
+            flushed: lsn(row, 4)?,
+            replayed: lsn(row, 5)?,
+            sync_state: row.try_get(6)?,
+            reply_age_ns: row.try_get(7)?,
+        }),
+    };
+    Ok(WalSender { application_name: row.try_get(0)?, sample })
+}
