@@ -13,3 +13,205 @@ pub mod summary;
 pub mod spool;
 pub mod send;
 pub mod http;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lagmesh_daemon::backoff::random_seed;
+use lagmesh_daemon::{Clock, Ended, Readiness, Shutdown, Supervisor, Watchdog, exit, notify};
+use lagmesh_model::ids::BootId;
+use lagmesh_model::series::Exporter;
+use lagmesh_model::time::Reading;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::database::DatabaseContext;
+use crate::http::Pages;
+use crate::measurement::{Observations, Outbox, PeerView};
+use crate::mesh::MeshContext;
+use crate::send::SendContext;
+use crate::spool::{OpenError, Settings, Spool, Store};
+use crate::summary::{Around, Awaited, Summary, SummaryContext};
+
+/// How long an orderly shutdown may take in all.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How many observations may wait for the summary: ten seconds of a mesh of thirty regions.
+const OBSERVATIONS_QUEUE: usize = 16 * 1024;
+/// The summary does a round twice a second; the watchdog is not fed when it has not for this long.
+const SUMMARY_QUIET_MAX: Duration = Duration::from_secs(10);
+
+/// Why an agent ended other than by an orderly shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not start.
+    #[error("cannot start: {0:#}")]
+    Start(anyhow::Error),
+    /// It could not go on, or not end in order.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl RunError {
+    /// The code with which the process should end.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Start(error) if is_denied(error) => exit::NOPERM,
+            RunError::Start(_) => exit::SOFTWARE,
+            RunError::Ended(ended) => ended.exit_code(),
+        }
+    }
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.chain().any(|cause| match cause.downcast_ref::<OpenError>() {
+        Some(OpenError::Io { error, .. }) => denied(error),
+        _ => cause.downcast_ref::<io::Error>().is_some_and(denied),
+    })
+}
+
+/// Runs an agent until `shutdown` is cancelled or a part of it fails.
+///
+/// # Errors
+/// If it cannot start, a part of it fails, or it does not end in time.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    run_under(config, Supervisor::new(shutdown)).await
+}
+
+/// The same under a supervisor that may have tasks of its own.
+///
+/// # Errors
+/// The same.
+pub async fn run_under(config: Config, mut supervisor: Supervisor) -> Result<(), RunError> {
+    start(config, &mut supervisor).await.map_err(RunError::Start)?;
+    supervisor.run(SHUTDOWN_DEADLINE).await?;
+    Ok(())
+}
+
+/// Builds the chain in the order in which data flows.
+async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    for warning in config.fleet.warnings() {
+        tracing::warn!(warning, "fleet file");
+    }
+    let clock = Clock::new();
+    let begin = clock.now();
+    let exporter = exporter(&config);
+    let (readiness, watchdog) = (Readiness::new(), Watchdog::new());
+    let awaited = Awaited::new(&config.fleet, &config.region, &readiness);
+
+    // What can be refused is asked for before anything runs.
+    let (listener, http) = listen(config.http_listen).await?;
+    let store = open_spool(&config, exporter.boot)?;
+
+    let (observations, queue) = Observations::queue(OBSERVATIONS_QUEUE);
+    let (outbox_told, outbox) = watch::channel(Arc::new(Outbox::default()));
+    let views = mesh::start(mesh_context(&config, &clock, &observations, outbox), supervisor).context("start the mesh")?;
+    database::start(database_context(&config, &clock, &observations, outbox_told), supervisor).context("start the database part")?;
+
+    let spool = Spool::start(store, supervisor)?;
+    let last_batch = Shutdown::new();
+    let sending = SendContext {
+        collectors: config.fleet.collectors.clone(),
+        interval: config.fleet.export.interval,
+        authorities: config.authorities.clone(),
+        spool: spool.clone(),
+        clock: clock.clone(),
+        last_batch: last_batch.clone(),
+    };
+    let deliveries = send::start(sending, supervisor)?;
+
+    let mut summary = Summary::new(&config.fleet, exporter.clone(), begin);
+    let (snapshots, published) = watch::channel(Arc::new(first_snapshot(&mut summary, begin, &spool)));
+    let summing = SummaryContext {
+        summary,
+        queue,
+        views,
+        spool,
+        deliveries,
+        snapshots,
+        awaited,
+        export_interval: config.fleet.export.interval,
+        clock: clock.clone(),
+        progress: watchdog.register("summary", SUMMARY_QUIET_MAX),
+        last_batch,
+    };
+    supervisor.spawn("summary", summary::run(summing, observations, supervisor.shutdown()));
+    let pages = Pages { snapshots: published, readiness: readiness.clone(), clock };
+    supervisor.spawn("http", http::serve(listener, pages, supervisor.shutdown()));
+    notify::spawn(supervisor, readiness, watchdog);
+    tracing::info!(
+        fleet = config.fleet.name, region = %config.region, agent = %config.agent, boot = %exporter.boot, version = exporter.version,
+        %http, mesh = %config.mesh_listen, state_dir = %config.state_dir.display(), "started"
+    );
+    Ok(())
+}
+
+fn exporter(config: &Config) -> Exporter {
+    Exporter {
+        fleet: config.fleet.name.clone(),
+        region: config.region.clone(),
+        agent: config.agent.clone(),
+        boot: BootId(random_seed()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listening = || format!("listen on http://{address}; choose another address with --http-listen");
+    let listener = TcpListener::bind(address).await.with_context(listening)?;
+    let bound = listener.local_addr().with_context(listening)?;
+    Ok((listener, bound))
+}
+
+fn open_spool(config: &Config, boot: BootId) -> Result<Store, OpenError> {
+    Store::open(Settings {
+        path: config.state_dir.join("spool.db"),
+        collectors: config.fleet.collectors.iter().map(|collector| collector.name.clone()).collect(),
+        bytes_max: config.fleet.export.spool_bytes_max,
+        age_max: config.fleet.export.spool_age_max,
+        boot,
+    })
+}
+
+fn mesh_context(config: &Config, clock: &Clock, observations: &Observations, outbox: watch::Receiver<Arc<Outbox>>) -> MeshContext {
+    MeshContext {
+        fleet: config.fleet.clone(),
+        region: config.region.clone(),
+        agent: config.agent.clone(),
+        listen: config.mesh_listen,
+        keys: config.keys.clone(),
+        clock: clock.clone(),
+        observations: observations.clone(),
+        outbox,
+    }
+}
+
+fn database_context(
+    config: &Config, clock: &Clock, observations: &Observations, outbox: watch::Sender<Arc<Outbox>>,
+) -> DatabaseContext {
+    DatabaseContext {
+        fleet: config.fleet.clone(),
+        region: config.region.clone(),
+        agent: config.agent.clone(),
+        clock: clock.clone(),
+        observations: observations.clone(),
+        outbox,
+    }
+}
+
+/// What is known before anything was measured, so that whoever asks early gets an honest answer.
+fn first_snapshot(summary: &mut Summary, begin: Reading, spool: &Spool) -> summary::Snapshot {
+    let levels = spool.levels().borrow().clone();
+    let around = Around {
+        clock_epochs: 1,
+        dropped_observations: 0,
+        dropped_batches: 0,
+        levels: &levels,
+        deliveries: &send::Deliveries::new(),
+    };
+    summary.snapshot(begin, &PeerView::default(), &around)
+}

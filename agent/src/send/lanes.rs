@@ -1,0 +1,169 @@
+//! What to send next and when: live first, then what was missed, at a bounded rate. Pure.
+
+use std::time::Duration;
+
+use lagmesh_daemon::Backoff;
+use lagmesh_model::time::RawNanos;
+
+use super::answer::Answer;
+use crate::spool::{Level, ParcelId};
+
+/// After a failure: first wait, longest wait, jitter. Well below the time at which a judge gets suspicious (15 s), so that a
+/// collector that is back learns at once how things stand.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+const BACKOFF_CAP: Duration = Duration::from_secs(10);
+const BACKOFF_JITTER: f64 = 0.5;
+
+/// What was missed is sent this many times as fast as it was made: ten minutes in 38 s, a day in 90 minutes, and a hundred
+/// agents at once are no stampede.
+const BACKFILL_SPEED: u32 = 16;
+/// The shortest pause between two old batches, however short the export interval is.
+const BACKFILL_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// An old batch at which a collector that takes others has failed this often is refused for good.
+const BACKFILL_TRIES_MAX: u32 = 8;
+
+/// The state of the sending to one collector.
+#[derive(Debug)]
+pub struct Lanes {
+    pause: Duration,
+    /// Spreads the start of backfill over one export interval, because all agents see a collector come back at once.
+    spread: Backoff,
+    backoff: Backoff,
+    /// Nothing is sent before.
+    hold_until: Option<RawNanos>,
+    /// Nothing old is sent before; `None` until the collector has taken a live batch since it last failed.
+    backfill_from: Option<RawNanos>,
+    /// The old batch that fails while live ones are taken, and how often it has.
+    suspect: Option<(ParcelId, u32)>,
+}
+
+/// Which of the two lanes a batch is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// The batch says how things stand now.
+    Live,
+    /// The batch says how things stood.
+    Backfill,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send this batch.
+    Send(ParcelId, Lane),
+    /// Nothing to do until so much time has passed or there is news from the spool.
+    Wait(Duration),
+    /// Nothing to do until there is news from the spool.
+    Idle,
+}
+
+/// What to do with a batch after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The collector has it.
+    Delivered,
+    /// It stays in the spool.
+    Kept,
+    /// It is given up.
+    GivenUp,
+}
+
+impl Lanes {
+    /// Nothing sent yet. `interval` is the time between two batches; `seed` that of the random waits.
+    ///
+    /// # Panics
+    /// Never: the constants make a back-off.
+    pub fn new(interval: Duration, seed: u64) -> Lanes {
+        let interval = interval.max(BACKFILL_PAUSE_MIN);
+        let backoff = Backoff::try_new(BACKOFF_FIRST, BACKOFF_CAP, BACKOFF_JITTER, seed).expect("the constants make sense");
+        let spread = Backoff::try_new(interval, interval, 0.99, !seed).expect("the interval is longer than zero");
+        let pause = (interval / BACKFILL_SPEED).max(BACKFILL_PAUSE_MIN);
+        Lanes { pause, spread, backoff, hold_until: None, backfill_from: None, suspect: None }
+    }
+
+    /// What to do at `now`, when `level` waits.
+    pub fn step(&self, level: &Level, now: RawNanos) -> Step {
+        let (Some(newest), Some(oldest)) = (level.newest, level.oldest) else { return Step::Idle };
+        if let Some(wait) = self.hold_until.and_then(|until| until.checked_since(now)).filter(|wait| !wait.is_zero()) {
+            return Step::Wait(wait);
+        }
+        if level.newest_is_live {
+            return Step::Send(newest, Lane::Live);
+        }
+        let Some(from) = self.backfill_from else { return Step::Idle };
+        match from.checked_since(now).filter(|wait| !wait.is_zero()) {
+            Some(wait) => Step::Wait(wait),
+            None => Step::Send(oldest, Lane::Backfill),
+        }
+    }
+
+    /// Takes the answer to a batch, which came at `now`, and says what becomes of the batch.
+    pub fn answered(&mut self, id: ParcelId, lane: Lane, answer: &Answer, now: RawNanos) -> Fate {
+        match answer {
+            Answer::Accepted { .. } => {
+                self.works(lane, now);
+                Fate::Delivered
+            }
+            Answer::Refused { .. } => {
+                // A collector that answers works, and the batch stands in nobody's way any more.
+                self.works(lane, now);
+                Fate::GivenUp
+            }
+            Answer::Later { after, .. } => {
+                self.fails(*after, now);
+                Fate::Kept
+            }
+            Answer::Failed { .. } if lane == Lane::Live => {
+                self.fails(None, now);
+                Fate::Kept
+            }
+            Answer::Failed { .. } if self.is_poison(id) => {
+                self.works(lane, now);
+                Fate::GivenUp
+            }
+            Answer::Failed { .. } => {
+                self.hindered(now);
+                Fate::Kept
+            }
+        }
+    }
+
+    /// An attempt came to nothing without a verdict on the collector: wait before the next one.
+    pub fn hindered(&mut self, now: RawNanos) {
+        let wait = self.backoff.next();
+        self.hold_until = Some(now.after(wait));
+    }
+
+    fn works(&mut self, lane: Lane, now: RawNanos) {
+        self.backoff.reset();
+        self.hold_until = None;
+        match (self.backfill_from, lane) {
+            (None, _) => self.backfill_from = Some(now.after(self.spread.next())),
+            (Some(_), Lane::Live) => {}
+            (Some(_), Lane::Backfill) => self.backfill_from = Some(now.after(self.pause)),
+        }
+        if lane == Lane::Backfill {
+            self.suspect = None;
+        }
+    }
+
+    fn fails(&mut self, after: Option<Duration>, now: RawNanos) {
+        self.backfill_from = None;
+        self.suspect = None;
+        let own = self.backoff.next();
+        self.hold_until = Some(now.after(after.map_or(own, |after| after.max(own))));
+    }
+
+    /// Old batches are tried only while live ones are taken, so it is this batch that the collector fails at.
+    fn is_poison(&mut self, id: ParcelId) -> bool {
+        let tries = match self.suspect {
+            Some((suspect, tries)) if suspect == id => tries + 1,
+            _ => 1,
+        };
+        self.suspect = Some((id, tries));
+        tries >= BACKFILL_TRIES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests;

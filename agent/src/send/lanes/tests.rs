@@ -1,0 +1,172 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+const START: RawNanos = RawNanos(1_000_000_000_000);
+
+fn accepted() -> Answer {
+    Answer::Accepted { partial: None }
+}
+
+fn later(after_s: Option<u64>) -> Answer {
+    Answer::Later { after: after_s.map(Duration::from_secs), why: "503".to_owned() }
+}
+
+fn failed() -> Answer {
+    Answer::Failed { why: "500".to_owned() }
+}
+
+/// A collector and a spool for the lanes: batches are made, an outage comes and goes, time is what we say it is.
+struct Simulation {
+    lanes: Lanes,
+    now: RawNanos,
+    waiting: BTreeSet<i64>,
+    made: i64,
+    next_made: RawNanos,
+    delivered: Vec<(i64, RawNanos)>,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Simulation {
+        let lanes = Lanes::new(INTERVAL, seed);
+        Simulation { lanes, now: START, waiting: BTreeSet::new(), made: 0, next_made: START, delivered: Vec::new() }
+    }
+
+    fn delivered(&self) -> i64 {
+        i64::try_from(self.delivered.len()).unwrap()
+    }
+
+    fn level(&self) -> Level {
+        let newest = self.waiting.last().copied();
+        Level {
+            batches: self.waiting.len() as u64,
+            oldest: self.waiting.first().copied().map(ParcelId),
+            newest: newest.map(ParcelId),
+            newest_is_live: newest == Some(self.made) && self.made > 0,
+            ..Level::default()
+        }
+    }
+
+    /// Runs until `end`, answering each batch by `answer`.
+    fn run_until(&mut self, end: RawNanos, mut answer: impl FnMut(i64, RawNanos) -> Answer) {
+        while self.now < end {
+            if self.now >= self.next_made {
+                self.made += 1;
+                self.waiting.insert(self.made);
+                self.next_made = self.next_made.after(INTERVAL);
+            }
+            let until_made = self.next_made.checked_since(self.now).unwrap();
+            let wait = match self.lanes.step(&self.level(), self.now) {
+                Step::Idle => until_made,
+                Step::Wait(wait) => wait.min(until_made),
+                Step::Send(id, lane) => {
+                    self.now = self.now.after(Duration::from_millis(5));
+                    let answer = answer(id.0, self.now);
+                    match self.lanes.answered(id, lane, &answer, self.now) {
+                        Fate::Kept => {}
+                        Fate::Delivered => {
+                            assert!(self.waiting.remove(&id.0));
+                            self.delivered.push((id.0, self.now));
+                        }
+                        Fate::GivenUp => assert!(self.waiting.remove(&id.0)),
+                    }
+                    Duration::ZERO
+                }
+            };
+            self.now = self.now.after(wait);
+        }
+    }
+}
+
+fn minutes(n: u64) -> RawNanos {
+    START.after(Duration::from_secs(60 * n))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// After a ten-minute outage the newest batch is there within the back-off's cap and one interval, everything else
+    /// within a minute of it, each once, the old ones in the order in which they were made and never faster than agreed.
+    #[test]
+    fn everything_arrives_after_an_outage(seed: u64, offset_s in 0u64..20) {
+        let mut simulation = Simulation::new(seed);
+        simulation.run_until(minutes(1), |_, _| accepted());
+        let back = minutes(11).after(Duration::from_secs(offset_s));
+        simulation.run_until(minutes(13), |_, now| if now < back { later(None) } else { accepted() });
+
+        let ids: BTreeSet<i64> = simulation.delivered.iter().map(|(id, _)| *id).collect();
+        prop_assert_eq!(ids.len(), simulation.delivered.len());
+        prop_assert_eq!(ids, (1..=simulation.made).collect::<BTreeSet<_>>());
+
+        let after: Vec<_> = simulation.delivered.iter().filter(|(_, at)| *at >= back).copied().collect();
+        prop_assert!(after[0].1.checked_since(back).unwrap() <= BACKOFF_CAP + INTERVAL);
+        let made_when_back = i64::try_from(back.checked_since(START).unwrap().as_secs() / 10).unwrap();
+        prop_assert!(after[0].0 >= made_when_back, "live first: {:?}", after[0]);
+        let missed: Vec<_> = after.iter().filter(|(id, _)| *id < made_when_back - 2).copied().collect();
+        prop_assert!(missed.is_sorted_by_key(|(id, _)| *id));
+        prop_assert!(missed.windows(2).all(|pair| pair[1].1.checked_since(pair[0].1).unwrap() >= INTERVAL / BACKFILL_SPEED));
+        prop_assert!(missed.last().unwrap().1.checked_since(after[0].1).unwrap() <= Duration::from_secs(60));
+    }
+
+    /// Attempts at a dead collector become rare and stay so: at most one per half cap once the back-off has grown.
+    #[test]
+    fn dead_collectors_are_left_alone(seed: u64) {
+        let mut simulation = Simulation::new(seed);
+        let mut attempts = Vec::new();
+        simulation.run_until(minutes(10), |_, now| { attempts.push(now); later(None) });
+        prop_assert!((50..=130).contains(&attempts.len()), "{}", attempts.len());
+        let gaps = attempts.windows(2).map(|pair| pair[1].checked_since(pair[0]).unwrap());
+        prop_assert!(gaps.skip(10).all(|gap| gap >= BACKOFF_CAP / 2));
+    }
+}
+
+/// A collector that says when to come again is not asked before.
+#[test]
+fn retry_after_is_honoured() {
+    let mut simulation = Simulation::new(1);
+    let mut attempts = Vec::new();
+    simulation.run_until(minutes(3), |_, now| {
+        attempts.push(now);
+        if attempts.len() == 1 { later(Some(60)) } else { accepted() }
+    });
+    assert!(attempts[1].checked_since(attempts[0]).unwrap() >= Duration::from_secs(60));
+}
+
+/// A refused batch is given up at once and holds nothing up.
+#[test]
+fn refused_batches_do_not_loop() {
+    let mut simulation = Simulation::new(1);
+    let mut tries = 0;
+    simulation.run_until(minutes(2), |id, _| {
+        if id == 3 {
+            tries += 1;
+            Answer::Refused { why: "400".to_owned() }
+        } else {
+            accepted()
+        }
+    });
+    assert_eq!((tries, simulation.delivered.len()), (1, 11));
+}
+
+/// A batch at which the collector always fails is given up after a bounded number of tries; the others pass it by.
+#[test]
+fn poison_is_given_up() {
+    let mut simulation = Simulation::new(1);
+    simulation.run_until(minutes(20), |id, _| if id == 3 { failed() } else { accepted() });
+    assert!(!simulation.waiting.contains(&3));
+    assert_eq!(simulation.delivered(), simulation.made - 1);
+}
+
+/// A collector that fails at everything for a while loses nothing, not even what another run of the agent has left: no old
+/// batch is tried while no live one is taken.
+#[test]
+fn broken_collectors_lose_nothing() {
+    let mut simulation = Simulation::new(1);
+    simulation.waiting.extend(-5..=0);
+    simulation.run_until(minutes(10), |_, _| failed());
+    simulation.run_until(minutes(13), |_, _| accepted());
+    assert_eq!(simulation.delivered(), simulation.made + 6);
+}

@@ -1,0 +1,142 @@
+//! One OTLP request over HTTP.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lagmesh_model::fleet::Url;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use prost::Message as _;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Certificate, Response, redirect};
+
+use super::answer::Answer;
+use crate::spool::Parcel;
+
+/// How long to wait for a connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// The most of an answer that is read [bytes]; more has nothing to say to us.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// The certificate authorities that may vouch for a collector: those of a file, or else those of the system.
+#[derive(Debug, Clone, Default)]
+pub struct Authorities(Option<Vec<Certificate>>);
+
+/// A file that holds no certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum BadAuthorities {
+    /// Not PEM, or no X.509 certificate in it.
+    #[error("it holds no certificates that can be read: {0}")]
+    Unreadable(reqwest::Error),
+    /// PEM without certificates.
+    #[error("it holds no certificate")]
+    Empty,
+}
+
+impl Authorities {
+    /// Those of a PEM file, and no others.
+    ///
+    /// # Errors
+    /// If there are none in it.
+    pub fn from_pem(pem: &[u8]) -> Result<Authorities, BadAuthorities> {
+        let certificates = Certificate::from_pem_bundle(pem).map_err(BadAuthorities::Unreadable)?;
+        if certificates.is_empty() { Err(BadAuthorities::Empty) } else { Ok(Authorities(Some(certificates))) }
+    }
+}
+
+/// A client of one collector.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+}
+
+impl Client {
+    /// A client of the collector at `base`; each request may take until `deadline`.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(base: &Url, authorities: &Authorities, deadline: Duration) -> anyhow::Result<Client> {
+        // Fails only if somebody has installed one before, which is then the same.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("lagmesh-agent/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_DEADLINE)
+            .timeout(deadline)
+            // A redirect would carry telemetry to where the fleet file does not say.
+            .redirect(redirect::Policy::none());
+        let builder = match &authorities.0 {
+            // Without TLS nobody vouches, and a machine without certificates is good enough.
+            _ if !base.is_tls() => builder.tls_certs_only([]),
+            Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
+            None => builder,
+        };
+        let builder = if base.is_loopback() { builder.no_proxy() } else { builder };
+        let http = builder
+            .build()
+            .with_context(|| format!("set up TLS for {base}; does the machine have certificates of authorities?"))?;
+        Ok(Client { http, url: format!("{base}/v1/metrics") })
+    }
+
+    /// Where it posts to.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Posts one batch. Whatever happens is an answer.
+    pub async fn post(&self, parcel: &Parcel) -> Answer {
+        let request = self
+            .http
+            .post(&self.url)
+            .header(CONTENT_TYPE, "application/x-protobuf")
+            .header(CONTENT_ENCODING, "gzip")
+            .header("lagmesh-agent", parcel.agent.as_str())
+            .header("lagmesh-boot", parcel.boot.to_string())
+            .header("lagmesh-batch", parcel.sequence)
+            .body(parcel.body.clone());
+        match request.send().await {
+            Ok(response) => read(response).await,
+            Err(e) => Answer::Later { after: None, why: chain(&e) },
+        }
+    }
+}
+
+async fn read(mut response: Response) -> Answer {
+    let status = response.status().as_u16();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let (retry_after, content_type) = (header(RETRY_AFTER), header(CONTENT_TYPE));
+    let mut body = Vec::new();
+    while body.len() < ANSWER_BYTES_MAX {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            // The status has said it all; the rest is only words.
+            Ok(None) | Err(_) => break,
+        }
+    }
+    match Answer::of(status, retry_after.as_deref(), &String::from_utf8_lossy(&body)) {
+        Answer::Accepted { .. } => Answer::Accepted { partial: partial(content_type.as_deref(), &body) },
+        other => other,
+    }
+}
+
+/// What a collector says that it dropped of a batch that it took.
+fn partial(content_type: Option<&str>, body: &[u8]) -> Option<String> {
+    if !content_type.is_some_and(|content_type| content_type.starts_with("application/x-protobuf")) {
+        return None;
+    }
+    let success = ExportMetricsServiceResponse::decode(body).ok()?.partial_success?;
+    (success.rejected_data_points > 0)
+        .then(|| format!("it dropped {} data points: {}", success.rejected_data_points, success.error_message))
+}
+
+/// An error with all its causes: reqwest's own words name only the URL.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() { "no answer in time".to_owned() } else { "cannot be reached".to_owned() };
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

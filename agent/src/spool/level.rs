@@ -1,0 +1,77 @@
+//! What waits in the spool and what it had to give up, as others see it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lagmesh_model::ids::CollectorName;
+
+/// The key of a batch in this spool. Grows with time; negative for a batch that could only be held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParcelId(pub i64);
+
+/// Why a batch was given up before the collector acknowledged it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LossReason {
+    /// The spool's bound in bytes was reached and this was the oldest.
+    SpoolFull,
+    /// It was older than the fleet file says is worth keeping.
+    TooOld,
+    /// The disk is full.
+    DiskFull,
+    /// The disk failed in another way.
+    DiskError,
+    /// The spool's file was corrupt and was set aside. What it held is unknown then and counts as one batch.
+    Corrupt,
+    /// The collector refused it for good.
+    Refused,
+}
+
+impl LossReason {
+    /// Every reason.
+    pub const ALL: &'static [LossReason] = &[
+        LossReason::SpoolFull,
+        LossReason::TooOld,
+        LossReason::DiskFull,
+        LossReason::DiskError,
+        LossReason::Corrupt,
+        LossReason::Refused,
+    ];
+
+    /// The word in metrics and in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LossReason::SpoolFull => "spool-full",
+            LossReason::TooOld => "too-old",
+            LossReason::DiskFull => "disk-full",
+            LossReason::DiskError => "disk-error",
+            LossReason::Corrupt => "corrupt",
+            LossReason::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What waits for one collector.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Level {
+    /// Batches that it has not acknowledged.
+    pub batches: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The oldest of them.
+    pub oldest: Option<ParcelId>,
+    /// The newest of them.
+    pub newest: Option<ParcelId>,
+    /// Whether `newest` is the last batch that was made, and so tells how things stand now.
+    pub newest_is_live: bool,
+    /// Batches given up since this process started, by reason.
+    pub lost: BTreeMap<LossReason, u64>,
+}
+
+/// What waits, by collector.
+pub type Levels = BTreeMap<CollectorName, Level>;

@@ -1,0 +1,410 @@
+//! The spool's file. Every method is one transaction that is on the disk when it returns.
+
+mod open;
+mod reserve;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lagmesh_model::ids::{AgentName, BootId, CollectorName};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+
+use super::level::{Level, Levels, LossReason, ParcelId};
+use super::parcel::Parcel;
+use reserve::Reserve;
+
+pub use open::OpenError;
+
+/// What the spool is for and how much it may take.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file.
+    pub path: PathBuf,
+    /// Who must get every batch.
+    pub collectors: Vec<CollectorName>,
+    /// The bodies' bound [bytes].
+    pub bytes_max: u64,
+    /// The oldest batch that is kept.
+    pub age_max: Duration,
+    /// The run of the agent that writes.
+    pub boot: BootId,
+}
+
+/// The spool's file and what is known about it without asking it.
+///
+/// A batch stands in `batch` once and in `pending` once per collector that has not acknowledged it; when the last of those
+/// goes, so does the batch.
+#[derive(Debug)]
+pub struct Store {
+    db: Connection,
+    settings: Settings,
+    reserve: Reserve,
+    /// The last batch that was appended in this run.
+    last: Option<ParcelId>,
+    /// The last batch, if the disk would not take it: it can still be delivered while it is the last.
+    unstored: Option<Unstored>,
+    lost: BTreeMap<(CollectorName, LossReason), u64>,
+}
+
+#[derive(Debug)]
+struct Unstored {
+    parcel: Parcel,
+    reason: LossReason,
+    waiting: BTreeSet<CollectorName>,
+}
+
+impl Unstored {
+    /// Below every key that the file can give.
+    fn id(&self) -> ParcelId {
+        ParcelId(-1 - self.parcel.sequence.cast_signed())
+    }
+}
+
+/// A batch that was dropped for one collector.
+struct Dropped {
+    collector: CollectorName,
+    made: WallNanos,
+    bytes: u64,
+}
+
+/// When the disk is full, this many times the new batch's bytes are dropped to make room for it and for the bookkeeping.
+const ROOM_FACTOR: u64 = 4;
+
+impl Store {
+    /// Keeps a batch until every collector has acknowledged it, and drops what the bounds no longer allow.
+    ///
+    /// # Errors
+    /// If the file is corrupt. A disk that is full or fails is no error: the batch is held in memory until the next one.
+    pub fn append(&mut self, parcel: &Parcel) -> rusqlite::Result<()> {
+        if self.settings.collectors.is_empty() {
+            return Ok(());
+        }
+        self.give_up_unstored();
+        let kept = self.insert(parcel).or_else(|e| {
+            if e.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+                return Err(e);
+            }
+            self.reserve.spend();
+            self.make_room(parcel)?;
+            self.insert(parcel)
+        });
+        match kept {
+            Ok(id) => {
+                self.last = Some(id);
+                self.reserve.refill();
+                Ok(())
+            }
+            Err(e) if is_corrupt(&e) => Err(e),
+            Err(e) => {
+                tracing::error!(error = %e, "batch cannot be written to disk, holding it in memory until the next one");
+                self.hold(parcel.clone(), disk_reason(&e));
+                Ok(())
+            }
+        }
+    }
+
+    /// A batch that waits for `collector`; `None` if it no longer does.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn fetch(&self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<Option<Parcel>> {
+        if let Some(unstored) = self.unstored.as_ref().filter(|unstored| unstored.id() == id) {
+            return Ok(unstored.waiting.contains(collector).then(|| unstored.parcel.clone()));
+        }
+        let mut statement = self.db.prepare(
+            "SELECT agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, body FROM batch \
+             JOIN pending ON pending.batch = batch.id WHERE pending.collector = ?1 AND batch.id = ?2",
+        )?;
+        statement.query_row(params![collector.as_str(), id.0], parcel_of_row).optional()
+    }
+
+    /// `collector` has acknowledged a batch.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn acknowledge(&mut self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<()> {
+        self.settle(collector, id, None)
+    }
+
+    /// `collector` will never take a batch.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn refuse(&mut self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<()> {
+        self.settle(collector, id, Some(LossReason::Refused))
+    }
+
+    /// What waits for each collector.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn levels(&self) -> rusqlite::Result<Levels> {
+        self.settings.collectors.iter().map(|collector| Ok((collector.clone(), self.level(collector)?))).collect()
+    }
+
+    /// Brings everything into the one file, so that it can be copied.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn finish(self) -> rusqlite::Result<()> {
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.db.close().map_err(|(_, e)| e)
+    }
+
+    fn level(&self, collector: &CollectorName) -> rusqlite::Result<Level> {
+        let mut statement =
+            self.db.prepare("SELECT count(*), sum(bytes), min(batch), max(batch) FROM pending WHERE collector = ?1")?;
+        let mut level = statement.query_row([collector.as_str()], |row| {
+            let bytes: Option<i64> = row.get(1)?;
+            Ok(Level {
+                batches: row.get::<_, i64>(0)?.cast_unsigned(),
+                // The sum of no rows is NULL and means that nothing waits.
+                bytes: bytes.map_or(0, i64::cast_unsigned),
+                oldest: row.get::<_, Option<i64>>(2)?.map(ParcelId),
+                newest: row.get::<_, Option<i64>>(3)?.map(ParcelId),
+                newest_is_live: false,
+                lost: self.lost_by(collector),
+            })
+        })?;
+        if let Some(unstored) = self.unstored.as_ref().filter(|unstored| unstored.waiting.contains(collector)) {
+            level.batches += 1;
+            level.bytes += unstored.parcel.bytes();
+            level.newest = Some(unstored.id());
+            level.oldest = level.oldest.or(level.newest);
+        }
+        level.newest_is_live = level.newest.is_some() && level.newest == self.last;
+        Ok(level)
+    }
+
+    fn lost_by(&self, collector: &CollectorName) -> BTreeMap<LossReason, u64> {
+        let mine = self.lost.iter().filter(|((whose, _), _)| whose == collector);
+        mine.map(|((_, reason), batches)| (*reason, *batches)).collect()
+    }
+
+    fn insert(&mut self, parcel: &Parcel) -> rusqlite::Result<ParcelId> {
+        let boot = self.settings.boot;
+        let transaction = self.db.transaction()?;
+        let too_old = drop_too_old(&transaction, boot, parcel.made, self.settings.age_max)?;
+        write_losses(&transaction, boot, LossReason::TooOld, &too_old)?;
+        let room = self.settings.bytes_max.checked_sub(parcel.bytes());
+        // A single batch beyond the bound is kept alone: the bound is meant for many.
+        let overflow = drop_oldest_beyond(&transaction, room.map_or(0, |room| room))?;
+        write_losses(&transaction, boot, LossReason::SpoolFull, &overflow)?;
+        transaction.execute(
+            "INSERT INTO batch (agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, bytes, body) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                parcel.agent.as_str(),
+                parcel.boot.0.cast_signed(),
+                parcel.sequence.cast_signed(),
+                parcel.made.epoch.0.cast_signed(),
+                parcel.made.raw.0.cast_signed(),
+                parcel.made.wall.0.cast_signed(),
+                parcel.bytes().cast_signed(),
+                &parcel.body[..],
+            ],
+        )?;
+        let id = transaction.last_insert_rowid();
+        for collector in &self.settings.collectors {
+            transaction.execute(
+                "INSERT INTO pending (collector, batch, bytes) VALUES (?1, ?2, ?3)",
+                params![collector.as_str(), id, parcel.bytes().cast_signed()],
+            )?;
+        }
+        transaction.commit()?;
+        self.count(LossReason::TooOld, &too_old);
+        self.count(LossReason::SpoolFull, &overflow);
+        Ok(ParcelId(id))
+    }
+
+    /// Drops the oldest batches because the disk, not our bound, has no room for the new one.
+    fn make_room(&mut self, parcel: &Parcel) -> rusqlite::Result<()> {
+        let transaction = self.db.transaction()?;
+        let stored = stored_bytes(&transaction)?;
+        let kept = stored.checked_sub(parcel.bytes() * ROOM_FACTOR);
+        let dropped = drop_oldest_beyond(&transaction, kept.map_or(0, |kept| kept))?;
+        write_losses(&transaction, self.settings.boot, LossReason::DiskFull, &dropped)?;
+        transaction.commit()?;
+        self.count(LossReason::DiskFull, &dropped);
+        Ok(())
+    }
+
+    fn hold(&mut self, parcel: Parcel, reason: LossReason) {
+        let unstored = Unstored { parcel, reason, waiting: self.settings.collectors.iter().cloned().collect() };
+        self.last = Some(unstored.id());
+        self.unstored = Some(unstored);
+    }
+
+    /// There is a newer batch: whoever has not got the one in memory will never get it.
+    fn give_up_unstored(&mut self) {
+        let Some(Unstored { parcel, reason, waiting }) = self.unstored.take() else { return };
+        let dropped = |collector| Dropped { collector, made: parcel.made.wall, bytes: parcel.bytes() };
+        let dropped: Vec<_> = waiting.into_iter().map(dropped).collect();
+        self.count(reason, &dropped);
+        if let Err(e) = write_losses(&self.db, self.settings.boot, reason, &dropped) {
+            tracing::debug!(error = %e, "write a loss into the ledger");
+        }
+    }
+
+    fn settle(&mut self, collector: &CollectorName, id: ParcelId, lost: Option<LossReason>) -> rusqlite::Result<()> {
+        if let Some(unstored) = self.unstored.as_mut().filter(|unstored| unstored.id() == id) {
+            if unstored.waiting.remove(collector)
+                && let Some(reason) = lost
+            {
+                let dropped =
+                    Dropped { collector: collector.clone(), made: unstored.parcel.made.wall, bytes: unstored.parcel.bytes() };
+                self.count(reason, &[dropped]);
+            }
+            return Ok(());
+        }
+        let settled = self.settle_stored(collector, id, lost).or_else(|e| {
+            if e.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+                return Err(e);
+            }
+            self.reserve.spend();
+            self.settle_stored(collector, id, lost)
+        });
+        if let (Some(reason), Some(dropped)) = (lost, settled?) {
+            self.count(reason, &[dropped]);
+        }
+        Ok(())
+    }
+
+    /// What no longer waits, if it did.
+    fn settle_stored(
+        &mut self,
+        collector: &CollectorName,
+        id: ParcelId,
+        lost: Option<LossReason>,
+    ) -> rusqlite::Result<Option<Dropped>> {
+        let transaction = self.db.transaction()?;
+        let settled = transaction
+            .prepare("DELETE FROM pending WHERE collector = ?1 AND batch = ?2 RETURNING bytes")?
+            .query_row(params![collector.as_str(), id.0], |row| row.get::<_, i64>(0))
+            .optional()?;
+        let Some(bytes) = settled else { return Ok(None) };
+        let made =
+            transaction.prepare("SELECT made_wall_ns FROM batch WHERE id = ?1")?.query_row([id.0], |row| row.get::<_, i64>(0))?;
+        let settled =
+            Dropped { collector: collector.clone(), made: WallNanos(made.cast_unsigned()), bytes: bytes.cast_unsigned() };
+        if let Some(reason) = lost {
+            write_losses(&transaction, self.settings.boot, reason, std::slice::from_ref(&settled))?;
+        }
+        transaction
+            .prepare("DELETE FROM batch WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM pending WHERE batch = ?1)")?
+            .execute([id.0])?;
+        transaction.commit()?;
+        Ok(Some(settled))
+    }
+
+    fn count(&mut self, reason: LossReason, dropped: &[Dropped]) {
+        for one in dropped {
+            *self.lost.entry((one.collector.clone(), reason)).or_default() += 1;
+        }
+        if let Some(first) = dropped.first() {
+            tracing::warn!(%reason, collector = %first.collector, batches = dropped.len(), "gave up batches");
+        }
+    }
+}
+
+/// Whether the file's content, and not the disk, is at fault.
+pub(super) fn is_corrupt(e: &rusqlite::Error) -> bool {
+    matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn disk_reason(e: &rusqlite::Error) -> LossReason {
+    if e.sqlite_error_code() == Some(ErrorCode::DiskFull) { LossReason::DiskFull } else { LossReason::DiskError }
+}
+
+fn parcel_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parcel> {
+    let agent: String = row.get(0)?;
+    let unsigned = |index: usize| row.get::<_, i64>(index).map(i64::cast_unsigned);
+    Ok(Parcel {
+        agent: agent
+            .parse::<AgentName>()
+            .map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, e.into()))?,
+        boot: BootId(unsigned(1)?),
+        sequence: unsigned(2)?,
+        made: Reading { epoch: Epoch(unsigned(3)?), raw: RawNanos(unsigned(4)?), wall: WallNanos(unsigned(5)?) },
+        body: Bytes::from(row.get::<_, Vec<u8>>(6)?),
+    })
+}
+
+fn stored_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    let sum: Option<i64> = db.query_row("SELECT sum(bytes) FROM batch", [], |row| row.get(0))?;
+    // The sum of no rows is NULL and means that nothing is stored.
+    Ok(sum.map_or(0, i64::cast_unsigned))
+}
+
+/// Batches of this run age on the measuring clock; the wall clock, which may step, is asked only about those of other runs.
+fn drop_too_old(transaction: &Transaction<'_>, boot: BootId, now: Reading, age_max: Duration) -> rusqlite::Result<Vec<Dropped>> {
+    let oldest = |now_ns: u64| now_ns.checked_sub(nanos(age_max)).map(u64::cast_signed);
+    let (raw, wall) = (oldest(now.raw.0), oldest(now.wall.0));
+    // A comparison with NULL (nothing can be that old yet) is not true.
+    let condition = "(boot = ?1 AND made_raw_ns < ?2) OR (boot <> ?1 AND made_wall_ns < ?3)";
+    drop_where(transaction, condition, params![boot.0.cast_signed(), raw, wall])
+}
+
+/// Drops the oldest batches until at most `kept` bytes are left.
+fn drop_oldest_beyond(transaction: &Transaction<'_>, kept: u64) -> rusqlite::Result<Vec<Dropped>> {
+    let Some(mut excess) = stored_bytes(transaction)?.checked_sub(kept).filter(|excess| *excess > 0) else {
+        return Ok(Vec::new());
+    };
+    let mut statement = transaction.prepare("SELECT id, bytes FROM batch ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    let mut newest_dropped = None;
+    while let Some(row) = rows.next()? {
+        newest_dropped = Some(row.get::<_, i64>(0)?);
+        match excess.checked_sub(row.get::<_, i64>(1)?.cast_unsigned()) {
+            Some(left) if left > 0 => excess = left,
+            _ => break,
+        }
+    }
+    drop(rows);
+    drop_where(transaction, "id <= ?1", params![newest_dropped])
+}
+
+fn drop_where(transaction: &Transaction<'_>, condition: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Dropped>> {
+    let lost = format!(
+        "SELECT collector, made_wall_ns, pending.bytes FROM pending JOIN batch ON batch.id = pending.batch WHERE {condition}"
+    );
+    let dropped = transaction
+        .prepare(&lost)?
+        .query_map(values, |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?
+        .filter_map(|row| match row {
+            // A name that is none cannot have been written by us, and nobody waits for its losses.
+            Ok((collector, made, bytes)) => collector
+                .parse()
+                .ok()
+                .map(|collector| Ok(Dropped { collector, made: WallNanos(made.cast_unsigned()), bytes: bytes.cast_unsigned() })),
+            Err(e) => Some(Err(e)),
+        })
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    transaction
+        .prepare(&format!("DELETE FROM pending WHERE batch IN (SELECT id FROM batch WHERE {condition})"))?
+        .execute(values)?;
+    transaction.prepare(&format!("DELETE FROM batch WHERE {condition}"))?.execute(values)?;
+    Ok(dropped)
+}
+
+/// Adds to the ledger, which says for every run and collector what was lost, why, and from which interval.
+fn write_losses(db: &Connection, boot: BootId, reason: LossReason, dropped: &[Dropped]) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(
+        "INSERT INTO lost (collector, boot, reason, batches, bytes, first_made_wall_ns, last_made_wall_ns) \
+         VALUES (?1, ?2, ?3, 1, ?4, ?5, ?5) ON CONFLICT (collector, boot, reason) DO UPDATE SET \
+         batches = batches + 1, bytes = bytes + excluded.bytes, \
+         first_made_wall_ns = min(first_made_wall_ns, excluded.first_made_wall_ns), \
+         last_made_wall_ns = max(last_made_wall_ns, excluded.last_made_wall_ns)",
+    )?;
+    for Dropped { collector, made, bytes } in dropped {
+        let values =
+            params![collector.as_str(), boot.0.cast_signed(), reason.as_str(), bytes.cast_signed(), made.0.cast_signed()];
+        statement.execute(values)?;
+    }
+    Ok(())
+}

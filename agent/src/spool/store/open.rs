@@ -1,0 +1,221 @@
+//! How the spool's file is opened, and what happens to one that is no good.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lagmesh_model::ids::CollectorName;
+use rusqlite::{Connection, ErrorCode};
+
+use super::reserve::Reserve;
+use super::{LossReason, Settings, Store, is_corrupt};
+
+/// The version of the layout below, kept in `user_version`.
+const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE batch (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        agent TEXT NOT NULL,
+        boot INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        made_epoch INTEGER NOT NULL,
+        made_raw_ns INTEGER NOT NULL,
+        made_wall_ns INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        UNIQUE (agent, boot, sequence)
+    ) STRICT;
+    CREATE TABLE pending (
+        collector TEXT NOT NULL,
+        batch INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (collector, batch)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX pending_batch ON pending (batch);
+    CREATE TABLE lost (
+        collector TEXT NOT NULL,
+        boot INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        batches INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        first_made_wall_ns INTEGER NOT NULL,
+        last_made_wall_ns INTEGER NOT NULL,
+        PRIMARY KEY (collector, boot, reason)
+    ) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 1;
+";
+
+/// How many lines of the loss ledger are kept; it would grow with every run of the agent.
+const LEDGER_ROWS_MAX: i64 = 1000;
+
+/// Why the spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the spool {0} is in use by another process: does a second agent have the same state directory?")]
+    InUse(PathBuf),
+    /// The folder or the file cannot be used.
+    #[error("cannot use the spool {path}: {error}; check that its folder exists and belongs to the user of lagmesh-agent")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// SQLite says so.
+    #[error("cannot open the spool {path}: {error}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: rusqlite::Error,
+    },
+}
+
+impl Store {
+    /// Opens the file or makes it. One that is corrupt or of another layout is set aside as `.bad`, never waited for.
+    ///
+    /// # Errors
+    /// If there is no way to keep a file there.
+    pub fn open(settings: Settings) -> Result<Store, OpenError> {
+        let path = settings.path.clone();
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        }
+        let explain = |error: rusqlite::Error| match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::InUse(path.clone()),
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+                OpenError::Io { path: path.clone(), error: io::Error::new(io::ErrorKind::PermissionDenied, error) }
+            }
+            _ => OpenError::Sqlite { path: path.clone(), error },
+        };
+        let mut store = match connect(&path).map_err(&explain)? {
+            Found::Good(db) => Store::over(db, settings),
+            Found::Bad(why) => {
+                set_aside(&path, &why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+                Store::fresh(settings).map_err(&explain)?
+            }
+        };
+        store.forget_removed_collectors().map_err(&explain)?;
+        Ok(store)
+    }
+
+    /// Starts again with an empty file, because the one in use turned out to be corrupt. `waiting` is how many batches were
+    /// known to wait for each collector.
+    ///
+    /// # Errors
+    /// If there is no way to keep a file there.
+    pub fn start_again(self, waiting: &BTreeMap<CollectorName, u64>, why: &str) -> Result<Store, OpenError> {
+        let Store { db, settings, lost, .. } = self;
+        // Nothing in a corrupt file is worth waiting for.
+        drop(db);
+        let path = settings.path.clone();
+        set_aside(&path, why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        let mut store = Store::fresh(settings).map_err(|error| OpenError::Sqlite { path, error })?;
+        for (key, batches) in lost {
+            *store.lost.entry(key).or_default() += batches;
+        }
+        // `fresh` has counted one for each collector.
+        for (collector, batches) in waiting {
+            if let Some(more) = batches.checked_sub(1) {
+                *store.lost.entry((collector.clone(), LossReason::Corrupt)).or_default() += more;
+            }
+        }
+        Ok(store)
+    }
+
+    /// An empty file in the place of a bad one.
+    fn fresh(settings: Settings) -> rusqlite::Result<Store> {
+        let db = match connect(&settings.path)? {
+            Found::Good(db) => db,
+            Found::Bad(_) => return Err(rusqlite::Error::InvalidQuery),
+        };
+        let mut store = Store::over(db, settings);
+        for collector in store.settings.collectors.clone() {
+            store.lost.insert((collector, LossReason::Corrupt), 1);
+        }
+        Ok(store)
+    }
+
+    fn over(db: Connection, settings: Settings) -> Store {
+        let reserve = Reserve::at(beside(&settings.path, ".reserve"));
+        Store { db, settings, reserve, last: None, unstored: None, lost: BTreeMap::new() }
+    }
+
+    /// Batches that only a removed collector has not got are waited for no longer.
+    fn forget_removed_collectors(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.db.transaction()?;
+        let known: Vec<String> = transaction
+            .prepare("SELECT DISTINCT collector FROM pending")?
+            .query_map([], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        for name in known {
+            if !self.settings.collectors.iter().any(|collector| collector.as_str() == name) {
+                tracing::info!(collector = name, "collector is no longer in the fleet file, forgetting what waits for it");
+                transaction.execute("DELETE FROM pending WHERE collector = ?1", [name])?;
+            }
+        }
+        transaction.execute("DELETE FROM batch WHERE NOT EXISTS (SELECT 1 FROM pending WHERE batch = batch.id)", [])?;
+        transaction.execute(
+            "DELETE FROM lost WHERE last_made_wall_ns < \
+             (SELECT last_made_wall_ns FROM lost ORDER BY last_made_wall_ns DESC LIMIT 1 OFFSET ?1)",
+            [LEDGER_ROWS_MAX],
+        )?;
+        transaction.commit()
+    }
+}
+
+enum Found {
+    Good(Connection),
+    Bad(String),
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Found> {
+    match check(path) {
+        Ok(found) => Ok(found),
+        Err(e) if is_corrupt(&e) => Ok(Found::Bad(e.to_string())),
+        Err(e) => Err(e),
+    }
+}
+
+fn check(path: &Path) -> rusqlite::Result<Found> {
+    let db = Connection::open(path)?;
+    // Nobody else may write this file; and without sharing, no shared memory is needed beside it.
+    db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    // A transaction that has returned is on the disk.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
+    let layout: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if layout == 0 && tables == 0 {
+        db.execute_batch(&format!("BEGIN; {TABLES} COMMIT"))?;
+    } else if layout != LAYOUT {
+        return Ok(Found::Bad(format!("it has layout {layout}, not {LAYOUT}")));
+    }
+    let health: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok(if health == "ok" { Found::Good(db) } else { Found::Bad(health) })
+}
+
+/// Moves a bad file out of the way, in the place of one that was bad before.
+fn set_aside(path: &Path, why: &str) -> io::Result<()> {
+    let aside = beside(path, ".bad");
+    tracing::error!(path = %path.display(), why, kept_as = %aside.display(), "spool is no good, starting with an empty one");
+    fs::rename(path, &aside)?;
+    for suffix in ["-wal", "-shm"] {
+        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}

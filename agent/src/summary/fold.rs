@@ -1,0 +1,155 @@
+//! Everything that was measured since the start, folded. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::{Attributes, Batch, Exporter, Series};
+use lagmesh_model::status::{AgentStatus, Export};
+use lagmesh_model::time::{RawNanos, Reading, nanos};
+
+use super::Snapshot;
+use crate::link::Links;
+use crate::measurement::{Observation, PeerView};
+use crate::replication::Replications;
+use crate::send::Deliveries;
+use crate::spool::Levels;
+
+/// The state of the agent: what its trackers and counters hold.
+#[derive(Debug)]
+pub struct Summary {
+    exporter: Exporter,
+    start: Reading,
+    links: Links,
+    replications: Replications,
+    lateness: Exponential,
+    mesh_dropped: BTreeMap<&'static str, u64>,
+    contradictions: u64,
+    batches: u64,
+}
+
+/// What a snapshot says of the agent itself.
+#[derive(Debug)]
+pub struct Around<'a> {
+    /// Runs of the measuring clock since the start [1 and up].
+    pub clock_epochs: u64,
+    /// Observations that did not fit into the queue.
+    pub dropped_observations: u64,
+    /// Batches that did not fit into the spool's queue.
+    pub dropped_batches: u64,
+    /// What waits in the spool.
+    pub levels: &'a Levels,
+    /// How the deliveries go.
+    pub deliveries: &'a Deliveries,
+}
+
+impl Summary {
+    /// Nothing measured yet, by an agent that started at `start`.
+    pub fn new(fleet: &Arc<Fleet>, exporter: Exporter, start: Reading) -> Summary {
+        Summary {
+            links: Links::new(fleet, &exporter.region),
+            replications: Replications::new(fleet, &exporter.region),
+            exporter,
+            start,
+            lateness: Exponential::new(),
+            mesh_dropped: BTreeMap::new(),
+            contradictions: 0,
+            batches: 0,
+        }
+    }
+
+    /// Folds in one observation.
+    pub fn record(&mut self, observation: Observation, view: &PeerView) {
+        match observation {
+            Observation::Probe(probe) => self.links.record_probe(&probe),
+            Observation::Flow(change) => self.links.record_flow(&change),
+            Observation::Lateness(late) => self.lateness.record_ns(nanos(late)),
+            Observation::MeshDropped(reason) => *self.mesh_dropped.entry(reason).or_default() += 1,
+            Observation::ClockContradiction(_) => self.contradictions += 1,
+            Observation::Node(event) => self.replications.record(event, view),
+        }
+    }
+
+    /// What is known at `now`.
+    pub fn snapshot(&mut self, now: Reading, view: &PeerView, around: &Around<'_>) -> Snapshot {
+        let mut series = Vec::new();
+        self.links.series(now, view, &mut series);
+        self.replications.series(now, view, &mut series);
+        self.push_own(around, &mut series);
+        debug_assert!(
+            series.iter().all(|one| one.attributes.fit(one.metric)),
+            "every series has the attributes of the catalogue"
+        );
+        let status = AgentStatus {
+            fleet: self.exporter.fleet.clone(),
+            region: self.exporter.region.clone(),
+            agent: self.exporter.agent.clone(),
+            boot: self.exporter.boot,
+            version: self.exporter.version.clone(),
+            at: now.wall,
+            links: self.links.status(now, view),
+            nodes: self.replications.nodes(now),
+            replications: self.replications.status(now, view),
+            exports: exports(now.raw, around),
+        };
+        Snapshot { made: now, status, series }
+    }
+
+    /// The next batch, of what a snapshot says.
+    pub fn batch(&mut self, snapshot: &Snapshot) -> Batch {
+        self.batches += 1;
+        Batch {
+            exporter: self.exporter.clone(),
+            sequence: self.batches,
+            start: self.start.wall,
+            time: snapshot.made.wall,
+            series: snapshot.series.clone(),
+        }
+    }
+
+    fn push_own(&self, around: &Around<'_>, out: &mut Vec<Series>) {
+        let region = Attributes::new().with(Attribute::Region, &self.exporter.region);
+        let agent = region.clone().with(Attribute::Agent, &self.exporter.agent);
+        out.push(Series::histogram(&catalogue::SCHEDULE_LATENESS, region.clone(), self.lateness.clone()));
+        for (reason, packets) in &self.mesh_dropped {
+            out.push(Series::counter(&catalogue::MESH_DROPPED, region.clone().with(Attribute::Reason, reason), *packets));
+        }
+        out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
+        out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));
+        for (collector, level) in around.levels {
+            let target = agent.clone().with(Attribute::Collector, collector);
+            out.push(Series::gauge(&catalogue::SPOOL_BYTES, target.clone(), level.bytes as f64));
+            for (reason, batches) in &level.lost {
+                out.push(Series::counter(&catalogue::SPOOL_LOST, target.clone().with(Attribute::Reason, reason), *batches));
+            }
+        }
+        for (queue, dropped) in [("observations", around.dropped_observations), ("batches", around.dropped_batches)] {
+            out.push(Series::counter(&catalogue::AGENT_DROPPED, agent.clone().with(Attribute::Reason, queue), dropped));
+        }
+        out.push(Series::gauge(&catalogue::AGENT_INFO, agent.with(Attribute::Version, &self.exporter.version), 1.0));
+    }
+}
+
+fn exports(now: RawNanos, around: &Around<'_>) -> Vec<Export> {
+    let export = |(collector, level): (&_, &crate::spool::Level)| {
+        let delivery = around.deliveries.get(collector);
+        let acknowledged = delivery.and_then(|delivery| delivery.acknowledged);
+        Export {
+            collector: Clone::clone(collector),
+            pending_bytes: level.bytes,
+            pending_batches: level.batches,
+            acknowledged_age_s: Known::from_option(
+                acknowledged.and_then(|at| now.checked_since(at)).map(|age| age.as_secs_f64()),
+                "it has not acknowledged anything since this agent started",
+            ),
+            error: delivery.and_then(|delivery| delivery.error.clone()),
+        }
+    };
+    around.levels.iter().map(export).collect()
+}
+
+#[cfg(test)]
+mod tests;
