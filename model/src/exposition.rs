@@ -30,8 +30,12 @@ pub const CLASSIC_EXPONENTS: std::ops::RangeInclusive<i32> = -14..=6;
 pub fn text(series: &[Series]) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Page::new(series)));
+    written(&registry)
+}
+
+fn written(registry: &Registry) -> String {
     let mut text = String::new();
-    encoding::text::encode(&mut text, &registry).expect("a string takes any text");
+    encoding::text::encode(&mut text, registry).expect("a string takes any text");
     text
 }
 

@@ -8,6 +8,7 @@
 
 mod exponential;
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "drawn values and ranks are positive and in range")]
 mod properties;
 mod recorder;
 pub(crate) mod scale;

@@ -37,7 +37,9 @@ fn samples() -> impl Strategy<Value = Vec<u64>> {
 
 fn recorded(values: &[u64]) -> Exponential {
     let mut recorder = Recorder::new();
-    values.iter().for_each(|ns| recorder.record(*ns));
+    for ns in values {
+        recorder.record(*ns);
+    }
     let mut histogram = Exponential::new();
     histogram.add(&recorder);
     histogram
@@ -45,13 +47,17 @@ fn recorded(values: &[u64]) -> Exponential {
 
 fn direct(values: &[u64]) -> Exponential {
     let mut histogram = Exponential::new();
-    values.iter().for_each(|ns| histogram.record_ns(*ns));
+    for ns in values {
+        histogram.record_ns(*ns);
+    }
     histogram
 }
 
 fn merged(parts: &[&Exponential]) -> Exponential {
     let mut sum = Exponential::new();
-    parts.iter().for_each(|part| sum.merge(part));
+    for part in parts {
+        sum.merge(part);
+    }
     sum
 }
 

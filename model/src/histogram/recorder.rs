@@ -23,8 +23,7 @@ impl Recorder {
 
     /// Nothing recorded.
     pub fn new() -> Recorder {
-        let distribution = Histogram::new(Recorder::DIGITS).expect("three digits are within what the histogram offers");
-        Recorder { distribution, clamped: 0, sum_ns: 0, min_ns: u64::MAX, max_ns: 0 }
+        Recorder { distribution: empty_distribution(), clamped: 0, sum_ns: 0, min_ns: u64::MAX, max_ns: 0 }
     }
 
     /// One duration [ns].
@@ -32,9 +31,7 @@ impl Recorder {
         if ns > Recorder::LONGEST_NS {
             self.clamped += 1;
         }
-        self.distribution
-            .record(ns.min(Recorder::LONGEST_NS))
-            .expect("an auto-resizing histogram takes every value up to an hour");
+        self.place(ns.min(Recorder::LONGEST_NS));
         self.sum_ns += u128::from(ns);
         self.min_ns = self.min_ns.min(ns);
         self.max_ns = self.max_ns.max(ns);
@@ -75,12 +72,20 @@ impl Recorder {
         *self = Recorder::new();
     }
 
+    fn place(&mut self, ns: u64) {
+        self.distribution.record(ns).expect("an auto-resizing histogram takes every value up to an hour");
+    }
+
     /// The middle of every occupied bucket [ns] and its count, from the shortest on.
     pub(super) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         self.distribution
             .iter_recorded()
             .map(|bucket| (self.distribution.median_equivalent(bucket.value_iterated_to()), u64::from(bucket.count_at_value())))
     }
+}
+
+fn empty_distribution() -> Histogram<u32> {
+    Histogram::new(Recorder::DIGITS).expect("three digits are within what the histogram offers")
 }
 
 impl Default for Recorder {

@@ -97,6 +97,7 @@ pub(crate) fn midpoint_s(index: i32) -> f64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "digits are cut off on purpose")]
 mod tests {
     use super::*;
 

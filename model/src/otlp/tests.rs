@@ -37,7 +37,9 @@ fn attributes(metric: &Metric, value: &str) -> Attributes {
 
 fn histogram(values_ns: &[u64]) -> Exponential {
     let mut histogram = Exponential::new();
-    values_ns.iter().for_each(|ns| histogram.record_ns(*ns));
+    for ns in values_ns {
+        histogram.record_ns(*ns);
+    }
     histogram
 }
 
