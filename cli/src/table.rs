@@ -1,0 +1,91 @@
+//! What a status says, as text for a terminal. Pure: the status goes in, a string comes out.
+
+mod grid;
+mod matrix;
+mod notes;
+mod parts;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+use std::time::{Duration, UNIX_EPOCH};
+
+pub use grid::{Cell, Grid, Tone};
+
+use lagmesh_model::ids::RegionName;
+use lagmesh_model::status::{AgentStatus, FleetStatus};
+use lagmesh_model::time::WallNanos;
+
+/// How text is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// With ANSI colours.
+    pub color: bool,
+    /// The columns of the terminal; nothing is broken without.
+    pub width: Option<usize>,
+}
+
+impl Style {
+    /// Without colours, and nothing is broken: for files and pipes.
+    pub const PLAIN: Style = Style { color: false, width: None };
+}
+
+/// What a collector says about the fleet.
+pub fn fleet(status: &FleetStatus, style: Style) -> String {
+    let names: Vec<RegionName> = status.regions.iter().map(|region| region.region.clone()).collect();
+    let reporting = format!("{} of {} regions report", status.regions_reporting, names.len());
+    let all = usize::try_from(status.regions_reporting).is_ok_and(|reporting| reporting >= names.len());
+    let reporting = if all { Tone::Good } else { Tone::Warn }.paint(&reporting, style);
+    let head = format!("fleet {} · collector {} · {} · {reporting}\n", clean(&status.fleet), clean(&status.version), date(status.at));
+    [
+        head,
+        section("REGIONS", "", &parts::regions(&status.regions, style), style),
+        section("LINKS", LINKS, &matrix::render(&names, &names, &status.links, style), style),
+        section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
+        section("CLUSTERS", "", &parts::clusters(&status.clusters, style), style),
+        section("NODES", "", &parts::nodes(&status.nodes, style), style),
+    ]
+    .concat()
+}
+
+/// What an agent says about what it sees.
+pub fn agent(status: &AgentStatus, style: Style) -> String {
+    let AgentStatus { fleet, region, agent, version, at, .. } = status;
+    let head = format!("fleet {} · region {region} · agent {agent} {} · {}\n", clean(fleet), clean(version), date(*at));
+    let mut from: Vec<RegionName> = Vec::new();
+    let mut to: Vec<RegionName> = Vec::new();
+    for link in &status.links {
+        for (name, names) in [(&link.region, &mut from), (&link.peer, &mut to)] {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+    }
+    [
+        head,
+        section("LINKS", LINKS, &matrix::render(&from, &to, &status.links, style), style),
+        section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
+        section("NODES", "", &parts::nodes(&status.nodes, style), style),
+        section("EXPORT", "", &parts::exports(&status.exports, style), style),
+    ]
+    .concat()
+}
+
+const LINKS: &str = "median round trip, loss and state of the last minute, by UDP echo";
+const REPLICATION: &str = "apply lag of the newest beat, and how old what users read is now";
+
+fn section(title: &str, explained: &str, body: &str, style: Style) -> String {
+    let title = Tone::Title.paint(title, style);
+    let explained = if explained.is_empty() { String::new() } else { format!("  {}", Tone::Dim.paint(explained, style)) };
+    format!("\n{title}{explained}\n{body}")
+}
+
+/// Texts come over the network: no control character may reach the terminal.
+fn clean(text: &str) -> String {
+    Cell::plain(text).text
+}
+
+fn date(at: WallNanos) -> String {
+    let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at.0)).to_string();
+    date.replace('T', " ").replace('Z', " UTC")
+}

@@ -1,0 +1,163 @@
+//! The tables beside the matrix: replication, regions, clusters, nodes, exports.
+
+use lagmesh_model::known::Known;
+use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState};
+use lagmesh_model::status::{Cluster, Export, Node, Region, Replication, Seconds};
+
+use super::Style;
+use super::grid::{Cell, Grid, Tone};
+use super::notes::Notes;
+use super::units::{bytes, seconds, server_version};
+
+/// Lag, staleness and backlog of every replication link.
+pub(super) fn replications(replications: &[Replication], style: Style) -> String {
+    let mut notes = Notes::default();
+    let mut grid = Grid::new(["cluster", "origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence"]);
+    for link in replications {
+        let name = format!("{} -> {}", link.origin, link.node);
+        if link.state != ReplicationState::Ok {
+            notes.add(&name, &link.why);
+        }
+        grid.push(vec![
+            Cell::plain(link.cluster.as_str()),
+            Cell::plain(&name),
+            Cell::new(link.state.as_str(), replication_tone(link.state)),
+            notes.cell(&format!("{name} lag"), &link.lag, interval),
+            notes.cell(&format!("{name} staleness"), &link.staleness, interval),
+            notes.cell(&format!("{name} to receive"), &link.backlog_received_bytes, |count| bytes(*count)),
+            notes.cell(&format!("{name} to replay"), &link.backlog_replayed_bytes, |count| bytes(*count)),
+            age(&mut notes, &format!("{name} evidence"), &link.evidence_age_s),
+        ]);
+    }
+    or_none(&grid, "no replication link is known", style) + &notes.render(style)
+}
+
+/// An estimate and half the width of its interval.
+fn interval(value: &Seconds) -> String {
+    format!("{} ± {}", seconds(value.estimate_s), seconds((value.upper_s - value.lower_s) / 2.0))
+}
+
+fn age(notes: &mut Notes, subject: &str, age_s: &Known<f64>) -> Cell {
+    // The age is the value itself: an old one needs no second age.
+    match age_s {
+        Known::Known { value } => Cell::plain(seconds(*value)),
+        Known::Stale { value, .. } => Cell::new(format!("{}, stale", seconds(*value)), Tone::Warn),
+        Known::Unknown { .. } => notes.cell(subject, age_s, |_| String::new()),
+    }
+}
+
+fn replication_tone(state: ReplicationState) -> Tone {
+    match state {
+        ReplicationState::Ok => Tone::Good,
+        ReplicationState::Unknown => Tone::Dim,
+        stuck if stuck.is_stuck() => Tone::Bad,
+        ReplicationState::NotPublished | ReplicationState::WriterDown => Tone::Bad,
+        _ => Tone::Warn,
+    }
+}
+
+/// Verdicts of every region.
+pub(super) fn regions(regions: &[Region], style: Style) -> String {
+    let mut notes = Notes::default();
+    let axes = Axis::ALL.iter().map(|axis| axis.as_str());
+    let mut grid = Grid::new(std::iter::once("region").chain(axes).chain(["evidence"]));
+    for region in regions {
+        let name = region.region.as_str();
+        let mut row = vec![Cell::plain(name)];
+        row.extend(Axis::ALL.iter().map(|axis| verdict(region, *axis, &mut notes)));
+        row.push(age(&mut notes, &format!("{name} evidence"), &region.evidence_age_s));
+        grid.push(row);
+    }
+    or_none(&grid, "no region is known", style) + &notes.render(style)
+}
+
+fn verdict(region: &Region, axis: Axis, notes: &mut Notes) -> Cell {
+    let subject = format!("{} {axis}", region.region);
+    let Some(verdict) = region.verdicts.iter().find(|verdict| verdict.axis == axis) else {
+        notes.add(subject, "there is no verdict in the status");
+        return Cell::new("unknown", Tone::Dim);
+    };
+    let tone = match verdict.state {
+        RegionState::Healthy => Tone::Good,
+        RegionState::Degraded | RegionState::Suspect | RegionState::Recovering => Tone::Warn,
+        RegionState::Down => Tone::Bad,
+        RegionState::Unknown => Tone::Dim,
+    };
+    if verdict.state != RegionState::Healthy {
+        notes.add(subject, &verdict.why);
+    }
+    Cell::new(format!("{} for {}", verdict.state, seconds(verdict.for_s)), tone)
+}
+
+/// Writers of every cluster against what the fleet file allows.
+pub(super) fn clusters(clusters: &[Cluster], style: Style) -> String {
+    let mut notes = Notes::default();
+    let mut grid = Grid::new(["cluster", "writers", "allowed", "objective"]);
+    for cluster in clusters {
+        let names: Vec<&str> = cluster.writers.iter().map(|node| node.as_str()).collect();
+        let too_many = u64::try_from(names.len()).is_ok_and(|count| count > cluster.writers_max);
+        if too_many {
+            notes.add(cluster.cluster.as_str(), "more writers than allowed: a split brain is suspected; find out who is right and fence the other");
+        }
+        let writers = match (names.is_empty(), too_many) {
+            (true, _) => {
+                notes.add(cluster.cluster.as_str(), "no node is known to be a writer");
+                Cell::new("unknown", Tone::Dim)
+            }
+            (false, true) => Cell::new(names.join(", "), Tone::Bad),
+            (false, false) => Cell::plain(names.join(", ")),
+        };
+        let allowed = Cell::plain(cluster.writers_max.to_string());
+        grid.push(vec![Cell::plain(cluster.cluster.as_str()), writers, allowed, Cell::plain(seconds(cluster.lag_objective_s))]);
+    }
+    or_none(&grid, "no cluster is known", style) + &notes.render(style)
+}
+
+/// Every node.
+pub(super) fn nodes(nodes: &[Node], style: Style) -> String {
+    let mut notes = Notes::default();
+    let mut grid = Grid::new(["node", "cluster", "region", "state", "role", "version", "timeline", "evidence"]);
+    for node in nodes {
+        let name = node.node.as_str();
+        let tone = match node.state {
+            NodeState::Ok => Tone::Good,
+            NodeState::StandingBy => Tone::Plain,
+            NodeState::Unknown => Tone::Dim,
+            _ => Tone::Bad,
+        };
+        if !matches!(node.state, NodeState::Ok | NodeState::StandingBy) {
+            notes.add(name, &node.why);
+        }
+        grid.push(vec![
+            Cell::plain(name),
+            Cell::plain(node.cluster.as_str()),
+            Cell::plain(node.region.as_str()),
+            Cell::new(node.state.as_str(), tone),
+            notes.cell(&format!("{name} role"), &node.role, ToString::to_string),
+            notes.cell(&format!("{name} version"), &node.version, |number| server_version(*number)),
+            notes.cell(&format!("{name} timeline"), &node.timeline, ToString::to_string),
+            age(&mut notes, &format!("{name} evidence"), &node.evidence_age_s),
+        ]);
+    }
+    or_none(&grid, "no node is known", style) + &notes.render(style)
+}
+
+/// What waits for each collector.
+pub(super) fn exports(exports: &[Export], style: Style) -> String {
+    let mut notes = Notes::default();
+    let mut grid = Grid::new(["collector", "waiting", "batches", "last acknowledged"]);
+    for export in exports {
+        let name = export.collector.as_str();
+        let waiting = Cell::plain(bytes(export.pending_bytes));
+        let acknowledged = notes.cell(name, &export.acknowledged_age_s, |age_s| format!("{} ago", seconds(*age_s)));
+        if let Some(error) = &export.error {
+            notes.add(name, error);
+        }
+        grid.push(vec![Cell::plain(name), waiting, Cell::plain(export.pending_batches.to_string()), acknowledged]);
+    }
+    or_none(&grid, "no collector stands in the fleet file", style) + &notes.render(style)
+}
+
+fn or_none(grid: &Grid, none: &str, style: Style) -> String {
+    if grid.is_empty() { format!("  {}\n", Tone::Dim.paint(none, style)) } else { grid.render(style) }
+}
