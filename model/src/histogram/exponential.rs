@@ -338,3 +338,39 @@ fn nearest_rank(q: f64, count: u64) -> u64 {
     let rank = rank as u64;
     rank.clamp(1, count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rank is that of whole-number arithmetic: no quantile slips to the next value by the rounding of a product.
+    #[test]
+    fn ranks_are_exact() {
+        for count in (1..2000).chain([1_000_000, 1 << 40, 1_000_000_000_000]) {
+            for thousandths in 0..=1000_u32 {
+                let expected = (u128::from(thousandths) * u128::from(count)).div_ceil(1000).max(1);
+                assert_eq!(
+                    u128::from(nearest_rank(f64::from(thousandths) / 1000.0, count)),
+                    expected,
+                    "{thousandths} of {count}"
+                );
+            }
+        }
+    }
+
+    /// The extremes of a cumulative stream never draw together: a state whose extremes lie outside is of another stream,
+    /// even where all counts fit.
+    #[test]
+    fn extremes_tell_streams_apart() {
+        let of = |values: &[u64]| {
+            let mut histogram = Exponential::new();
+            for ns in values {
+                histogram.record_ns(*ns);
+            }
+            histogram
+        };
+        assert_eq!(of(&[1_000_100, 1_000_100]).since(&of(&[1_000_000])), None);
+        assert_eq!(of(&[1_000_000, 1_000_000]).since(&of(&[1_000_100])), None);
+        assert_eq!(of(&[1_000_000, 1_000_100]).since(&of(&[1_000_050])).map(|left| left.count()), Some(1));
+    }
+}
