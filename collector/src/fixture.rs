@@ -1,0 +1,137 @@
+//! What the tests of the pure steps share: fleets, clocks and batches.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::{BootId, RegionName};
+use lagmesh_model::series::{Attributes, Batch, Exporter, Series, push_states};
+use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ReplicationState};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
+
+/// Regions with one agent each; those in `nodes` have a node `<region>-db` of the cluster `app`.
+pub(crate) fn fleet(regions: &[&str], nodes: &[&str]) -> Fleet {
+    let mut text = String::from("name = \"demo\"\n");
+    for (index, region) in regions.iter().enumerate() {
+        let port = 9000 + index;
+        write!(text, "[[region]]\nname = \"{region}\"\n[[region.agent]]\nmesh = \"127.0.0.1:{port}\"\n").unwrap();
+    }
+    if !nodes.is_empty() {
+        text.push_str("[[cluster]]\nname = \"app\"\n");
+    }
+    for region in nodes {
+        writeln!(text, "[[cluster.node]]\nname = \"{region}-db\"\nregion = \"{region}\"\ndsn = \"host=127.0.0.1 user=lagmesh\"").unwrap();
+    }
+    text.push_str("[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:4318\"\n");
+    Fleet::parse("fleet.toml", &text).expect("the fixture is a fleet file")
+}
+
+pub(crate) fn region(name: &str) -> RegionName {
+    name.parse().unwrap()
+}
+
+/// So many seconds after the start of the test's clock.
+pub(crate) fn at(seconds: u64) -> Reading {
+    let start = Reading { epoch: Epoch(1), raw: RawNanos(1_000_000_000), wall: WallNanos(1_700_000_000_000_000_000) };
+    start.after(Duration::from_secs(seconds))
+}
+
+/// A batch that says what a test lets it say.
+pub(crate) struct Says(Batch);
+
+impl Says {
+    /// Batch `sequence` of the only agent of a region.
+    pub(crate) fn new(region: &str, sequence: u64) -> Says {
+        let exporter = Exporter {
+            fleet: "demo".to_owned(),
+            region: region.parse().unwrap(),
+            agent: region.parse().unwrap(),
+            boot: BootId(7),
+            version: "0.1.0".to_owned(),
+        };
+        Says(Batch { exporter, sequence, start: WallNanos(1), time: WallNanos(1 + sequence), series: Vec::new() })
+    }
+
+    fn here(&self) -> Attributes {
+        Attributes::new().with(Attribute::Region, &self.0.exporter.region)
+    }
+
+    pub(crate) fn link(mut self, peer: &str, state: LinkState) -> Says {
+        let attributes = self.here().with(Attribute::Peer, peer);
+        push_states(&mut self.0.series, &catalogue::LINK_STATE, &attributes, LinkState::ALL, state);
+        self
+    }
+
+    /// So many stamp probes of so many milliseconds, all answered, since the boot.
+    pub(crate) fn rtt(mut self, peer: &str, count: u64, ms: u64) -> Says {
+        let attributes = self.here().with(Attribute::Peer, peer).with(Attribute::Kind, "stamp");
+        let counted = attributes.clone().with(Attribute::Outcome, "in-time");
+        self.0.series.push(Series::counter(&catalogue::LINK_PROBES, counted, count));
+        self.0.series.push(Series::histogram(&catalogue::LINK_RTT, attributes, distribution(count, ms)));
+        self
+    }
+
+    /// The region's node, if the region has one.
+    pub(crate) fn node(mut self, state: NodeState, role: Option<NodeRole>) -> Says {
+        let node = format!("{}-db", self.0.exporter.region);
+        let attributes = self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node);
+        push_states(&mut self.0.series, &catalogue::NODE_STATE, &attributes, NodeState::ALL, state);
+        if let Some(role) = role {
+            let with = |role| attributes.clone().with(Attribute::Role, role);
+            self.0.series.extend(
+                NodeRole::ALL
+                    .iter()
+                    .map(|one| Series::gauge(&catalogue::NODE_ROLE, with(*one), if *one == role { 1.0 } else { 0.0 })),
+            );
+            let info = attributes.with(Attribute::Version, "160003").with(Attribute::System, "42");
+            self.0.series.push(Series::gauge(&catalogue::NODE_INFO, info, 1.0));
+        }
+        self
+    }
+
+    fn from(&self, origin: &str) -> Attributes {
+        let node = format!("{}-db", self.0.exporter.region);
+        self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node).with(Attribute::Origin, format!("{origin}-db"))
+    }
+
+    pub(crate) fn replication(mut self, origin: &str, state: ReplicationState) -> Says {
+        let attributes = self.from(origin);
+        push_states(&mut self.0.series, &catalogue::REPLICATION_STATE, &attributes, ReplicationState::ALL, state);
+        self
+    }
+
+    /// So many beats of so many milliseconds since the boot (bounds 10 ms apart), and so many seconds of staleness.
+    pub(crate) fn lag(mut self, origin: &str, count: u64, ms: u64, staleness_s: f64) -> Says {
+        for (bound, off) in [(Bound::Lower, 0), (Bound::Estimate, 10), (Bound::Upper, 20)] {
+            let attributes = self.from(origin).with(Attribute::Bound, bound);
+            self.0.series.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes.clone(), staleness_s));
+            let attributes = attributes.with(Attribute::Basis, "mesh");
+            self.0.series.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, distribution(count, ms + off)));
+        }
+        self
+    }
+
+    pub(crate) fn writes(mut self, acknowledged: u64, failed: u64) -> Says {
+        let node = format!("{}-db", self.0.exporter.region);
+        let attributes = self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node).with(Attribute::Stream, "beats");
+        for (outcome, count) in [("acknowledged", acknowledged), ("failed", failed)] {
+            let attributes = attributes.clone().with(Attribute::Outcome, outcome);
+            self.0.series.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));
+        }
+        self
+    }
+
+    pub(crate) fn batch(self) -> Batch {
+        self.0
+    }
+}
+
+fn distribution(count: u64, ms: u64) -> Exponential {
+    let mut distribution = Exponential::new();
+    for _ in 0..count {
+        distribution.record_ns(ms * 1_000_000);
+    }
+    distribution
+}

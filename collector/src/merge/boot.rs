@@ -1,0 +1,115 @@
+//! One start of one agent: its current values, its cumulative counts, and their recent points.
+
+use std::collections::BTreeMap;
+
+use lagmesh_model::catalogue::{self, Metric};
+use lagmesh_model::series::{Exporter, Series, Value};
+use lagmesh_model::time::{Reading, WallNanos};
+
+use super::key::Key;
+use super::recent::{Growth, Points, Seen};
+
+/// The counts of which the last minute is asked for. The others are only added up.
+static RECENT_METRICS: [&Metric; 4] =
+    [&catalogue::LINK_RTT, &catalogue::LINK_PROBES, &catalogue::REPLICATION_LAG, &catalogue::HEARTBEAT_WRITES];
+
+/// Everything that one (agent, boot) has delivered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boot {
+    /// Who.
+    pub exporter: Exporter,
+    /// When its counting began, by its own wall clock.
+    pub start: WallNanos,
+    /// When the batch of the highest sequence arrived.
+    pub arrived: Reading,
+    /// The highest sequence that arrived; 0 before the first.
+    pub sequence: u64,
+    gauges: BTreeMap<Key, f64>,
+    totals: BTreeMap<Key, Total>,
+    recent: BTreeMap<Key, Points>,
+    seen: Seen,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Total {
+    sequence: u64,
+    value: Value,
+}
+
+impl Boot {
+    pub(super) fn new(exporter: Exporter, start: WallNanos, arrived: Reading) -> Boot {
+        Boot {
+            exporter,
+            start,
+            arrived,
+            sequence: 0,
+            gauges: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            recent: BTreeMap::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    pub(super) fn accept(&mut self, sequence: u64, series: Vec<Series>, arrived: Reading, window: u64) {
+        let newest = sequence > self.sequence;
+        if newest {
+            self.sequence = sequence;
+            self.arrived = arrived;
+            self.gauges.clear();
+        }
+        self.seen.insert(sequence, self.sequence, window);
+        for Series { metric, attributes, value } in series {
+            let key = Key { metric, attributes };
+            match value {
+                Value::Gauge(value) if newest => {
+                    self.gauges.insert(key, value);
+                }
+                Value::Gauge(_) => {}
+                Value::Counter(_) | Value::Histogram(_) => self.count(key, sequence, value),
+            }
+        }
+        for points in self.recent.values_mut() {
+            points.forget_before(&self.seen);
+        }
+    }
+
+    fn count(&mut self, key: Key, sequence: u64, value: Value) {
+        if RECENT_METRICS.iter().any(|metric| metric.name == key.metric.name) {
+            self.recent.entry(key.clone()).or_default().insert(sequence, value.clone());
+        }
+        let held = self.totals.entry(key).or_insert_with(|| Total { sequence, value: value.clone() });
+        if sequence > held.sequence {
+            *held = Total { sequence, value };
+        }
+    }
+
+    /// Counters and histograms at their highest sequence.
+    pub fn totals(&self) -> impl Iterator<Item = (&Key, &Value)> {
+        self.totals.iter().map(|(key, total)| (key, &total.value))
+    }
+
+    /// Current values of the newest batch.
+    pub fn gauges(&self) -> impl Iterator<Item = (&Key, f64)> {
+        self.gauges.iter().map(|(key, value)| (key, *value))
+    }
+
+    /// A current value of the newest batch.
+    pub fn gauge(&self, key: &Key) -> Option<f64> {
+        self.gauges.get(key).copied()
+    }
+
+    /// How a count has grown during the last minute; `None` until two exports say so.
+    pub fn growth(&self, key: &Key) -> Option<Growth> {
+        self.recent.get(key)?.growth(&self.seen)
+    }
+
+    /// How a histogram has grown over the fewest newest batches in which it did, and over how many batches that is.
+    pub fn last_growth(&self, key: &Key) -> Option<(Growth, u64)> {
+        self.recent.get(key)?.last_growth(&self.seen, self.sequence)
+    }
+
+    /// The histograms and counters of a metric of which recent points are kept.
+    pub fn recent_keys(&self, metric: &'static Metric) -> impl Iterator<Item = &Key> {
+        self.recent.keys().filter(move |key| key.metric.name == metric.name)
+    }
+}

@@ -1,0 +1,92 @@
+//! The last minute of a cumulative count, by exact subtraction of its points.
+//!
+//! Points are told apart by the sequence of their batch. An agent makes one batch per export interval, so sequences measure the
+//! agent's time; delays on the way, a backlog, or a restart of the collector do not bend it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::series::Value;
+
+/// The most batches over which "recent" may reach, however short the export interval is: bounds the points kept per series.
+pub const NEWEST_POINTS_MAX: u64 = 64;
+
+/// How much a count has grown between two of its points.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Growth {
+    /// Of a counter.
+    Count(u64),
+    /// Of a histogram.
+    Distribution(Exponential),
+}
+
+/// The sequences of a boot's batches that arrived, within the window.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Seen {
+    sequences: BTreeSet<u64>,
+    /// Where the window begins: growth is counted from this batch on; 0 is the start of the boot, when every count was 0.
+    begin: u64,
+}
+
+impl Seen {
+    pub(super) fn insert(&mut self, sequence: u64, newest: u64, window: u64) {
+        self.begin = newest.max(window) - window;
+        if sequence >= self.begin {
+            self.sequences.insert(sequence);
+        }
+        self.sequences = self.sequences.split_off(&self.begin);
+    }
+
+    /// The oldest moment of the window at which counts are known.
+    fn oldest(&self) -> Option<u64> {
+        if self.begin == 0 { Some(0) } else { self.sequences.first().copied() }
+    }
+
+    /// Known moments before `sequence`, the newest first.
+    fn before(&self, sequence: u64) -> impl Iterator<Item = u64> {
+        let boot = (self.begin == 0).then_some(0);
+        self.sequences.range(..sequence).rev().copied().chain(boot)
+    }
+}
+
+/// The newest points of one cumulative series.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Points {
+    points: BTreeMap<u64, Value>,
+}
+
+impl Points {
+    pub(super) fn insert(&mut self, sequence: u64, value: Value) {
+        self.points.entry(sequence).or_insert(value);
+    }
+
+    pub(super) fn forget_before(&mut self, seen: &Seen) {
+        self.points = self.points.split_off(&seen.begin);
+    }
+
+    pub(super) fn growth(&self, seen: &Seen) -> Option<Growth> {
+        let (newest, value) = self.points.last_key_value()?;
+        let oldest = seen.oldest().filter(|oldest| oldest < newest)?;
+        self.since(value, oldest)
+    }
+
+    pub(super) fn last_growth(&self, seen: &Seen, now: u64) -> Option<(Growth, u64)> {
+        let (newest, value) = self.points.last_key_value()?;
+        seen.before(*newest).find_map(|earlier| match self.since(value, earlier)? {
+            Growth::Count(0) => None,
+            Growth::Distribution(grown) if grown.is_empty() => None,
+            grown => Some((grown, now - earlier)),
+        })
+    }
+
+    /// The growth since the batch `earlier`. A batch that arrived without the series stands for a count that had not begun.
+    fn since(&self, value: &Value, earlier: u64) -> Option<Growth> {
+        match (value, self.points.get(&earlier)) {
+            (Value::Counter(now), None) => Some(Growth::Count(*now)),
+            (Value::Counter(now), Some(Value::Counter(then))) => now.checked_sub(*then).map(Growth::Count),
+            (Value::Histogram(now), None) => Some(Growth::Distribution((**now).clone())),
+            (Value::Histogram(now), Some(Value::Histogram(then))) => now.since(then).map(Growth::Distribution),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+use std::time::Duration;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::series::Attributes;
+use lagmesh_model::state::{LinkState, NodeState};
+use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
+use proptest::prelude::*;
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+fn at(seconds: u64) -> Reading {
+    Reading { epoch: Epoch(1), raw: RawNanos(seconds * 1_000_000_000), wall: WallNanos((1_000_000 + seconds) * 1_000_000_000) }
+}
+
+fn exporter(agent: &str, boot: u64) -> Exporter {
+    Exporter {
+        fleet: "demo".to_owned(),
+        region: "new-york".parse().unwrap(),
+        agent: agent.parse().unwrap(),
+        boot: BootId(boot),
+        version: "0".to_owned(),
+    }
+}
+
+fn link() -> Attributes {
+    Attributes::new().with(Attribute::Region, "new-york").with(Attribute::Peer, "tokyo")
+}
+
+fn probes(outcome: &str) -> Attributes {
+    link().with(Attribute::Kind, "stamp").with(Attribute::Outcome, outcome)
+}
+
+fn rtt() -> Attributes {
+    link().with(Attribute::Kind, "stamp")
+}
+
+/// Batch `sequence` of a boot that does ten probes of `sequence` milliseconds per interval.
+fn batch(agent: &str, boot: u64, sequence: u64) -> Batch {
+    let mut distribution = Exponential::new();
+    for n in 1..=sequence {
+        for _ in 0..10 {
+            distribution.record_ns(n * 1_000_000);
+        }
+    }
+    let mut series = vec![
+        Series::counter(&catalogue::LINK_PROBES, probes("in-time"), sequence * 10),
+        Series::histogram(&catalogue::LINK_RTT, rtt(), distribution),
+    ];
+    lagmesh_model::series::push_states(&mut series, &catalogue::LINK_STATE, &link(), LinkState::ALL, LinkState::Ok);
+    Batch { exporter: exporter(agent, boot), sequence, start: WallNanos(boot * 1_000_000_000), time: WallNanos(sequence), series }
+}
+
+fn view(batches: impl IntoIterator<Item = (u64, Batch)>) -> View {
+    let mut view = View::new(INTERVAL);
+    for (second, batch) in batches {
+        view.accept(batch, at(second));
+    }
+    view
+}
+
+fn count(view: &View) -> u64 {
+    match view.totals().get(&Key { metric: &catalogue::LINK_PROBES, attributes: probes("in-time") }) {
+        Some(Value::Counter(count)) => *count,
+        other => panic!("{other:?}"),
+    }
+}
+
+proptest! {
+    /// Whatever the order of arrival and however often a batch is repeated, totals are those of one delivery in order.
+    #[test]
+    fn order_and_repetition_change_no_total(
+        order in Just((0..24_usize).collect::<Vec<_>>()).prop_shuffle(),
+        repeated in proptest::collection::vec(0..24_usize, 0..24),
+    ) {
+        let all: Vec<Batch> = ["a", "b"].iter().flat_map(|agent| {
+            [1, 2].into_iter().flat_map(move |boot| (1..=6).map(move |sequence| batch(agent, boot, sequence)))
+        }).collect();
+        let straight = view(all.iter().cloned().map(|batch| (0, batch)));
+        let mixed = view(order.iter().chain(&repeated).map(|index| (0, all[*index].clone())));
+        prop_assert_eq!(straight.totals(), mixed.totals());
+        prop_assert_eq!(count(&mixed), 4 * 60);
+        let key = Key { metric: &catalogue::LINK_RTT, attributes: rtt() };
+        for (agent, held) in &straight.agents {
+            for (boot, held) in &held.boots {
+                prop_assert_eq!(held.growth(&key), mixed.agents[agent].boots[boot].growth(&key));
+            }
+        }
+    }
+
+    /// Retiring any boot changes no total.
+    #[test]
+    fn retiring_changes_no_total(retired in proptest::collection::vec(1_u64..5, 0..4)) {
+        let mut all = view((1..5).map(|boot| (boot, batch("a", boot, boot * 3))));
+        let before = all.totals();
+        let mut folded: Option<Batch> = None;
+        for boot in &retired {
+            all.retire(&"a".parse().unwrap(), BootId(*boot));
+        }
+        prop_assert_eq!(&all.totals(), &before);
+
+        let once: std::collections::BTreeSet<u64> = retired.into_iter().collect();
+        let mut restored = View::new(INTERVAL);
+        for boot in 1..5 {
+            if once.contains(&boot) {
+                folded = Some(fold(folded.take(), &batch("a", boot, boot * 3)));
+            } else {
+                restored.accept(batch("a", boot, boot * 3), at(boot));
+            }
+        }
+        if let Some(folded) = folded {
+            restored.accept_retired(folded);
+        }
+        prop_assert_eq!(restored.totals(), before);
+    }
+}
+
+/// The last minute is an exact difference: of a boot younger than that it is everything, of an older one the newest six intervals.
+#[test]
+fn recent_is_the_last_minute() {
+    let name = "new-york".parse().unwrap();
+    let recent = |view: &View, now| {
+        let witness = view.witnesses(&name, now).into_iter().next().unwrap();
+        (
+            witness.recent_count(&catalogue::LINK_PROBES, &probes("in-time")),
+            witness.recent_distribution(&catalogue::LINK_RTT, &rtt()).map(|grown| grown.count()),
+        )
+    };
+    let young = view([(0, batch("a", 1, 3))]);
+    assert_eq!(recent(&young, at(0)), (Some(30), Some(30)));
+    let old = view((5..=20).map(|sequence| (sequence * 10, batch("a", 1, sequence))));
+    assert_eq!(recent(&old, at(200)), (Some(60), Some(60)));
+    let lossy = view([5, 9, 14, 17, 18, 20].map(|sequence| (sequence * 10, batch("a", 1, sequence))));
+    assert_eq!(recent(&lossy, at(200)), (Some(60), Some(60)));
+    let gap = view([5, 9, 17, 18, 20].map(|sequence| (sequence * 10, batch("a", 1, sequence))));
+    assert_eq!(recent(&gap, at(200)), (Some(30), Some(30)), "from 17 to 20: what lies before is out of the window");
+    // The first contact with an agent that runs for long tells totals, but nothing about the last minute.
+    assert_eq!(recent(&view([(0, batch("a", 1, 50))]), at(0)), (None, None));
+}
+
+/// The newest distribution reaches back as far as it must to find a value, and says how far that was.
+#[test]
+fn newest_distribution_skips_quiet_intervals() {
+    let mut quiet = batch("a", 1, 3);
+    quiet.sequence = 5;
+    let mut earlier = quiet.clone();
+    earlier.sequence = 4;
+    let view = view([(10, batch("a", 1, 2)), (20, batch("a", 1, 3)), (30, earlier), (40, quiet)]);
+    let witness = view.witnesses(&"new-york".parse().unwrap(), at(40)).into_iter().next().unwrap();
+    let (grown, batches) = witness.newest_distribution(&catalogue::LINK_RTT, &rtt()).unwrap();
+    assert_eq!((grown.count(), batches), (10, 3));
+    let median = grown.quantile_s(0.5).unwrap();
+    assert!((median - 0.003).abs() < 0.003 * 0.0114, "{median}");
+}
+
+/// Silence beyond three intervals makes evidence stale and current values absent; totals stay.
+#[test]
+fn silence_makes_stale() {
+    let view = view([(100, batch("a", 1, 1))]);
+    let name = "new-york".parse().unwrap();
+    assert!(matches!(view.age(&name, at(130)), Known::Known { value } if (value - 30.0).abs() < 1e-9));
+    assert_eq!(view.gauges(at(130)).len(), LinkState::ALL.len());
+    assert!(matches!(view.age(&name, at(131)), Known::Stale { age_s, .. } if (age_s - 31.0).abs() < 1e-9));
+    assert_eq!(view.gauges(at(131)), []);
+    assert!(!view.sees_anything(at(131)) && view.sees_anything(at(130)));
+    assert_eq!(count(&view), 10);
+    assert!(matches!(view.age(&"tokyo".parse().unwrap(), at(100)), Known::Unknown { .. }));
+}
+
+/// What was restored after a restart belongs to another epoch of the clock: it is never fresh, its age is a label, and a wall clock
+/// that was set back leaves not even that.
+#[test]
+fn another_epoch_is_never_fresh() {
+    let view = view([(100, batch("a", 1, 1))]);
+    let restarted = |wall: u64| Reading { epoch: Epoch(2), raw: RawNanos(5), wall: WallNanos(wall * 1_000_000_000) };
+    let age = |wall| view.witnesses(&"new-york".parse().unwrap(), restarted(wall))[0].age;
+    assert_eq!(age(1_000_107), Age { fresh: false, seconds: Some(7.0) });
+    assert_eq!(age(999_999), Age { fresh: false, seconds: None });
+    assert!(!view.sees_anything(restarted(1_000_101)));
+}
+
+/// While a dead boot's backlog is delivered the boot that started later speaks; once only one delivers, that one does.
+#[test]
+fn the_newest_boot_speaks() {
+    let speaks = |view: &View, now| view.witnesses(&"new-york".parse().unwrap(), now)[0].boot.exporter.boot;
+    let backlog = view([(100, batch("a", 2, 1)), (105, batch("a", 1, 40))]);
+    assert_eq!(speaks(&backlog, at(106)), BootId(2));
+    let clock_set_back = view([(100, batch("a", 9, 1)), (150, batch("a", 3, 1))]);
+    assert_eq!(speaks(&clock_set_back, at(151)), BootId(3));
+}
+
+/// An agent that stands by on a node leaves the word to the agent that watches it, whoever reported last.
+#[test]
+fn the_watching_agent_speaks_for_a_node() {
+    let node = Attributes::new().with(Attribute::Cluster, "app").with(Attribute::Region, "new-york").with(Attribute::Node, "db");
+    let report = |agent: &str, state| {
+        let mut report = batch(agent, 1, 1);
+        lagmesh_model::series::push_states(&mut report.series, &catalogue::NODE_STATE, &node, NodeState::ALL, state);
+        report
+    };
+    let view = view([(10, report("a", NodeState::Hanging)), (12, report("b", NodeState::StandingBy))]);
+    let states: Vec<Series> = view
+        .gauges(at(13))
+        .into_iter()
+        .filter(|series| series.metric.name == catalogue::NODE_STATE.name && series.value == Value::Gauge(1.0))
+        .collect();
+    assert_eq!(states.len(), 1);
+    assert_eq!(states[0].attributes.get(Attribute::State), Some("hanging"));
+}

@@ -1,0 +1,117 @@
+//! One cell of the mesh: what the agents of one region say about the way to another.
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::fleet::{Fleet, Region};
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::RegionName;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::Attributes;
+use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
+use lagmesh_model::status::{Link, LinkKind, Quantiles};
+use lagmesh_model::time::Reading;
+
+use super::{evidence_age, silence, sources};
+use crate::merge::{View, Witness};
+
+/// The link from one region to another.
+pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, now: Reading) -> Link {
+    let sources = sources(view, from, now);
+    let silence = silence(&sources, from);
+    let pair = pair(from, &to.name);
+    let (state, why) = match (&silence, state(&sources, &pair)) {
+        (Some(why), _) => (LinkState::Unknown, why.clone()),
+        (None, Some(state)) => (state, state.explain().to_owned()),
+        (None, None) => (LinkState::Unknown, format!("the agent of {from} does not say: does it have the same fleet file?")),
+    };
+    let flows = Flows::of(&sources, &pair);
+    let configured = u64::from(fleet.mesh.flows) * to.agents.len() as u64;
+    let newest = sources.first();
+    let clock_error = newest.and_then(|witness| Some((witness, witness.gauge(&catalogue::CLOCK_ERROR, &pair)?)));
+    Link {
+        region: from.clone(),
+        peer: to.name.clone(),
+        state,
+        why,
+        flows_alive: match (newest, &flows) {
+            (Some(newest), Some(flows)) => newest.age.of_value(flows.alive),
+            _ => Known::unknown(silence.clone().unwrap_or_else(|| "not measured yet".to_owned())),
+        },
+        flows: flows.map_or(configured, |flows| flows.all),
+        floor_s: fleet.soft_floor_s(from, &to.name),
+        kinds: kinds(fleet, to).map(|kind| self::kind(&sources, &pair, kind, silence.as_deref())).collect(),
+        clock_error_s: match clock_error {
+            Some((witness, error)) => witness.age.of_value(error),
+            None => Known::unknown(silence.unwrap_or_else(|| "the offset between the two clocks is not bounded yet".to_owned())),
+        },
+        evidence_age_s: evidence_age(&sources, from),
+    }
+}
+
+fn pair(from: &RegionName, to: &RegionName) -> Attributes {
+    Attributes::new().with(Attribute::Region, from).with(Attribute::Peer, to)
+}
+
+/// The state that the newest source gives.
+fn state(sources: &[Witness<'_>], pair: &Attributes) -> Option<LinkState> {
+    sources.iter().find_map(|witness| witness.state(&catalogue::LINK_STATE, pair, LinkState::ALL))
+}
+
+struct Flows {
+    alive: u64,
+    all: u64,
+}
+
+impl Flows {
+    fn of(sources: &[Witness<'_>], pair: &Attributes) -> Option<Flows> {
+        let count = |state: &str| -> Option<u64> {
+            let attributes = pair.clone().with(Attribute::State, state);
+            let known: Vec<f64> = sources.iter().filter_map(|witness| witness.gauge(&catalogue::LINK_FLOWS, &attributes)).collect();
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count; hostile values saturate")]
+            let sum = known.iter().sum::<f64>() as u64;
+            (!known.is_empty()).then_some(sum)
+        };
+        let (alive, dead) = (count("alive")?, count("dead")?);
+        Some(Flows { alive, all: alive.saturating_add(dead) })
+    }
+}
+
+fn kinds(fleet: &Fleet, to: &Region) -> impl Iterator<Item = ProbeKind> {
+    let has_node = fleet.nodes_of(&to.name).next().is_some();
+    let (icmp, tcp) = (fleet.mesh.icmp, fleet.mesh.tcp && has_node);
+    ProbeKind::ALL.iter().copied().filter(move |kind| match kind {
+        ProbeKind::Stamp => true,
+        ProbeKind::Icmp => icmp,
+        ProbeKind::Tcp => tcp,
+    })
+}
+
+fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Option<&str>) -> LinkKind {
+    let attributes = pair.clone().with(Attribute::Kind, kind);
+    let count = |outcomes: &[Outcome]| -> u64 {
+        let of = |witness: &Witness<'_>, outcome: &Outcome| {
+            witness.recent_count(&catalogue::LINK_PROBES, &attributes.clone().with(Attribute::Outcome, outcome))
+        };
+        sources.iter().flat_map(|witness| outcomes.iter().filter_map(move |outcome| of(witness, outcome))).sum()
+    };
+    use Outcome as O;
+    LinkKind {
+        kind,
+        rtt: rtt(sources, &attributes, silence),
+        settled: count(&[O::InTime, O::Late, O::Lost, O::Refused, O::Unreachable, O::Corrupt]),
+        answered: count(&[O::InTime, O::Late, O::Refused]),
+    }
+}
+
+/// The round-trip times of the last minute, of all agents of the region together.
+fn rtt(sources: &[Witness<'_>], attributes: &Attributes, silence: Option<&str>) -> Known<Quantiles> {
+    let mut merged: Option<Exponential> = None;
+    for grown in sources.iter().filter_map(|witness| witness.recent_distribution(&catalogue::LINK_RTT, attributes)) {
+        merged.get_or_insert_default().merge(&grown);
+    }
+    let quantiles = merged.as_ref().and_then(Exponential::quantiles);
+    match (sources.first(), quantiles, &merged) {
+        (Some(newest), Some(quantiles), _) => newest.age.of_value(quantiles),
+        (_, None, Some(_)) => Known::unknown(silence.unwrap_or("no answer in the last minute")),
+        _ => Known::unknown(silence.unwrap_or("not measured yet: it takes two exports to see the last minute")),
+    }
+}

@@ -1,0 +1,102 @@
+//! `/metrics`: what agents have counted, merged, and what the collector itself says. Every state of the fleet file's things is there,
+//! `unknown` if need be; a value that is not known has no series.
+
+use std::collections::BTreeMap;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::{Attributes, Series, push_states};
+use lagmesh_model::state::{LinkState, NodeState, RegionState, ReplicationState, Vote};
+use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication};
+use lagmesh_model::time::Reading;
+
+use super::node;
+use crate::judge::report::of_node;
+use crate::merge::{Key, View};
+
+/// Everything that `/metrics` shows beside what the collector counts about itself.
+pub fn series(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Series> {
+    let mut all: BTreeMap<Key, Series> = BTreeMap::new();
+    let mut put = |series: Series| all.insert(Key::of(&series), series);
+    for (key, value) in view.totals() {
+        put(Series { metric: key.metric, attributes: key.attributes, value });
+    }
+    // What agents say comes second: where a state of theirs is fresh, the status says the same.
+    for series in view.gauges(now).into_iter().chain(own(fleet, view, status, now)) {
+        put(series);
+    }
+    all.into_values().collect()
+}
+
+fn own(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Series> {
+    let mut out = Vec::new();
+    status.links.iter().for_each(|link| link_state(link, &mut out));
+    status.nodes.iter().for_each(|node| node_state(node, &mut out));
+    status.replications.iter().for_each(|replication| replication_state(replication, &mut out));
+    status.regions.iter().for_each(|region| verdicts(region, &mut out));
+    let regions = |state, count: u64| Series::gauge(&catalogue::FLEET_REGIONS, one(Attribute::State, state), count as f64);
+    out.push(regions("expected", status.regions.len() as u64));
+    out.push(regions("reporting", status.regions_reporting));
+    clusters(fleet, view, now, &mut out);
+    out.push(Series::gauge(&catalogue::COLLECTOR_INFO, one(Attribute::Version, &status.version), 1.0));
+    out
+}
+
+fn one(attribute: Attribute, value: &str) -> Attributes {
+    Attributes::new().with(attribute, value)
+}
+
+fn link_state(link: &Link, out: &mut Vec<Series>) {
+    let attributes = Attributes::new().with(Attribute::Region, &link.region).with(Attribute::Peer, &link.peer);
+    push_states(out, &catalogue::LINK_STATE, &attributes, LinkState::ALL, link.state);
+}
+
+fn node_state(node: &Node, out: &mut Vec<Series>) {
+    let attributes = of_node(&node.cluster, &node.region, &node.node);
+    push_states(out, &catalogue::NODE_STATE, &attributes, NodeState::ALL, node.state);
+}
+
+fn replication_state(row: &Replication, out: &mut Vec<Series>) {
+    let attributes = of_node(&row.cluster, &row.region, &row.node).with(Attribute::Origin, &row.origin);
+    push_states(out, &catalogue::REPLICATION_STATE, &attributes, ReplicationState::ALL, row.state);
+}
+
+fn verdicts(region: &Region, out: &mut Vec<Series>) {
+    for verdict in &region.verdicts {
+        let attributes = Attributes::new().with(Attribute::Region, &region.region).with(Attribute::Axis, verdict.axis);
+        push_states(out, &catalogue::REGION_STATE, &attributes, RegionState::ALL, verdict.state);
+        for cast in &verdict.votes {
+            let attributes = attributes.clone().with(Attribute::Vantage, &cast.vantage);
+            push_states(out, &catalogue::REGION_VOTES, &attributes, Vote::ALL, cast.vote);
+        }
+    }
+    let age = match &region.evidence_age_s {
+        Known::Known { value } => Some(*value),
+        Known::Stale { age_s, .. } => Some(*age_s),
+        Known::Unknown { .. } => None,
+    };
+    if let Some(age_s) = age {
+        let attributes = one(Attribute::Region, region.region.as_str());
+        out.push(Series::gauge(&catalogue::REGION_EVIDENCE_AGE, attributes, age_s));
+    }
+}
+
+fn clusters(fleet: &Fleet, view: &View, now: Reading, out: &mut Vec<Series>) {
+    for cluster in &fleet.clusters {
+        let attributes = one(Attribute::Cluster, cluster.name.as_str());
+        let objective_s = cluster.lag_objective.as_secs_f64();
+        out.push(Series::gauge(&catalogue::CLUSTER_LAG_OBJECTIVE, attributes.clone(), objective_s));
+        out.push(Series::gauge(&catalogue::CLUSTER_WRITERS_DECLARED, attributes.clone(), cluster.writers_max as f64));
+        let mut writers: BTreeMap<String, u64> = BTreeMap::new();
+        for node in &cluster.nodes {
+            if let Some(system) = node::system(view, cluster, node, now) {
+                // A system of which every known node is in recovery is there with no writer: that is known, not absent.
+                *writers.entry(system).or_insert(0) += u64::from(node::writes(view, cluster, node, now));
+            }
+        }
+        out.extend(writers.into_iter().map(|(system, count)| {
+            Series::gauge(&catalogue::CLUSTER_WRITERS, attributes.clone().with(Attribute::System, system), count as f64)
+        }));
+    }
+}

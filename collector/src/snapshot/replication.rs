@@ -1,0 +1,197 @@
+//! Replication from every origin to every node that must follow it, as the node's own agents see it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::fleet::{Cluster, Fleet, Node};
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::NodeName;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::Attributes;
+use lagmesh_model::state::{Basis, Bound, NodeRole, ReplicationState, Stage};
+use lagmesh_model::status::{Quantiles, Replication, Seconds};
+use lagmesh_model::time::Reading;
+
+use super::node::last_role;
+use super::{evidence_age, silence, sources};
+use crate::judge::report::of_node;
+use crate::merge::{Age, FRESH_INTERVALS, View, Witness, named};
+
+/// Every (origin, node) that is known or must exist.
+pub(super) fn all(fleet: &Fleet, view: &View, now: Reading) -> Vec<Replication> {
+    let mut all = Vec::new();
+    for cluster in &fleet.clusters {
+        let origins = origins(view, cluster, now);
+        for node in &cluster.nodes {
+            for origin in origins.iter().filter(|origin| **origin != node.name) {
+                all.push(Row::new(fleet, view, cluster, node, origin, now).replication());
+            }
+        }
+    }
+    all
+}
+
+/// The nodes that write, or wrote when last heard of, or from which any node says that its beats come.
+fn origins(view: &View, cluster: &Cluster, now: Reading) -> BTreeSet<NodeName> {
+    let mut origins = BTreeSet::new();
+    for node in &cluster.nodes {
+        if matches!(last_role(view, cluster, node, now), Some(NodeRole::Writer | NodeRole::Subscriber)) {
+            origins.insert(node.name.clone());
+        }
+        for witness in sources(view, &node.region, now) {
+            let towards = witness.having(&catalogue::REPLICATION_STATE, Attribute::Node, node.name.as_str());
+            origins.extend(towards.filter_map(|attributes| named(attributes, Attribute::Origin)));
+        }
+    }
+    origins.retain(|origin| cluster.nodes.iter().any(|node| node.name == *origin));
+    origins
+}
+
+/// One row, and where its numbers come from.
+struct Row<'a> {
+    cluster: &'a Cluster,
+    node: &'a Node,
+    origin: &'a NodeName,
+    export: Duration,
+    sources: Vec<Witness<'a>>,
+    source: Option<Witness<'a>>,
+    attributes: Attributes,
+    silence: Option<String>,
+}
+
+impl<'a> Row<'a> {
+    fn new(fleet: &Fleet, view: &'a View, cluster: &'a Cluster, node: &'a Node, origin: &'a NodeName, now: Reading) -> Row<'a> {
+        let sources = sources(view, &node.region, now);
+        let silence = silence(&sources, &node.region);
+        let attributes = of_node(&cluster.name, &node.region, &node.name).with(Attribute::Origin, origin);
+        let source = sources
+            .iter()
+            .filter(|witness| state(witness, &attributes).is_some())
+            .min_by_key(|witness| state(witness, &attributes) == Some(ReplicationState::Unknown))
+            .cloned();
+        Row { cluster, node, origin, export: fleet.export.interval, sources, source, attributes, silence }
+    }
+
+    fn replication(self) -> Replication {
+        let (state, why) = self.state();
+        Replication {
+            cluster: self.cluster.name.clone(),
+            origin: self.origin.clone(),
+            region: self.node.region.clone(),
+            node: self.node.name.clone(),
+            state,
+            why,
+            lag: self.lag(),
+            lag_recent: self.lag_recent(),
+            staleness: self.staleness(state),
+            backlog_received_bytes: self.backlog(Stage::Received),
+            backlog_replayed_bytes: self.backlog(Stage::Replayed),
+            evidence_age_s: evidence_age(&self.sources, &self.node.region),
+        }
+    }
+
+    fn state(&self) -> (ReplicationState, String) {
+        if let Some(why) = &self.silence {
+            return (ReplicationState::Unknown, why.clone());
+        }
+        match self.source.as_ref().and_then(|witness| state(witness, &self.attributes)) {
+            Some(state) => (state, state.explain().to_owned()),
+            None => (ReplicationState::Unknown, format!("the agent of {} says nothing about beats of {}", self.node.region, self.origin)),
+        }
+    }
+
+    /// The newest distribution of a bound, on the better basis, with how many batches ago it began.
+    fn newest(&self, bound: Bound) -> Option<(Exponential, u64)> {
+        let source = self.source.as_ref()?;
+        Basis::ALL.iter().find_map(|basis| source.newest_distribution(&catalogue::REPLICATION_LAG, &self.of(bound, *basis)))
+    }
+
+    /// The lag of the newest beats: the medians of the newest batch in which any arrived.
+    fn lag(&self) -> Known<Seconds> {
+        let (Some(source), Some((estimate, batches))) = (&self.source, self.newest(Bound::Estimate)) else {
+            return Known::unknown(self.unsaid("no beat has been seen in the last minute"));
+        };
+        let bounds = (self.newest(Bound::Lower), self.newest(Bound::Upper));
+        let median = |distribution: &Exponential| distribution.quantile_s(0.5);
+        let (Some(estimate_s), (Some((lower, _)), Some((upper, _)))) = (median(&estimate), &bounds) else {
+            return Known::unknown(self.unsaid("the clocks of both ends are not bounded yet"));
+        };
+        let (Some(lower_s), Some(upper_s)) = (median(lower), median(upper)) else {
+            return Known::unknown(self.unsaid("the clocks of both ends are not bounded yet"));
+        };
+        let lag = Seconds { lower_s: lower_s.min(estimate_s), estimate_s, upper_s: upper_s.max(estimate_s) };
+        source.age.older(self.ago(batches), self.fresh_for()).of_value(lag)
+    }
+
+    fn lag_recent(&self) -> Known<Quantiles> {
+        let Some(source) = &self.source else { return Known::unknown(self.unsaid("no beat has been seen")) };
+        let recent = Basis::ALL.iter().find_map(|basis| {
+            source.recent_distribution(&catalogue::REPLICATION_LAG, &self.of(Bound::Estimate, *basis))?.quantiles()
+        });
+        match recent {
+            Some(recent) => source.age.of_value(recent),
+            None => Known::unknown(self.unsaid("no beat has been seen in the last minute")),
+        }
+    }
+
+    /// What was said, carried on to now: while nothing else is heard the newest visible beat may be as old as the report and the
+    /// time since; where replication does not move it is that old.
+    fn staleness(&self, state: ReplicationState) -> Known<Seconds> {
+        let bound = |bound| {
+            let attributes = self.attributes.clone().with(Attribute::Bound, bound);
+            self.source.as_ref()?.gauge(&catalogue::REPLICATION_STALENESS, &attributes)
+        };
+        let (Some(source), Some(lower_s), Some(estimate_s), Some(upper_s)) =
+            (&self.source, bound(Bound::Lower), bound(Bound::Estimate), bound(Bound::Upper))
+        else {
+            return Known::unknown(self.unsaid("no beat has been seen"));
+        };
+        let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else {
+            return source.age.of_value(Seconds { lower_s, estimate_s, upper_s });
+        };
+        let stands = state.is_stuck() || state == ReplicationState::WriterDown;
+        let estimate_s = if stands { estimate_s + age_s } else { estimate_s };
+        Known::known(Seconds { lower_s, estimate_s, upper_s: upper_s + age_s })
+    }
+
+    fn backlog(&self, stage: Stage) -> Known<u64> {
+        let attributes = self.attributes.clone().with(Attribute::Stage, stage);
+        let bytes = self.source.as_ref().and_then(|witness| Some((witness, witness.gauge(&catalogue::REPLICATION_BACKLOG, &attributes)?)));
+        match bytes {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of log are whole and below 2^63")]
+            Some((witness, bytes)) if bytes >= 0.0 => witness.age.of_value(bytes as u64),
+            _ => Known::unknown(self.unsaid("the positions of both ends are not known or not comparable")),
+        }
+    }
+
+    fn of(&self, bound: Bound, basis: Basis) -> Attributes {
+        self.attributes.clone().with(Attribute::Bound, bound).with(Attribute::Basis, basis)
+    }
+
+    fn unsaid(&self, otherwise: &str) -> String {
+        self.silence.clone().unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    /// How long before the newest batch the batch began in which the newest beat was counted.
+    fn ago(&self, batches: u64) -> Duration {
+        self.export.mul_f64(batches.max(1) as f64 - 1.0)
+    }
+
+    /// Beats come once per interval of theirs, batches once per interval of theirs; three of the longer may pass.
+    fn fresh_for(&self) -> Duration {
+        self.export.max(self.cluster.beat_interval) * FRESH_INTERVALS
+    }
+}
+
+fn state(witness: &Witness<'_>, attributes: &Attributes) -> Option<ReplicationState> {
+    witness.state(&catalogue::REPLICATION_STATE, attributes, ReplicationState::ALL)
+}
+
+impl Age {
+    /// The age of something that was already `by` old when the evidence was made.
+    fn older(self, by: Duration, fresh_for: Duration) -> Age {
+        let seconds = self.seconds.map(|seconds| seconds + by.as_secs_f64());
+        Age { fresh: self.fresh && by <= fresh_for, seconds }
+    }
+}

@@ -1,0 +1,186 @@
+use std::collections::BTreeMap;
+
+use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::exposition;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::{Series, Value};
+use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, ReplicationState};
+use lagmesh_model::status::{FleetStatus, Link, Replication};
+
+use super::*;
+use crate::fixture::{Says, at, fleet, region};
+use crate::judge::Judge;
+
+const THREE: [&str; 3] = ["a", "b", "c"];
+
+/// Region `name` says that all is well in its batch `sequence`: links of 20 ms, beats of 110 ms, a's node writes.
+fn well(name: &str, sequence: u64) -> Says {
+    let mut says = Says::new(name, sequence);
+    for peer in THREE.into_iter().filter(|peer| *peer != name) {
+        says = says.link(peer, LinkState::Ok).rtt(peer, sequence * 160, 20);
+    }
+    if name == "a" {
+        return says.node(NodeState::Ok, Some(NodeRole::Writer)).writes(sequence * 10, 0);
+    }
+    says.node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", ReplicationState::Ok).lag("a", sequence * 10, 100, 0.6)
+}
+
+struct Scene {
+    fleet: Fleet,
+    view: View,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let fleet = fleet(&THREE, &THREE);
+        let view = View::new(fleet.export.interval);
+        Scene { fleet, view }
+    }
+
+    fn hear(mut self, says: Says, second: u64) -> Scene {
+        self.view.accept(says.batch(), at(second));
+        self
+    }
+
+    fn status(&self, second: u64) -> FleetStatus {
+        let verdicts = Judge::new(&self.fleet, Vec::new()).step(&self.fleet, &self.view, at(second));
+        status(&self.fleet, &self.view, verdicts, at(second), "0.1.0")
+    }
+
+    fn series(&self, second: u64) -> Vec<Series> {
+        series(&self.fleet, &self.view, &self.status(second), at(second))
+    }
+}
+
+fn link<'a>(status: &'a FleetStatus, from: &str, to: &str) -> &'a Link {
+    status.links.iter().find(|link| link.region.as_str() == from && link.peer.as_str() == to).unwrap()
+}
+
+fn replication<'a>(status: &'a FleetStatus, node: &str) -> &'a Replication {
+    status.replications.iter().find(|row| row.node.as_str() == node).unwrap()
+}
+
+fn value(series: &[Series], metric: &catalogue::Metric, wanted: &[(Attribute, &str)]) -> Option<f64> {
+    let fits = |one: &&Series| one.metric == metric && wanted.iter().all(|(name, value)| one.attributes.get(*name) == Some(value));
+    match &series.iter().find(fits)?.value {
+        Value::Gauge(value) => Some(*value),
+        Value::Counter(value) => Some(*value as f64),
+        Value::Histogram(histogram) => Some(histogram.count() as f64),
+    }
+}
+
+/// Before any agent has reported, everything of the fleet file is there, and all of it unknown with a reason.
+#[test]
+fn nothing_known_is_everything_unknown() {
+    let scene = Scene::new();
+    let status = scene.status(0);
+    assert_eq!((status.regions.len(), status.links.len(), status.nodes.len(), status.regions_reporting), (3, 6, 3, 0));
+    for link in &status.links {
+        assert_eq!(link.state, LinkState::Unknown);
+        assert!(matches!(&link.rtt(ProbeKind::Stamp), Known::Unknown { why } if why.contains("has ever reported")), "{link:?}");
+        assert_eq!(link.flows, 16);
+    }
+    assert!(status.nodes.iter().all(|node| node.state == NodeState::Unknown && !node.why.is_empty()));
+    assert!(status.regions.iter().all(|region| region.verdicts.len() == 2));
+    let series = scene.series(0);
+    assert_eq!(value(&series, &catalogue::LINK_STATE, &[(Attribute::Region, "a"), (Attribute::State, "unknown")]), Some(1.0));
+    assert_eq!(value(&series, &catalogue::LINK_STATE, &[(Attribute::Region, "a"), (Attribute::State, "ok")]), Some(0.0));
+    for absent in [&catalogue::LINK_RTT, &catalogue::REGION_EVIDENCE_AGE, &catalogue::CLUSTER_WRITERS, &catalogue::NODE_ROLE] {
+        assert_eq!(value(&series, absent, &[]), None, "{absent}");
+    }
+}
+
+/// A working fleet is known in full: every cell, every lag, the writer.
+#[test]
+fn a_working_fleet_is_known_in_full() {
+    let scene = Scene::new().hear(well("a", 1), 0).hear(well("b", 1), 0).hear(well("c", 1), 0);
+    let scene = scene.hear(well("a", 2), 10).hear(well("b", 2), 10).hear(well("c", 2), 10);
+    let status = scene.status(12);
+    assert_eq!(status.regions_reporting, 3);
+    for link in &status.links {
+        let Known::Known { value } = link.rtt(ProbeKind::Stamp) else { panic!("{link:?}") };
+        assert!((value.p50_s - 0.020).abs() < 0.020 * 0.0114 && value.samples == 320, "{value:?}");
+        let stamp = &link.kinds[0];
+        assert_eq!((link.state, stamp.settled, stamp.answered), (LinkState::Ok, 320, 320));
+    }
+    assert_eq!(status.replications.len(), 2);
+    for row in &status.replications {
+        let (Known::Known { value: lag }, Known::Known { value: staleness }) = (&row.lag, &row.staleness) else { panic!("{row:?}") };
+        assert!(lag.lower_s < lag.estimate_s && lag.estimate_s < lag.upper_s && (lag.estimate_s - 0.110).abs() < 0.002, "{lag:?}");
+        assert!((staleness.lower_s - 0.6).abs() < 1e-9 && (staleness.upper_s - 2.6).abs() < 1e-9, "{staleness:?}");
+        assert!(matches!(&row.lag_recent, Known::Known { value } if value.samples == 20));
+        assert!(matches!(&row.backlog_received_bytes, Known::Unknown { .. }), "not reported, so not zero");
+    }
+    assert_eq!(status.clusters[0].writers, ["a-db".parse().unwrap()]);
+    let series = scene.series(12);
+    assert_eq!(value(&series, &catalogue::CLUSTER_WRITERS, &[(Attribute::System, "42")]), Some(1.0));
+    assert_eq!(value(&series, &catalogue::FLEET_REGIONS, &[(Attribute::State, "reporting")]), Some(3.0));
+    assert_eq!(value(&series, &catalogue::LINK_RTT, &[(Attribute::Region, "b"), (Attribute::Peer, "a")]), Some(320.0));
+    for one in &series {
+        assert!(one.attributes.fit(one.metric), "{one:?}");
+    }
+    assert!(exposition::text(&series).ends_with("# EOF\n"));
+}
+
+/// An agent dies: its row, its node and its lag become unknown with the reason and the last value as stale; what others say about it
+/// stays what they say, and totals stay.
+#[test]
+fn a_dead_agent_leaves_unknown_not_zero() {
+    let scene = Scene::new().hear(well("a", 1), 0).hear(well("b", 1), 0).hear(well("c", 1), 0).hear(well("a", 2), 35).hear(well("b", 2), 35);
+    let status = scene.status(40);
+    assert_eq!(status.regions_reporting, 2);
+    for peer in ["a", "b"] {
+        let row = link(&status, "c", peer);
+        assert_eq!(row.state, LinkState::Unknown);
+        assert_eq!(row.why, "the agent of c has been silent for 40 s");
+        assert!(matches!(row.rtt(ProbeKind::Stamp), Known::Stale { age_s, .. } if (age_s - 40.0).abs() < 1e-9), "{row:?}");
+        assert_eq!(link(&status, peer, "c").state, LinkState::Ok);
+    }
+    let lost = replication(&status, "c-db");
+    assert_eq!((lost.state, lost.why.as_str()), (ReplicationState::Unknown, "the agent of c has been silent for 40 s"));
+    assert!(matches!(lost.lag, Known::Stale { .. }) && matches!(lost.staleness, Known::Stale { .. }), "{lost:?}");
+    assert_eq!(replication(&status, "b-db").state, ReplicationState::Ok);
+    assert!(matches!(status.nodes[2].role, Known::Stale { value: NodeRole::Standby, .. }));
+
+    let series = scene.series(40);
+    let of_c = [(Attribute::Region, "c")];
+    assert_eq!(value(&series, &catalogue::REPLICATION_STALENESS, &of_c), None, "a stale gauge has no series");
+    assert_eq!(value(&series, &catalogue::REPLICATION_STATE, &[of_c[0], (Attribute::State, "unknown")]), Some(1.0));
+    assert_eq!(value(&series, &catalogue::REPLICATION_STATE, &[of_c[0], (Attribute::State, "ok")]), Some(0.0));
+    assert_eq!(value(&series, &catalogue::LINK_RTT, &of_c), Some(160.0), "totals stay");
+    assert_eq!(value(&series, &catalogue::REGION_EVIDENCE_AGE, &of_c), Some(40.0));
+}
+
+/// Where replication does not move, staleness grows with the time that passes, between reports too.
+#[test]
+fn staleness_grows_while_stuck() {
+    let stuck = Says::new("b", 1).node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", ReplicationState::Silent);
+    let scene = Scene::new().hear(stuck.lag("a", 10, 100, 7.0), 0);
+    for second in [1, 5, 20] {
+        let status = scene.status(second);
+        let Known::Known { value } = &replication(&status, "b-db").staleness else { panic!() };
+        assert!((value.estimate_s - 7.0 - second as f64).abs() < 1e-9);
+    }
+}
+
+/// Two nodes of one system out of recovery at once are counted as what they are.
+#[test]
+fn split_brain_is_counted() {
+    let writer = |name| Says::new(name, 1).node(NodeState::Ok, Some(NodeRole::Writer));
+    let scene = Scene::new().hear(writer("a"), 0).hear(writer("b"), 0).hear(well("c", 1), 0);
+    assert_eq!(scene.status(1).clusters[0].writers.len(), 2);
+    assert_eq!(value(&scene.series(1), &catalogue::CLUSTER_WRITERS, &[(Attribute::System, "42")]), Some(2.0));
+    let silent = scene.status(31);
+    assert!(silent.clusters[0].writers.is_empty(), "stale evidence is no evidence of a split brain");
+}
+
+/// The status survives its way as JSON.
+#[test]
+fn json_round_trip() {
+    let status = Scene::new().hear(well("a", 1), 0).hear(well("b", 1), 0).status(50);
+    let text = serde_json::to_string(&status).unwrap();
+    assert_eq!(serde_json::from_str::<FleetStatus>(&text).unwrap(), status);
+    assert_eq!(status.regions[0].region, region("a"));
+    let by_region: BTreeMap<_, _> = status.regions.iter().map(|one| (one.region.as_str(), one.evidence_age_s.is_known())).collect();
+    assert_eq!(by_region["a"], false);
+}
