@@ -14,6 +14,7 @@ pub const DRIFT_PPB: u64 = 50_000;
 ///
 /// A wide interval means "not known well", never "fine". Nothing is clamped: ends may be negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "a number's name ends in its unit")]
 pub struct Interval {
     lower_ns: i64,
     estimate_ns: i64,

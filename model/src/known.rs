@@ -27,6 +27,7 @@ pub enum Known<T> {
 
 impl<T> Known<T> {
     /// A current value.
+    #[expect(clippy::self_named_constructors, reason = "the three constructors are called as the three variants")]
     pub fn known(value: T) -> Known<T> {
         Known::Known { value }
     }
