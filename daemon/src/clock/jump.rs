@@ -191,10 +191,17 @@ mod tests {
             ("leap second", Moved { wall: 0, ..steady(S) }, Step::WallStep { by_ns: -S }),
             ("wall set by 500 ms", Moved { wall: S + 500 * MS, ..steady(S) }, Step::WallStep { by_ns: 500 * MS }),
             (
-                "interrupted for 2 s while reading",
+                "interrupted for 2 s after the first raw reading",
+                Moved { monotonic: 3 * S, boot: 3 * S, wall: 3 * S, width: 2 * S, ..steady(S) },
+                Step::Steady,
+            ),
+            (
+                "interrupted after the wall clock",
                 Moved { monotonic: 3 * S, boot: 3 * S, width: 2 * S, ..steady(S) },
                 Step::Steady,
             ),
+            ("interrupted before the boot clock", Moved { boot: 3 * S, width: 2 * S, ..steady(S) }, Step::Steady),
+            ("interrupted after the boot clock", Moved { width: 2 * S, ..steady(S) }, Step::Steady),
         ];
         for (what, moved, expected) in table {
             assert_eq!(check(&moved), expected, "{what}");

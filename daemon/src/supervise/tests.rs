@@ -209,7 +209,9 @@ async fn companions_serve_until_the_end() {
         Ok(())
     });
     clean.shutdown().cancel();
+    let start = Instant::now();
     clean.run(5 * S).await.unwrap();
+    assert_eq!(start.elapsed(), S);
 
     let mut broken = supervisor();
     broken.spawn_companion("signals", async { Err(anyhow!("no signals here")) });
