@@ -6,5 +6,6 @@ pub mod files;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod wait;
 pub mod world;

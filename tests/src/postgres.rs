@@ -37,7 +37,10 @@ impl Server {
     /// If PostgreSQL is not installed or does not start.
     pub async fn primary(name: &str, run: &Path) -> Result<Server> {
         let mut server = Server::plan(name, run)?;
-        server.run("initdb", &["-D", &server.data(), "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-N", "-k"])?;
+        server.run(
+            "initdb",
+            &["-D", &server.data(), "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-N", "-k"],
+        )?;
         let access = "local all all trust\nlocal replication all trust\nhost replication postgres 127.0.0.1/32 trust\n\
                       host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n";
         fs::write(server.folder.join("data/pg_hba.conf"), access).context("write pg_hba.conf")?;
@@ -55,7 +58,10 @@ impl Server {
         let mut server = Server::plan(name, run)?;
         let slot = name.replace(['-', '.'], "_");
         let source = format!("host=127.0.0.1 port={} user=postgres application_name={name}", primary.port);
-        server.run("pg_basebackup", &["-d", &source, "-D", &server.data(), "-X", "stream", "-c", "fast", "-C", "-S", &slot, "-R"])?;
+        server.run(
+            "pg_basebackup",
+            &["-d", &source, "-D", &server.data(), "-X", "stream", "-c", "fast", "-C", "-S", &slot, "-R"],
+        )?;
         server.configure("")?;
         server.start().await?;
         Ok(server)
@@ -67,7 +73,8 @@ impl Server {
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         let account = Uid::effective().is_root().then(|| "postgres".to_owned());
         if let Some(account) = &account {
-            let user = User::from_name(account)?.with_context(|| format!("no account {account}: install the package postgresql"))?;
+            let user =
+                User::from_name(account)?.with_context(|| format!("no account {account}: install the package postgresql"))?;
             chown(&folder, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} to {account}", folder.display()))?;
         }
         Ok(Server { name: name.to_owned(), port: ports::free_tcp()?, folder, account, process: None })
@@ -152,13 +159,15 @@ impl Server {
     /// # Errors
     /// If the server refuses.
     pub async fn sql(&self, statements: &str, database: &str) -> Result<Option<String>> {
-        let settings = format!("host={} port={} user=postgres dbname={database} connect_timeout=5", self.folder.display(), self.port);
+        let settings =
+            format!("host={} port={} user=postgres dbname={database} connect_timeout=5", self.folder.display(), self.port);
         let (client, connection) = tokio_postgres::connect(&settings, tokio_postgres::NoTls).await?;
         let driver = tokio::spawn(connection);
         let result = client.simple_query(statements).await;
         drop(client);
         driver.await??;
-        let rows = result.map_err(|error| anyhow::anyhow!("{}", error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)))?;
+        let rows = result
+            .map_err(|error| anyhow::anyhow!("{}", error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)))?;
         Ok(rows.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
@@ -232,7 +241,8 @@ pub fn program_path(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// If the command fails.
 pub fn bootstrap_sql() -> Result<String> {
-    let output = Command::new(files::program("lagmesh")?).args(["bootstrap", "--print-sql"]).output().context("run lagmesh bootstrap")?;
+    let output =
+        Command::new(files::program("lagmesh")?).args(["bootstrap", "--print-sql"]).output().context("run lagmesh bootstrap")?;
     if !output.status.success() {
         bail!("lagmesh bootstrap --print-sql failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -52,7 +52,8 @@ impl Process {
         command.args(["--pdeathsig", "KILL", "--"]).arg(&program.path).args(&program.args);
         command.envs(program.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).current_dir(directory);
-        let child = command.spawn().with_context(|| format!("start {} (setpriv is part of util-linux)", program.path.display()))?;
+        let child =
+            command.spawn().with_context(|| format!("start {} (setpriv is part of util-linux)", program.path.display()))?;
         Ok(Process { program, child, log })
     }
 

@@ -65,11 +65,11 @@ impl World {
         let servers = start_servers(folder.path(), &mut say).await?;
         let collector_http = ports::tcp_or_free(plan.http_port)?;
         let agent_http = REGIONS.iter().map(|region| Ok(((*region).to_owned(), ports::free_tcp()?))).collect::<Result<_>>()?;
-        fs::write(folder.path().join("fleet.toml"), fleet_file(plan, &servers, collector_http)?).context("write the fleet file")?;
+        fs::write(folder.path().join("fleet.toml"), fleet_file(plan, &servers, collector_http)?)
+            .context("write the fleet file")?;
         write_secrets(folder.path())?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().context("make an HTTP client")?;
-        let mut world =
-            World { agents: BTreeMap::new(), collector: None, servers, agent_http, collector_http, http, folder };
+        let mut world = World { agents: BTreeMap::new(), collector: None, servers, agent_http, collector_http, http, folder };
         say("starting the collector and three agents");
         world.start_collector()?;
         for region in REGIONS {
@@ -250,7 +250,10 @@ pub fn unknown_parts(status: &FleetStatus) -> Vec<String> {
 async fn start_servers(run: &Path, say: &mut impl FnMut(&str)) -> Result<BTreeMap<String, Server>> {
     say("starting the writer in New York");
     let writer = Server::primary(REGIONS[0], run).await?;
-    writer.app(&postgres::bootstrap_sql()?).await.context("prepare the database with the SQL of `lagmesh bootstrap --print-sql`")?;
+    writer
+        .app(&postgres::bootstrap_sql()?)
+        .await
+        .context("prepare the database with the SQL of `lagmesh bootstrap --print-sql`")?;
     writer.app(&format!("ALTER ROLE {AGENT_ROLE} PASSWORD '{AGENT_PASSWORD}'")).await?;
     let mut servers = BTreeMap::new();
     for region in &REGIONS[1..] {
@@ -262,7 +265,9 @@ async fn start_servers(run: &Path, say: &mut impl FnMut(&str)) -> Result<BTreeMa
 }
 
 fn fleet_file(plan: &Plan, servers: &BTreeMap<String, Server>, collector_http: u16) -> Result<String> {
-    let mut file = String::from("# Three regions on one machine. No coordinates: loopback undercuts every physical floor.\nname = \"demo\"\n");
+    let mut file = String::from(
+        "# Three regions on one machine. No coordinates: loopback undercuts every physical floor.\nname = \"demo\"\n",
+    );
     for region in REGIONS {
         let mesh = ports::free_udp()?;
         write!(file, "\n[[region]]\nname = \"{region}\"\n[[region.agent]]\nmesh = \"127.0.0.1:{mesh}\"\n")?;

@@ -38,7 +38,8 @@ fn say(line: &str) {
 async fn main() -> Result<()> {
     let args = Args::parse();
     drop(rustls::crypto::ring::default_provider().install_default());
-    let plan = Plan { purpose: "demo".to_owned(), export_interval: Duration::from_secs(2), http_port: args.port, more: String::new() };
+    let plan =
+        Plan { purpose: "demo".to_owned(), export_interval: Duration::from_secs(2), http_port: args.port, more: String::new() };
     let mut interrupt = Interrupt::new()?;
     let world = tokio::select! {
         world = World::start(&plan, |line| say(&format!("demo: {line}"))) => world?,
@@ -77,13 +78,17 @@ async fn until(end: Option<tokio::time::Instant>) {
 async fn print_table(world: &World, live: bool) -> Result<()> {
     let status = world.fleet_status().await?;
     let clear = if live { "\x1b[H\x1b[2J" } else { "" };
-    say(&format!("{clear}{}\nstatus page {}   (Ctrl-C ends)", lagmesh_cli::table::fleet(&status, live), world.page()));
+    say(&format!(
+        "{clear}{}\nstatus page {}   (Ctrl-C ends)",
+        lagmesh_cli::table::fleet(&status, lagmesh_cli::terminal::style()),
+        world.page()
+    ));
     Ok(())
 }
 
 async fn final_verdict(world: &World) -> Result<()> {
     let status = world.fleet_status().await?;
-    say(&lagmesh_cli::table::fleet(&status, false));
+    say(&lagmesh_cli::table::fleet(&status, lagmesh_cli::table::Style::PLAIN));
     let unknown = unknown_parts(&status);
     ensure!(unknown.is_empty(), "not everything is known at the end: {}", unknown.join(", "));
     say("demo: every link and every lag is known");

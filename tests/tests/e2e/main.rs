@@ -1,0 +1,11 @@
+//! End-to-end tests: the real programs, real PostgreSQL servers, a real Prometheus, a real browser.
+
+mod agent_killed;
+mod collector_outage;
+mod database_trouble;
+mod demo_program;
+mod page;
+mod prometheus;
+mod replication_faults;
+mod rules;
+mod support;

@@ -1,0 +1,58 @@
+//! What the tests share: a world that is ready, and what to ask it.
+
+use std::sync::Once;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lagmesh_model::state::ReplicationState;
+use lagmesh_model::status::{FleetStatus, Replication, Seconds};
+use lagmesh_tests::wait;
+use lagmesh_tests::world::{Plan, World};
+
+/// Beats leave once per second.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
+static TLS: Once = Once::new();
+
+/// A world in which every link and every lag is known.
+pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
+    let world = starting_world(purpose).await?;
+    world.ready().await.with_context(|| format!("logs are in {}", world.folder().display()))?;
+    Ok(world)
+}
+
+/// A world whose programs have just been started.
+pub(crate) async fn starting_world(purpose: &str) -> Result<World> {
+    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    let plan = Plan { purpose: purpose.to_owned(), export_interval: Duration::from_secs(1), http_port: 0, more: String::new() };
+    World::start(&plan, |_| {}).await
+}
+
+/// The replication towards a region's node, as its own agent sees it.
+pub(crate) async fn replication_at_agent(world: &World, region: &str) -> Result<Replication> {
+    let status = world.agent_status(region).await?;
+    status.replications.into_iter().next().with_context(|| format!("the agent in {region} lists no replication"))
+}
+
+/// The replication towards a region's node in the collector's view.
+pub(crate) fn replication_in(status: &FleetStatus, region: &str) -> Result<Replication> {
+    let found = status.replications.iter().find(|replication| replication.region.as_str() == region);
+    found.cloned().with_context(|| format!("the collector lists no replication towards {region}"))
+}
+
+/// Waits until both the agent and the collector say that replication towards a region is in one of `states`.
+pub(crate) async fn until_state(world: &World, region: &str, states: &[ReplicationState], within: Duration) -> Result<()> {
+    wait::until(&format!("replication towards {region} is {states:?}"), within, || async {
+        let own = replication_at_agent(world, region).await?;
+        let central = replication_in(&world.fleet_status().await?, region)?;
+        ensure!(states.contains(&own.state), "the agent says {} ({})", own.state, own.why);
+        ensure!(states.contains(&central.state), "the collector says {} ({})", central.state, central.why);
+        Ok(())
+    })
+    .await
+}
+
+/// The staleness of a replication, which must be known.
+pub(crate) fn staleness(replication: &Replication) -> Result<Seconds> {
+    replication.staleness.current().copied().with_context(|| format!("staleness is {:?}", replication.staleness))
+}
