@@ -1,1 +1,247 @@
-//! Being written.
+//! The links from our region to every other one: what became of the probes, in which state each link is, and why. Pure.
+
+pub mod judge;
+pub mod window;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lagmesh_model::catalogue::{Attribute, CLOCK_ERROR, LINK_FLOOR, LINK_FLOWS, LINK_PROBES, LINK_RTT, LINK_STATE, LINK_STRETCH};
+use lagmesh_model::fleet::{Fleet, Mesh};
+use lagmesh_model::ids::{AgentName, RegionName};
+use lagmesh_model::known::Known;
+use lagmesh_model::series::{Attributes, Series, push_states};
+use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
+use lagmesh_model::status::{Link, LinkKind};
+use lagmesh_model::time::{RawNanos, Reading};
+
+use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
+use crate::link::window::{RECENT, Window, age_of};
+use crate::measurement::{FlowChange, PeerView, Probe};
+
+/// Beyond four times the 99th percentile, but at least this, an answer is overdue.
+const PATIENCE_MIN: Duration = Duration::from_millis(200);
+/// Beyond how many 99th percentiles an answer is overdue.
+const PATIENCE_FACTOR: u32 = 4;
+
+/// All links of our region.
+#[derive(Debug)]
+pub struct Links {
+    region: RegionName,
+    mesh: Mesh,
+    links: BTreeMap<RegionName, Track>,
+}
+
+/// One link.
+#[derive(Debug)]
+struct Track {
+    peer: RegionName,
+    flows: BTreeMap<AgentName, Vec<Option<bool>>>,
+    windows: Vec<Window>,
+    floor_s: Option<f64>,
+    state: LinkState,
+    why: String,
+    /// Since when the state has been one in which loss is judged; what was sent before is history.
+    loss_since: Option<RawNanos>,
+    mixed_since: Option<RawNanos>,
+    unknown_since: Option<RawNanos>,
+    stalled_at: Option<RawNanos>,
+}
+
+impl Links {
+    /// The links of a region, nothing known about them.
+    pub fn new(fleet: &Fleet, region: &RegionName) -> Links {
+        let track = |peer: &lagmesh_model::fleet::Region| {
+            let kinds = [(ProbeKind::Stamp, true), (ProbeKind::Icmp, fleet.mesh.icmp), (ProbeKind::Tcp, fleet.mesh.tcp)];
+            let window = |kind| Window::new(kind, fleet.mesh.interval, fleet.mesh.give_up);
+            let flows = |agent: &lagmesh_model::fleet::Agent| (agent.name.clone(), vec![None; usize::from(fleet.mesh.flows)]);
+            let track = Track {
+                peer: peer.name.clone(),
+                flows: peer.agents.iter().map(flows).collect(),
+                windows: kinds.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| window(kind)).collect(),
+                floor_s: fleet.soft_floor_s(region, &peer.name).filter(|floor_s| *floor_s > 0.0),
+                state: LinkState::Unknown,
+                why: format!("no probe to {} is settled yet", peer.name),
+                loss_since: None,
+                mixed_since: None,
+                unknown_since: None,
+                stalled_at: None,
+            };
+            (peer.name.clone(), track)
+        };
+        Links { region: region.clone(), mesh: fleet.mesh.clone(), links: fleet.peers_of(region).map(track).collect() }
+    }
+
+    /// The fate of a probe.
+    pub fn record_probe(&mut self, probe: &Probe) {
+        let Some(link) = self.links.get_mut(&probe.peer) else { return };
+        if probe.outcome == Outcome::Skipped {
+            link.stalled_at = link.stalled_at.max(Some(probe.at));
+        }
+        if let Some(window) = link.windows.iter_mut().find(|window| window.kind() == probe.kind) {
+            window.record(probe);
+        }
+    }
+
+    /// A flow came alive or died.
+    pub fn record_flow(&mut self, change: &FlowChange) {
+        let flows = self.links.get_mut(&change.flow.peer).and_then(|link| link.flows.get_mut(&change.flow.agent));
+        if let Some(alive) = flows.and_then(|flows| flows.get_mut(usize::from(change.flow.index))) {
+            *alive = change.alive;
+        }
+    }
+
+    /// What to show.
+    pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
+        let (region, mesh) = (&self.region, &self.mesh);
+        self.links.values_mut().map(|link| link.status(region, mesh, now, view)).collect()
+    }
+
+    /// What to export. What is unknown has no series; the state always has.
+    pub fn series(&mut self, now: Reading, view: &PeerView, out: &mut Vec<Series>) {
+        for link in self.links.values_mut() {
+            link.step(&self.mesh, now.raw);
+            let attributes = Attributes::new().with(Attribute::Region, &self.region).with(Attribute::Peer, &link.peer);
+            link.push_probes(&attributes, out);
+            push_states(out, &LINK_STATE, &attributes, LinkState::ALL, link.state);
+            if let Some((alive, dead)) = link.known_flows() {
+                for (word, count) in [("alive", alive), ("dead", dead)] {
+                    out.push(Series::gauge(&LINK_FLOWS, attributes.clone().with(Attribute::State, word), count as f64));
+                }
+            }
+            if let Some(floor_s) = link.floor_s {
+                out.push(Series::gauge(&LINK_FLOOR, attributes.clone(), floor_s));
+                if let Some(rtt) = link.window(ProbeKind::Stamp).map(|window| window.rtt(now.raw)).as_ref().and_then(Known::current) {
+                    out.push(Series::gauge(&LINK_STRETCH, attributes.clone(), rtt.min_s / floor_s));
+                }
+            }
+            if let Some(error_s) = link.clock_error_s(now, view).current() {
+                out.push(Series::gauge(&CLOCK_ERROR, attributes, *error_s));
+            }
+        }
+    }
+}
+
+impl Track {
+    fn window(&self, kind: ProbeKind) -> Option<&Window> {
+        self.windows.iter().find(|window| window.kind() == kind)
+    }
+
+    fn agents(&self) -> Vec<AgentFlows> {
+        let count = |flows: &[Option<bool>], wanted: bool| flows.iter().filter(|alive| **alive == Some(wanted)).count() as u64;
+        let agent = |(agent, flows): (&AgentName, &Vec<Option<bool>>)| AgentFlows {
+            agent: agent.to_string(),
+            alive: count(flows, true),
+            dead: count(flows, false),
+            all: flows.len() as u64,
+        };
+        self.flows.iter().map(agent).collect()
+    }
+
+    /// Flows alive and dead; `None` if nothing is known about any.
+    fn known_flows(&self) -> Option<(u64, u64)> {
+        let (alive, dead) = self.agents().iter().fold((0, 0), |(alive, dead), flows| (alive + flows.alive, dead + flows.dead));
+        (alive + dead > 0).then_some((alive, dead))
+    }
+
+    /// Brings the state up to date. Calling it again at the same moment changes nothing.
+    fn step(&mut self, mesh: &Mesh, now: RawNanos) {
+        let agents = self.agents();
+        let known = self.known_flows();
+        let since = |holds: bool, since: Option<RawNanos>| if holds { since.or(Some(now)) } else { None };
+        self.mixed_since = since(known.is_some_and(|(alive, dead)| alive > 0 && dead > 0), self.mixed_since);
+        self.unknown_since = since(known.is_none(), self.unknown_since);
+        let others: Vec<(ProbeKind, Voice)> = self.others(mesh, now, known);
+        let stamp = self.window(ProbeKind::Stamp);
+        let age = |at: Option<RawNanos>| at.map(|at| age_of(at, now));
+        let evidence = Evidence {
+            peer: self.peer.as_str(),
+            agents: &agents,
+            mixed_for: age(self.mixed_since),
+            answered: age(stamp.and_then(Window::answered_at)),
+            refused: age(stamp.and_then(Window::refused_at)),
+            unknown_for: age(self.unknown_since),
+            others: &others,
+            recent: stamp.map(|window| window.recent(now, self.loss_since)).unwrap_or_default(),
+            before: self.state,
+            mesh,
+        };
+        let (state, why) = judge(&evidence);
+        let state = state.unwrap_or(self.state);
+        let judged_by_loss = |state| matches!(state, LinkState::Ok | LinkState::Lossy);
+        if judged_by_loss(state) && !judged_by_loss(self.state) {
+            self.loss_since = Some(now);
+        }
+        (self.state, self.why) = (state, why);
+    }
+
+    /// What the other kinds say. Asked only if no flow answers: else it decides nothing.
+    fn others(&self, mesh: &Mesh, now: RawNanos, known: Option<(u64, u64)>) -> Vec<(ProbeKind, Voice)> {
+        if known.is_some_and(|(alive, _)| alive > 0) {
+            return Vec::new();
+        }
+        let voice = |window: &Window| {
+            if window.evidence_at().is_none() {
+                return Voice::Unmeasured;
+            }
+            let Some(newest) = window.answered_at().max(window.refused_at()) else { return Voice::Silent };
+            let patience = window.p99(now).map_or(mesh.deadline, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN).min(mesh.deadline));
+            // Our own stall is no silence of theirs: the wait begins anew after it.
+            let waited_since = self.stalled_at.map_or(newest, |stalled_at| stalled_at.max(newest));
+            if age_of(waited_since, now) <= mesh.interval * 2 + patience { Voice::Answers(age_of(newest, now)) } else { Voice::Silent }
+        };
+        self.windows.iter().filter(|window| window.kind() != ProbeKind::Stamp).map(|window| (window.kind(), voice(window))).collect()
+    }
+
+    fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {
+        self.step(mesh, now.raw);
+        let kind = |window: &Window| {
+            let recent = window.recent(now.raw, None);
+            LinkKind { kind: window.kind(), rtt: window.rtt(now.raw), settled: recent.settled, answered: recent.answered }
+        };
+        let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
+        let age_s = evidence_at.map(|at| age_of(at, now.raw).as_secs_f64());
+        Link {
+            region: region.clone(),
+            peer: self.peer.clone(),
+            state: self.state,
+            why: self.why.clone(),
+            flows_alive: Known::from_option(self.known_flows().map(|(alive, _)| alive), &self.why),
+            flows: self.flows.values().map(|flows| flows.len() as u64).sum(),
+            floor_s: self.floor_s,
+            kinds: self.windows.iter().map(kind).collect(),
+            clock_error_s: self.clock_error_s(now, view),
+            evidence_age_s: Known::from_option(age_s, "no probe is settled yet"),
+        }
+    }
+
+    fn push_probes(&self, attributes: &Attributes, out: &mut Vec<Series>) {
+        for window in &self.windows {
+            let attributes = attributes.clone().with(Attribute::Kind, window.kind());
+            for (outcome, count) in window.outcomes().unwrap_or_default() {
+                out.push(Series::counter(&LINK_PROBES, attributes.clone().with(Attribute::Outcome, outcome), *count));
+            }
+            if !window.total().is_empty() {
+                out.push(Series::histogram(&LINK_RTT, attributes, window.total().clone()));
+            }
+        }
+    }
+
+    /// Half the width of the narrowest interval to any agent of the peer: current while that agent was heard within a minute.
+    fn clock_error_s(&self, now: Reading, view: &PeerView) -> Known<f64> {
+        let error = |agent: &AgentName| {
+            let clock = view.clocks.get(agent).filter(|clock| clock.own_epoch == now.epoch)?;
+            let age = age_of(*view.heard.get(agent)?, now.raw);
+            Some((clock.offset_at(now.raw).width_ns() as f64 / 2e9, age))
+        };
+        let narrowest = self.flows.keys().filter_map(error).min_by(|a, b| a.0.total_cmp(&b.0));
+        match narrowest {
+            Some((value, age)) if age <= RECENT => Known::Known { value },
+            Some((value, age)) => Known::Stale { value, age_s: age.as_secs_f64() },
+            None => Known::unknown(format!("no exchange of clock stamps with {} yet", self.peer)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

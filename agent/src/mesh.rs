@@ -1,1 +1,131 @@
-//! Being written.
+//! The mesh: STAMP probes to the agents of every other region and the reflector that answers theirs, with ICMP and TCP as second
+//! opinions. What agents tell each other about beats rides in the same packets.
+//!
+//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`flow`], [`offset`], [`peer`], [`bulletin`] (what to tell),
+//! [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] (UDP), [`icmp`], [`tcp`].
+
+pub mod stamp;
+pub mod keys;
+pub mod tlv;
+pub mod schedule;
+pub mod flow;
+pub mod offset;
+pub mod peer;
+pub mod bulletin;
+pub mod hearing;
+pub mod reflector;
+pub mod engine;
+pub mod resolve;
+pub mod sender;
+pub mod opinion;
+pub mod icmp;
+pub mod tcp;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lagmesh_daemon::{Clock, Shutdown, Supervisor};
+use lagmesh_model::fleet::{Address, Fleet};
+use lagmesh_model::ids::{AgentName, RegionName};
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
+use crate::mesh::engine::Engine;
+pub use crate::mesh::keys::{KeyError, MeshKeys};
+use crate::mesh::sender::{Shared, bind_reflector, probe_peer, reflect};
+
+/// How often the view is published, unless there is an announcement.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// What the mesh needs.
+#[derive(Debug)]
+pub struct MeshContext {
+    /// The fleet.
+    pub fleet: Arc<Fleet>,
+    /// Our region.
+    pub region: RegionName,
+    /// Our name.
+    pub agent: AgentName,
+    /// Where the reflector listens (UDP).
+    pub listen: SocketAddr,
+    /// The keys; without any, packets are not authenticated.
+    pub keys: Option<MeshKeys>,
+    /// The clock.
+    pub clock: Clock,
+    /// Where observations go.
+    pub observations: Observations,
+    /// What to tell the peers.
+    pub outbox: watch::Receiver<Arc<Outbox>>,
+}
+
+/// Starts the mesh: its thread, and a task for each second opinion. Must be called within a runtime.
+///
+/// # Errors
+/// If the reflector cannot listen or the thread cannot be started.
+pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<PeerViews> {
+    let socket = bind_reflector(context.listen)?;
+    opinion::start(&context, supervisor);
+    let (views, published) = watch::channel(Arc::new(PeerView::default()));
+    let shutdown = supervisor.shutdown();
+    supervisor.spawn_thread("mesh", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
+        runtime.block_on(run(context, socket, &views, &shutdown))
+    })?;
+    Ok(published)
+}
+
+async fn run(context: MeshContext, socket: std::net::UdpSocket, views: &watch::Sender<Arc<PeerView>>, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox } = context;
+    let socket = UdpSocket::from_std(socket).context("take over the mesh socket")?;
+    tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
+    let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
+    let addresses: Vec<Address> = engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
+    let shared = Shared::new(engine, clock, observations);
+    let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
+    for (peer, address) in addresses.iter().enumerate() {
+        parts.push(Box::pin(probe_peer(&shared, peer, address, listen.ip())));
+    }
+    parts.push(Box::pin(reflect(&shared, &socket)));
+    parts.push(Box::pin(publish(&shared, views)));
+    parts.push(Box::pin(follow(&shared, outbox)));
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        ended = parts.next() => ended.unwrap_or(Ok(())),
+    }
+}
+
+/// Publishes the view while something is heard, at once if it is an announcement.
+async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = shared.news.notified() => {}
+            () = sleep(PUBLISH_EVERY) => {}
+        }
+        if let Some(view) = shared.with(|engine, now| engine.view(now.raw)) {
+            views.send_replace(Arc::new(view));
+        }
+    }
+}
+
+/// Takes over what there is to tell whenever it changes.
+async fn follow(shared: &Shared, mut outbox: watch::Receiver<Arc<Outbox>>) -> anyhow::Result<()> {
+    loop {
+        let news = Arc::clone(&outbox.borrow_and_update());
+        shared.with(|engine, _| engine.update(&news));
+        if outbox.changed().await.is_err() {
+            // Nobody is left who could have something new to tell; what there is stays true.
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What became of the probes of one kind on one link: since the start, and in the last minute. Bounded memory. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use lagmesh_model::histogram::Exponential;
+use lagmesh_model::known::Known;
+use lagmesh_model::state::{Outcome, ProbeKind};
+use lagmesh_model::status::Quantiles;
+use lagmesh_model::time::{RawNanos, nanos};
+
+use crate::measurement::Probe;
+
+/// How far back "recent" reaches.
+pub const RECENT: Duration = Duration::from_secs(60);
+/// Counts are kept by the second in which probes were sent.
+const COUNT_SLOT_NS: u64 = 1_000_000_000;
+/// Round-trip times are kept by five seconds.
+const RTT_SLOT_NS: u64 = 5_000_000_000;
+/// For how many intervals a round-trip time is current.
+const CURRENT_INTERVALS: u32 = 3;
+
+/// The probes of one kind.
+#[derive(Debug)]
+pub struct Window {
+    kind: ProbeKind,
+    interval: Duration,
+    give_up: Duration,
+    total: Exponential,
+    outcomes: Vec<(Outcome, u64)>,
+    counts: VecDeque<CountSlot>,
+    rtts: VecDeque<RttSlot>,
+    answered_at: Option<RawNanos>,
+    refused_at: Option<RawNanos>,
+    evidence_at: Option<RawNanos>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CountSlot {
+    slot: u64,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct RttSlot {
+    slot: u64,
+    rtts: Exponential,
+}
+
+/// Probes that were sent in some time and are settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub settled: u64,
+    /// Those that were answered at all; a refusal is an answer: the path works.
+    pub answered: u64,
+}
+
+impl Counts {
+    /// The lost share [0, 1]; `None` if nothing is settled.
+    pub fn loss(&self) -> Option<f64> {
+        (self.settled > 0).then(|| (self.settled - self.answered) as f64 / self.settled as f64)
+    }
+}
+
+impl Window {
+    /// Nothing probed.
+    pub fn new(kind: ProbeKind, interval: Duration, give_up: Duration) -> Window {
+        Window {
+            kind,
+            interval,
+            give_up,
+            total: Exponential::new(),
+            outcomes: Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
+            counts: VecDeque::new(),
+            rtts: VecDeque::new(),
+            answered_at: None,
+            refused_at: None,
+            evidence_at: None,
+        }
+    }
+
+    /// Which kind.
+    pub fn kind(&self) -> ProbeKind {
+        self.kind
+    }
+
+    /// The fate of a probe.
+    pub fn record(&mut self, probe: &Probe) {
+        if let Some((_, count)) = self.outcomes.iter_mut().find(|(outcome, _)| *outcome == probe.outcome) {
+            *count += 1;
+        }
+        if let Some(rtt_ns) = probe.rtt_ns {
+            self.total.record_ns(rtt_ns);
+            self.rtt_slot(probe.at).record_ns(rtt_ns);
+        }
+        match probe.outcome {
+            // Nothing was sent, or our own host stalled: no evidence about anything but ourselves.
+            Outcome::Skipped | Outcome::SendError => return,
+            Outcome::InTime | Outcome::Late => self.answered_at = self.answered_at.max(Some(probe.at)),
+            Outcome::Refused => self.refused_at = self.refused_at.max(Some(probe.at)),
+            Outcome::Lost | Outcome::Unreachable | Outcome::Corrupt => {}
+        }
+        self.evidence_at = self.evidence_at.max(Some(probe.at));
+        let answered = matches!(probe.outcome, Outcome::InTime | Outcome::Late | Outcome::Refused);
+        self.count(self.sent_at(probe), answered);
+    }
+
+    /// When a probe was sent, to within its responder's time: fates come in at different times after it.
+    fn sent_at(&self, probe: &Probe) -> RawNanos {
+        let after_ns = match (probe.outcome, probe.rtt_ns) {
+            (Outcome::Lost, _) => nanos(self.give_up),
+            (_, Some(rtt_ns)) => rtt_ns,
+            (_, None) => 0,
+        };
+        // A start of the raw clock less than ten seconds before the first probe is no reason to fail.
+        RawNanos(probe.at.0.saturating_sub(after_ns))
+    }
+
+    fn count(&mut self, sent: RawNanos, answered: bool) {
+        let slot = sent.0 / COUNT_SLOT_NS;
+        let place = self.counts.partition_point(|known| known.slot < slot);
+        if self.counts.get(place).is_none_or(|known| known.slot != slot) {
+            self.counts.insert(place, CountSlot { slot, counts: Counts::default() });
+        }
+        let counts = &mut self.counts[place].counts;
+        counts.settled += 1;
+        counts.answered += u64::from(answered);
+        let kept_ns = nanos(RECENT) + nanos(self.give_up) + COUNT_SLOT_NS;
+        while self.counts.len() as u64 > kept_ns / COUNT_SLOT_NS + 1 {
+            self.counts.pop_front();
+        }
+    }
+
+    fn rtt_slot(&mut self, at: RawNanos) -> &mut Exponential {
+        let slot = at.0 / RTT_SLOT_NS;
+        while self.rtts.front().is_some_and(|old| slot.abs_diff(old.slot) > nanos(RECENT) / RTT_SLOT_NS) {
+            self.rtts.pop_front();
+        }
+        if self.rtts.back().is_none_or(|newest| newest.slot < slot) {
+            self.rtts.push_back(RttSlot { slot, rtts: Exponential::new() });
+        }
+        &mut self.rtts.back_mut().expect("a slot was pushed if there was none").rtts
+    }
+
+    /// Probes sent within the last minute, but not before `since`.
+    pub fn recent(&self, now: RawNanos, since: Option<RawNanos>) -> Counts {
+        let first = now.0.checked_sub(nanos(RECENT)).map(|start| start / COUNT_SLOT_NS);
+        // A slot that began before `since` may hold probes of before.
+        let since = since.map(|since| since.0.div_ceil(COUNT_SLOT_NS));
+        let counts = |slot: &&CountSlot| first.is_none_or(|first| slot.slot > first) && since.is_none_or(|since| slot.slot >= since);
+        self.counts.iter().filter(counts).fold(Counts::default(), |sum, slot| Counts {
+            settled: sum.settled + slot.counts.settled,
+            answered: sum.answered + slot.counts.answered,
+        })
+    }
+
+    /// The distribution of the last minute [ns inside]; empty if nothing was answered.
+    pub fn recent_rtts(&self, now: RawNanos) -> Exponential {
+        let mut sum = Exponential::new();
+        let newest = now.0 / RTT_SLOT_NS;
+        for slot in self.rtts.iter().filter(|slot| newest.abs_diff(slot.slot) <= nanos(RECENT) / RTT_SLOT_NS) {
+            sum.merge(&slot.rtts);
+        }
+        sum
+    }
+
+    /// The round-trip time of the last minute: current while the newest answer is at most three intervals old, then stale, and
+    /// unknown once nothing was answered for a minute.
+    pub fn rtt(&self, now: RawNanos) -> Known<Quantiles> {
+        let kind = self.kind;
+        let Some(answered_at) = self.answered_at else {
+            return Known::unknown(match self.evidence_at {
+                Some(_) => format!("no {kind} probe was answered yet"),
+                None => format!("no {kind} probe could be sent yet"),
+            });
+        };
+        let age = age_of(answered_at, now);
+        match self.recent_rtts(now).quantiles() {
+            Some(value) if age <= self.interval * CURRENT_INTERVALS => Known::Known { value },
+            Some(value) if age <= RECENT => Known::Stale { value, age_s: age.as_secs_f64() },
+            _ => Known::unknown(format!("no {kind} probe was answered for {:.0} s", age.as_secs_f64())),
+        }
+    }
+
+    /// All round-trip times since the start.
+    pub fn total(&self) -> &Exponential {
+        &self.total
+    }
+
+    /// Fates since the start; `None` if nothing was attempted.
+    pub fn outcomes(&self) -> Option<&[(Outcome, u64)]> {
+        self.outcomes.iter().any(|(_, count)| *count > 0).then_some(&self.outcomes)
+    }
+
+    /// When the newest answer came; refusals do not count.
+    pub fn answered_at(&self) -> Option<RawNanos> {
+        self.answered_at
+    }
+
+    /// When the newest refusal came, if no answer came since.
+    pub fn refused_at(&self) -> Option<RawNanos> {
+        self.refused_at.filter(|refused| self.answered_at.is_none_or(|answered| answered < *refused))
+    }
+
+    /// When anything was last learnt.
+    pub fn evidence_at(&self) -> Option<RawNanos> {
+        self.evidence_at
+    }
+
+    /// The longest that answers of the last minute took (99th percentile).
+    pub fn p99(&self, now: RawNanos) -> Option<Duration> {
+        self.recent_rtts(now).quantile_s(0.99).map(Duration::from_secs_f64)
+    }
+}
+
+/// How long ago something was; nothing if it is just now or, by another thread's reading, a moment ahead.
+pub fn age_of(at: RawNanos, now: RawNanos) -> Duration {
+    now.checked_since(at).unwrap_or(Duration::ZERO)
+}

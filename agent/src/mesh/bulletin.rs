@@ -1,0 +1,140 @@
+//! What to tell the agents of one peer region: news first, then everything again in rotation, for packets get lost. Pure.
+
+use lagmesh_model::beat::Announcement;
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::ids::{NodeHash, RegionName};
+use lagmesh_model::interval::Interval;
+use lagmesh_model::time::RawNanos;
+
+use crate::measurement::{Confirmation, Outbox};
+use crate::mesh::tlv::{RECORDS_PER_PACKET, Record};
+
+/// What is to be told to one peer region.
+#[derive(Debug, Default)]
+pub struct Bulletin {
+    items: Vec<Item>,
+    told: u64,
+}
+
+#[derive(Debug)]
+struct Item {
+    notice: Notice,
+    /// The turn in which it was last told; `None` if it is news.
+    told: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Notice {
+    Announcement(Announcement),
+    Confirmation(Confirmation),
+}
+
+impl Bulletin {
+    /// Takes over what there is to tell: every announcement, and those confirmations whose beats were written in `peer`.
+    pub fn update(&mut self, fleet: &Fleet, peer: &RegionName, outbox: &Outbox) {
+        let concerns = |confirmation: &&Confirmation| fleet.node(&confirmation.id.origin).is_some_and(|(_, node)| node.region == *peer);
+        let announcements = outbox.announcements.values().cloned().map(Notice::Announcement);
+        let confirmations = outbox.confirmations.values().filter(concerns).cloned().map(Notice::Confirmation);
+        let old = std::mem::take(&mut self.items);
+        let item = |notice: Notice| {
+            let told = old.iter().find(|item| item.notice == notice).and_then(|item| item.told);
+            Item { notice, told }
+        };
+        self.items = announcements.chain(confirmations).map(item).collect();
+    }
+
+    /// The records for a packet that is sent at `now` over a flow with the given previous round-trip time.
+    pub fn next(&mut self, now: RawNanos, previous_rtt_ns: Option<u64>) -> Vec<Record> {
+        let mut records = Vec::new();
+        for _ in 0..RECORDS_PER_PACKET.min(self.items.len()) {
+            self.told += 1;
+            let turn = self.told;
+            if let Some(item) = self.items.iter_mut().min_by_key(|item| item.told) {
+                item.told = Some(turn);
+                records.extend(item.notice.record(now, previous_rtt_ns));
+            }
+        }
+        records
+    }
+}
+
+impl Notice {
+    fn record(&self, now: RawNanos, previous_rtt_ns: Option<u64>) -> Option<Record> {
+        match self {
+            Notice::Announcement(Announcement { id, times, position }) => Some(Record::Announcement {
+                origin: NodeHash::of(&id.origin),
+                incarnation: id.incarnation,
+                sequence: id.sequence,
+                times: *times,
+                position: *position,
+            }),
+            Notice::Confirmation(confirmation) => {
+                // Stamps in the future are those of another clock epoch: such a confirmation cannot be told.
+                let (least, most) = (now.checked_since(confirmation.present)?, now.checked_since(confirmation.absent)?);
+                let ns = |span: std::time::Duration| i64::try_from(span.as_nanos()).ok();
+                Some(Record::Seen {
+                    origin: NodeHash::of(&confirmation.id.origin),
+                    node: NodeHash::of(&confirmation.node),
+                    incarnation: confirmation.id.incarnation,
+                    sequence: confirmation.id.sequence,
+                    held: Interval::between(ns(least)?, ns(most)?)?,
+                    previous_rtt_ns,
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::beat::Sequence;
+
+    use super::*;
+    use crate::mesh::testing::{announcement, confirmation, fleet};
+
+    fn sequences(records: &[Record]) -> Vec<u64> {
+        let sequence = |record: &Record| match record {
+            Record::Announcement { sequence, .. } | Record::Seen { sequence, .. } => sequence.0,
+        };
+        records.iter().map(sequence).collect()
+    }
+
+    fn outbox(announcements: &[(&str, u64)], confirmations: &[(&str, &str, u64)]) -> Outbox {
+        let mut outbox = Outbox::default();
+        for (origin, sequence) in announcements {
+            let announcement = announcement(origin, *sequence);
+            outbox.announcements.insert(announcement.id.origin.clone(), announcement);
+        }
+        for (origin, node, sequence) in confirmations {
+            let confirmation = confirmation(origin, node, *sequence, RawNanos(100), RawNanos(200));
+            outbox.confirmations.insert((confirmation.id.origin.clone(), confirmation.node.clone()), confirmation);
+        }
+        outbox
+    }
+
+    /// News come first, everything else in turn; a peer hears only confirmations of its own beats.
+    #[test]
+    fn rotation() {
+        let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
+        let mut bulletin = Bulletin::default();
+        assert_eq!(bulletin.next(RawNanos(300), None), []);
+        let told = outbox(&[("oslo-1", 1), ("oslo-2", 2)], &[("tokyo-1", "oslo-1", 3), ("oslo-1", "oslo-2", 4)]);
+        bulletin.update(&fleet, &tokyo, &told);
+        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [1, 2]);
+        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [3, 1]);
+        let told = outbox(&[("oslo-1", 1), ("oslo-2", 9)], &[("tokyo-1", "oslo-1", 3)]);
+        bulletin.update(&fleet, &tokyo, &told);
+        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [9, 3]);
+    }
+
+    /// The time for which a beat was held counts to the moment of sending, and never from the future.
+    #[test]
+    fn held() {
+        let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
+        let mut bulletin = Bulletin::default();
+        bulletin.update(&fleet, &tokyo, &outbox(&[], &[("tokyo-1", "oslo-1", 3)]));
+        let Record::Seen { held, sequence, previous_rtt_ns, .. } = &bulletin.next(RawNanos(1_000), Some(5))[0] else { panic!() };
+        assert_eq!((held.lower_ns(), held.upper_ns(), *sequence, *previous_rtt_ns), (800, 900, Sequence(3), Some(5)));
+        assert_eq!(bulletin.next(RawNanos(150), None), []);
+    }
+}

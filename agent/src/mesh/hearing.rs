@@ -1,0 +1,199 @@
+//! What peers have said: who they are, and the newest of each thing. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lagmesh_model::beat::{Announcement, BeatId, Seen};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::ids::{AgentName, NodeHash, NodeName, RegionName};
+use lagmesh_model::time::RawNanos;
+
+use crate::measurement::{Heard, PeerView};
+use crate::mesh::tlv::{AgentHash, Record};
+
+/// The agents of the peer regions, by what they are called on the wire, and where they were found.
+#[derive(Debug)]
+pub struct Directory {
+    agents: BTreeMap<AgentHash, Entry>,
+}
+
+/// One agent of a peer region.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub agent: AgentName,
+    /// Where its reflector is, if its name could be resolved.
+    pub address: Option<SocketAddr>,
+}
+
+impl Directory {
+    /// The agents of the other regions.
+    pub fn new(fleet: &Fleet, own: &RegionName) -> Directory {
+        let entry = |region: &RegionName, agent: &AgentName| (AgentHash::of(agent), Entry { region: region.clone(), agent: agent.clone(), address: None });
+        let of_region = |region: &lagmesh_model::fleet::Region| {
+            region.agents.iter().map(|agent| entry(&region.name, &agent.name)).collect::<Vec<_>>()
+        };
+        Directory { agents: fleet.peers_of(own).flat_map(of_region).collect() }
+    }
+
+    /// An agent by its hash.
+    pub fn get(&self, agent: AgentHash) -> Option<&Entry> {
+        self.agents.get(&agent)
+    }
+
+    /// Notes where an agent was found.
+    pub fn found(&mut self, agent: AgentHash, address: SocketAddr) {
+        if let Some(entry) = self.agents.get_mut(&agent) {
+            entry.address = Some(address);
+        }
+    }
+
+    /// Whether the agent of that hash is configured at that source address.
+    pub fn is_at(&self, agent: AgentHash, source: SocketAddr) -> bool {
+        self.get(agent).and_then(|entry| entry.address).is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical())
+    }
+
+    /// Whether any configured agent is at that host.
+    pub fn is_known(&self, source: SocketAddr) -> bool {
+        let known = |entry: &Entry| entry.address.is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical());
+        self.agents.values().any(known)
+    }
+
+    /// Whether that is the very socket of another reflector: answering it would make two reflectors answer each other for ever.
+    pub fn is_reflector(&self, source: SocketAddr) -> bool {
+        self.agents.values().any(|entry| entry.address == Some(source))
+    }
+}
+
+/// What was heard.
+#[derive(Debug)]
+pub struct Hearing {
+    fleet: Arc<Fleet>,
+    own: RegionName,
+    /// Everything but the clocks, which are computed for the moment of publication.
+    pub view: PeerView,
+}
+
+impl Hearing {
+    /// Nothing heard.
+    pub fn new(fleet: Arc<Fleet>, own: RegionName) -> Hearing {
+        Hearing { fleet, own, view: PeerView::default() }
+    }
+
+    /// A valid packet of an agent, with its records. Returns whether it brought a new announcement.
+    pub fn hear(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, records: Vec<Record>) -> bool {
+        match self.view.heard.get_mut(agent) {
+            Some(heard) => *heard = at,
+            None => drop(self.view.heard.insert(agent.clone(), at)),
+        }
+        let mut news = false;
+        for record in records {
+            news |= match record {
+                Record::Announcement { .. } => self.hear_announcement(region, agent, at, record),
+                Record::Seen { .. } => self.hear_seen(region, agent, at, record),
+            };
+        }
+        news
+    }
+
+    /// Who announces a beat must stand where it was written.
+    fn hear_announcement(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, record: Record) -> bool {
+        let Record::Announcement { origin, incarnation, sequence, times, position } = record else { return false };
+        let Some(origin) = self.node_in(origin, region) else { return false };
+        let what = Announcement { id: BeatId { origin, incarnation, sequence }, times, position };
+        let known = self.view.announcements.get(&what.id.origin);
+        let news = known.is_none_or(|known| is_newer(&known.what, &what));
+        if news {
+            self.view.announcements.insert(what.id.origin.clone(), Heard { what, from: agent.clone(), at });
+        }
+        news
+    }
+
+    /// Who has seen a beat of ours must stand where it was seen.
+    fn hear_seen(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, record: Record) -> bool {
+        let Record::Seen { origin, node, incarnation, sequence, held, .. } = record else { return false };
+        let (Some(origin), Some(node)) = (self.node_in(origin, &self.own), self.node_in(node, region)) else { return false };
+        let key = (origin.clone(), node.clone());
+        let what = Seen { id: BeatId { origin, incarnation, sequence }, node, held };
+        // The first telling of a beat is the best: later ones have drifted longer.
+        let newer = |known: &Heard<Seen>| known.what.id.incarnation != incarnation || known.what.id.sequence < sequence;
+        if self.view.seen.get(&key).is_none_or(newer) {
+            self.view.seen.insert(key, Heard { what, from: agent.clone(), at });
+        }
+        false
+    }
+
+    fn node_in(&self, node: NodeHash, region: &RegionName) -> Option<NodeName> {
+        self.fleet.node_by_hash(node).filter(|(_, node)| node.region == *region).map(|(_, node)| node.name.clone())
+    }
+}
+
+/// Within an incarnation the sequence decides. Between two, as after a restart or when another agent took over, the later on the
+/// same clock, or the further in the same log; if nothing can be compared, the newcomer.
+fn is_newer(known: &Announcement, new: &Announcement) -> bool {
+    if known.id.incarnation == new.id.incarnation {
+        return known.id.sequence < new.id.sequence;
+    }
+    if known.times.epoch == new.times.epoch {
+        return known.times.sent < new.times.sent;
+    }
+    new.position.bytes_ahead_of(&known.position).is_none_or(|ahead| ahead > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::beat::Incarnation;
+    use lagmesh_model::interval::Interval;
+    use lagmesh_model::position::Lsn;
+    use lagmesh_model::time::Epoch;
+
+    use super::*;
+    use crate::mesh::testing::{announcement, announcement_record, fleet, seen_record};
+
+    fn hearing() -> Hearing {
+        Hearing::new(Arc::new(fleet(&[])), "oslo".parse().unwrap())
+    }
+
+    /// The newest beat of each writer is kept, told by an agent of the writer's own region; old ones and foreign ones are not news.
+    #[test]
+    fn announcements() {
+        let (mut hearing, tokyo, agent) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let mut hear = |region, origin, sequence| hearing.hear(region, &agent, RawNanos(sequence), vec![announcement_record(origin, sequence)]);
+        assert!(hear(&tokyo, "tokyo-1", 5));
+        assert!(!hear(&tokyo, "tokyo-1", 5));
+        assert!(!hear(&tokyo, "tokyo-1", 4));
+        assert!(hear(&tokyo, "tokyo-1", 6));
+        assert!(!hear(&tokyo, "oslo-1", 7));
+        assert!(!hear(&tokyo, "nowhere", 7));
+        let heard: Vec<_> = hearing.view.announcements.values().map(|heard| (heard.what.id.sequence.0, heard.at)).collect();
+        assert_eq!(heard, [(6, RawNanos(6))]);
+        assert_eq!(hearing.view.heard[&agent], RawNanos(7));
+    }
+
+    /// After a restart of the writer the new incarnation counts, and an agent that still tells of the old one does not bring it back.
+    #[test]
+    fn incarnations() {
+        let old = announcement("tokyo-1", 900);
+        let mut new = announcement("tokyo-1", 1);
+        new.id.incarnation = Incarnation(2);
+        new.times.epoch = Epoch(77);
+        new.position.lsn = Lsn(old.position.lsn.0 + 100);
+        assert!(is_newer(&old, &new) && !is_newer(&new, &old));
+    }
+
+    /// Only beats of our own nodes, seen at nodes of the speaker's region, are confirmations; the first telling stays.
+    #[test]
+    fn confirmations() {
+        let (mut hearing, tokyo, agent) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let seen = |origin, node, sequence, held| seen_record(origin, node, sequence, Interval::exact(held));
+        hearing.hear(&tokyo, &agent, RawNanos(1), vec![seen("oslo-1", "tokyo-1", 3, 10), seen("tokyo-1", "tokyo-1", 3, 10), seen("oslo-1", "oslo-2", 3, 10)]);
+        hearing.hear(&tokyo, &agent, RawNanos(2), vec![seen("oslo-1", "tokyo-1", 3, 99)]);
+        let heard: Vec<_> = hearing.view.seen.values().map(|heard| (heard.what.id.sequence.0, heard.what.held.lower_ns(), heard.at.0)).collect();
+        assert_eq!(heard, [(3, 10, 1)]);
+        hearing.hear(&tokyo, &agent, RawNanos(3), vec![seen("oslo-1", "tokyo-1", 4, 20)]);
+        assert_eq!(hearing.view.seen.values().next().map(|heard| heard.at.0), Some(3));
+    }
+}

@@ -1,0 +1,168 @@
+//! ICMP echo to the peer agent's host.
+//!
+//! What the library leaves to its caller: an ICMP error arrives as a reply and must be told by its type, and its own durations may
+//! be zero because they start after the send. So types are checked and stamps are our own.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::time::Duration;
+
+use lagmesh_daemon::{Clock, Shutdown};
+use lagmesh_model::state::Outcome;
+use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence, SurgeError};
+use tokio::sync::OnceCell;
+
+use crate::mesh::opinion::{Attempt, End, Opinion};
+use crate::mesh::resolve::Host;
+use crate::mesh::sender::outcome_of;
+
+/// As many octets of payload as ping sends.
+const PAYLOAD: [u8; 56] = [0x6C; 56];
+/// The port means nothing to ICMP, but an address needs one.
+const NO_PORT: u16 = 0;
+
+/// The ICMP sockets of the process, one per family, opened when first needed. Identifier and sequence number are never used twice
+/// at the same time.
+#[derive(Debug, Clone, Default)]
+pub struct Pings {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    v4: OnceCell<Option<Client>>,
+    v6: OnceCell<Option<Client>>,
+    sequence: AtomicU16,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("v4", &self.v4.initialized()).field("v6", &self.v6.initialized()).finish_non_exhaustive()
+    }
+}
+
+impl Pings {
+    /// The socket for a family; `None` if this process may not send ICMP, which is logged once.
+    async fn client(&self, host: IpAddr) -> Option<&Client> {
+        let (cell, kind) = if host.is_ipv4() { (&self.shared.v4, ICMP::V4) } else { (&self.shared.v6, ICMP::V6) };
+        let open = || async move {
+            match Client::new(&Config::builder().kind(kind).build()) {
+                Ok(client) => {
+                    tracing::info!(family = ?kind, mode = ?client.get_socket().get_type(), "sending ICMP echo");
+                    Some(client)
+                }
+                Err(error) => {
+                    tracing::warn!(family = ?kind, %error, "no ICMP: allow the agent's group in net.ipv4.ping_group_range, or set icmp = false");
+                    None
+                }
+            }
+        };
+        cell.get_or_init(open).await.as_ref()
+    }
+
+    /// One echo; `None` if this process may not send ICMP: nothing was attempted.
+    async fn ping(&self, host: &Host, identifier: PingIdentifier, clock: &Clock, give_up: Duration) -> Option<Attempt> {
+        let before = clock.now();
+        let failed = |error: &io::Error, ended| Some(Attempt { started: before, ended, end: End::Failed(outcome_of(error)) });
+        let address = match host.address().await {
+            Ok(address) => address.ip(),
+            Err(error) => return failed(&error, clock.now()),
+        };
+        let mut pinger = self.client(address).await?.pinger(address, identifier).await;
+        pinger.timeout(give_up);
+        let sequence = PingSequence(self.shared.sequence.fetch_add(1, Relaxed));
+        let started = clock.now();
+        let result = pinger.ping(sequence, &PAYLOAD).await;
+        Some(Attempt { started, ended: clock.now(), end: end_of(result.map(|(packet, _)| packet)) })
+    }
+}
+
+/// Probes a host until shutdown.
+///
+/// # Errors
+/// Never: a host that cannot be reached is data, and without the privilege nothing is known.
+pub async fn run(opinion: Opinion, host: String, pings: Pings, shutdown: Shutdown) -> anyhow::Result<()> {
+    let (host, give_up) = (Arc::new(Host::new(host, NO_PORT)), opinion.timing.give_up);
+    let identifier = PingIdentifier(identifier()?);
+    // The first attempt tells whether the others make sense.
+    let allowed = async { Some(pings.client(host.address().await.ok()?.ip()).await.is_some()) };
+    let allowed = tokio::select! {
+        allowed = allowed => allowed,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    if allowed == Some(false) {
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    let attempt = || {
+        let (pings, host, clock) = (pings.clone(), Arc::clone(&host), opinion.clock.clone());
+        async move {
+            let now = clock.now();
+            let nothing = Attempt { started: now, ended: now, end: End::Failed(Outcome::SendError) };
+            pings.ping(&host, identifier, &clock, give_up).await.unwrap_or(nothing)
+        }
+    };
+    opinion.run(attempt, &shutdown).await;
+    Ok(())
+}
+
+fn identifier() -> anyhow::Result<u16> {
+    let mut octets = [0; 2];
+    getrandom::fill(&mut octets)?;
+    Ok(u16::from_be_bytes(octets))
+}
+
+fn end_of(result: Result<IcmpPacket, SurgeError>) -> End {
+    match result {
+        Ok(IcmpPacket::V4(packet)) => end_of_v4(packet.get_icmp_type().0),
+        Ok(IcmpPacket::V6(packet)) => end_of_v6(packet.get_icmpv6_type().0),
+        Err(SurgeError::Timeout { .. }) => End::Silence,
+        Err(SurgeError::IOError(error)) => End::Failed(outcome_of(&error)),
+        Err(SurgeError::MalformedPacket(_)) => End::Failed(Outcome::Corrupt),
+        Err(_) => End::Failed(Outcome::SendError),
+    }
+}
+
+/// Echo reply 0; destination unreachable 3, time exceeded 11 (RFC 792).
+fn end_of_v4(kind: u8) -> End {
+    match kind {
+        0 => End::Answered,
+        3 | 11 => End::Failed(Outcome::Unreachable),
+        _ => End::Failed(Outcome::Corrupt),
+    }
+}
+
+/// Echo reply 129; destination unreachable 1, time exceeded 3 (RFC 4443).
+fn end_of_v6(kind: u8) -> End {
+    match kind {
+        129 => End::Answered,
+        1 | 3 => End::Failed(Outcome::Unreachable),
+        _ => End::Failed(Outcome::Corrupt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only an echo reply is an answer, whatever else arrives in its place.
+    #[test]
+    fn types() {
+        assert_eq!([0, 3, 11, 5].map(end_of_v4), [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]);
+        assert_eq!([129, 1, 3, 0].map(end_of_v6), [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]);
+    }
+
+    /// Loopback answers, also to several echoes at once, and never in no time. Without the privilege there is nothing to test.
+    #[tokio::test]
+    async fn loopback() {
+        let (pings, clock, host) = (Pings::default(), Clock::new(), Host::new("127.0.0.1", NO_PORT));
+        let one = || pings.ping(&host, PingIdentifier(7), &clock, Duration::from_secs(5));
+        let (a, b, c) = tokio::join!(one(), one(), one());
+        for attempt in [a, b, c].into_iter().flatten() {
+            assert_eq!(attempt.end, End::Answered);
+            assert!(attempt.ended.raw > attempt.started.raw);
+        }
+    }
+}

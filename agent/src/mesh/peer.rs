@@ -1,0 +1,282 @@
+//! One peer agent as we probe it: its flows, its clock, its packets. Pure.
+
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::ids::{AgentName, RegionName};
+use lagmesh_model::state::{Outcome, ProbeKind};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
+
+use crate::measurement::{FlowChange, FlowId, Observation, PeerClock, Probe};
+use crate::mesh::flow::{Answer, Fate, Flow, Settled, Timing};
+use crate::mesh::keys::{KeyIndex, MeshKeys};
+use crate::mesh::offset::{Exchange, OffsetWindow};
+use crate::mesh::schedule::phase;
+use crate::mesh::stamp::extension::{
+    HEADER_LENGTH, HMAC_TLV_LENGTH, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, UNRECOGNIZED, frames, put_header, seal, seal_base,
+    verify, verify_base,
+};
+use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, NtpTime, Reply, Request};
+use crate::mesh::tlv::{self, AgentHash, Body, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
+
+/// The longest packet of ours [octets].
+pub const PACKET_MAX: usize = 112 + 2 * HEADER_LENGTH + CLOCK_LENGTH + RECORDS_LENGTH + HMAC_TLV_LENGTH;
+/// For how many intervals a refusal counts.
+const REFUSAL_INTERVALS: u64 = 3;
+
+/// What a valid answer told us beside the measurement.
+#[derive(Debug, Default, PartialEq)]
+pub struct Told {
+    /// Whether the agent was recognised.
+    pub recognised: bool,
+    /// Its records.
+    pub records: Vec<Record>,
+}
+
+/// One peer agent.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its region.
+    pub region: RegionName,
+    /// Its name.
+    pub agent: AgentName,
+    /// Its name on the wire.
+    pub hash: AgentHash,
+    timing: Timing,
+    flows: Vec<Flow>,
+    /// What was last said about each flow.
+    said: Vec<Option<bool>>,
+    offset: OffsetWindow,
+    own_epoch: Epoch,
+    refused_at: Option<RawNanos>,
+    fates: Vec<Fate>,
+}
+
+impl Peer {
+    /// A peer whose flows start within one interval from `now`, spread evenly from a hashed phase on.
+    pub fn new(fleet: &Fleet, own: (&RegionName, &AgentName), peer: (&RegionName, &AgentName), now: Reading) -> Peer {
+        let mesh = &fleet.mesh;
+        let timing = Timing { interval: mesh.interval, deadline: mesh.deadline, give_up: mesh.give_up };
+        let first = phase(&[own.1.as_str(), peer.1.as_str()], mesh.interval);
+        let flow = |index: u16| {
+            let spread = mesh.interval * u32::from(index) / u32::from(mesh.flows.max(1));
+            let due_ns = nanos(first + spread) % nanos(mesh.interval).max(1);
+            Flow::new(timing, now.raw, std::time::Duration::from_nanos(due_ns))
+        };
+        Peer {
+            region: peer.0.clone(),
+            agent: peer.1.clone(),
+            hash: AgentHash::of(peer.1),
+            timing,
+            flows: (0..mesh.flows).map(flow).collect(),
+            said: vec![None; usize::from(mesh.flows)],
+            offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
+            own_epoch: now.epoch,
+            refused_at: None,
+            fates: Vec::new(),
+        }
+    }
+
+    /// How many flows it has.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether any flow is known to answer.
+    pub fn is_alive(&self) -> bool {
+        self.flows.iter().any(|flow| flow.alive() == Some(true))
+    }
+
+    /// When the next probe is due.
+    pub fn next_due(&self) -> Option<RawNanos> {
+        self.flows.iter().map(Flow::next_due).min()
+    }
+
+    /// Its clock for the moment `now`; `None` as long as nothing is known about it.
+    pub fn clock(&self, now: RawNanos) -> Option<PeerClock> {
+        let (own_epoch, epoch, offset) = self.offset.at(now)?;
+        Some(PeerClock { epoch, own_epoch, offset, at: now })
+    }
+
+    /// Time has passed: must come before anything else that happened since the last call, so that a stall of our own host is
+    /// noticed before answers that waited through it are judged.
+    pub fn wake(&mut self, now: Reading, out: &mut Vec<Observation>) {
+        let mut fates = std::mem::take(&mut self.fates);
+        if now.epoch != self.own_epoch {
+            self.own_epoch = now.epoch;
+            self.refused_at = None;
+            self.flows.iter_mut().for_each(|flow| flow.on_new_epoch(now.raw, &mut fates));
+        } else if self.flows.iter().any(|flow| flow.is_stalled(now.raw)) {
+            self.flows.iter_mut().for_each(Flow::on_stall);
+        }
+        self.flows.iter_mut().for_each(|flow| flow.on_tick(now.raw, &mut fates));
+        for fate in fates.drain(..) {
+            out.push(self.probe(fate, now));
+        }
+        self.fates = fates;
+        self.say_changes(now, out);
+    }
+
+    /// Takes what is due: returns the flows on which a probe must be sent now.
+    pub fn take_due(&mut self, now: Reading, due_flows: &mut Vec<usize>, out: &mut Vec<Observation>) {
+        for index in 0..self.flows.len() {
+            let Some(due) = self.flows[index].on_due(now.raw) else { continue };
+            out.push(Observation::Lateness(due.lateness));
+            for _ in 0..due.skipped {
+                out.push(self.probe(Fate::of(Outcome::Skipped), now));
+            }
+            if due.send {
+                due_flows.push(index);
+            }
+        }
+    }
+
+    /// The round-trip time of the flow's newest exchange [ns].
+    pub fn newest_rtt_ns(&self, flow: usize) -> Option<u64> {
+        self.flows[flow].newest_rtt_ns()
+    }
+
+    /// Writes the flow's next probe; returns its length. It counts once [`Peer::sent`] or [`Peer::not_sent`] says so.
+    pub fn request(&self, flow: usize, own: AgentHash, now: Reading, records: &[Record], keys: Option<&MeshKeys>, packet: &mut [u8; PACKET_MAX]) -> usize {
+        let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
+        let request =
+            Request { sequence: self.flows[flow].next_sequence(), timestamp: NtpTime::of(now.wall), error: ErrorEstimate::UNKNOWN, session: 0 };
+        request.encode(mode, packet);
+        let base = mode.base_length();
+        let clock_at = put_header(packet, base, TYPE_LAGMESH, length(CLOCK_LENGTH));
+        let body = ClockBody { agent: own, epoch: now.epoch, t1: now.raw, t2: RawNanos(0), t3: RawNanos(0) };
+        tlv::put_clock(&mut packet[clock_at..clock_at + CLOCK_LENGTH], &body);
+        let records_at = put_header(packet, clock_at + CLOCK_LENGTH, TYPE_LAGMESH, length(RECORDS_LENGTH));
+        let end = records_at + RECORDS_LENGTH;
+        tlv::put_records(&mut packet[records_at..end], records);
+        let Some(keys) = keys else { return end };
+        put_header(packet, end, TYPE_HMAC, length(HMAC_LENGTH));
+        seal(packet, base, end, keys, KeyIndex::FIRST);
+        seal_base(packet, keys, KeyIndex::FIRST);
+        end + HMAC_TLV_LENGTH
+    }
+
+    /// The probe left, stamped with `sent`.
+    pub fn sent(&mut self, flow: usize, sent: Reading, out: &mut Vec<Observation>) {
+        if let Some(fate) = self.flows[flow].sent(sent.raw, NtpTime::of(sent.wall)) {
+            out.push(self.probe(fate, sent));
+        }
+    }
+
+    /// The probe could not leave.
+    pub fn not_sent(&mut self, flow: usize, outcome: Outcome, now: Reading, out: &mut Vec<Observation>) {
+        if outcome == Outcome::Unreachable {
+            self.flows[flow].no_way();
+        } else {
+            self.flows[flow].on_no_evidence();
+        }
+        out.push(self.probe(Fate::of(outcome), now));
+        self.say_changes(now, out);
+    }
+
+    /// The network answered a probe with an error; `sequence` says which, if the error quoted it.
+    pub fn on_error(&mut self, flow: usize, outcome: Outcome, sequence: Option<u32>, now: Reading, out: &mut Vec<Observation>) {
+        if let Some(fate) = self.flows[flow].on_error(outcome, sequence) {
+            out.push(self.probe(fate, now));
+        }
+        if outcome == Outcome::Refused {
+            self.refused_at = Some(now.raw);
+            self.flows.iter_mut().for_each(Flow::on_no_evidence);
+        }
+        self.say_changes(now, out);
+    }
+
+    /// A packet came back on a flow's connected socket.
+    pub fn on_packet(&mut self, flow: usize, packet: &[u8], now: Reading, keys: Option<&MeshKeys>, out: &mut Vec<Observation>) -> Told {
+        let (reply, clock, records) = match self.open(packet, keys) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                out.push(Observation::MeshDropped(reason));
+                return Told::default();
+            }
+        };
+        let dwell_ns = match &clock {
+            Some(clock) => clock.t3.since_ns(clock.t2),
+            None => reply.timestamp.since_ns(reply.received),
+        };
+        let answer = Answer { sequence: reply.sender_sequence, echo: reply.sender_timestamp, dwell_ns, at: now.raw };
+        let fate = match self.flows[flow].on_answer(&answer) {
+            Settled::Fate(fate) => fate,
+            Settled::Duplicate => return self.unwanted("duplicate", out),
+            Settled::NotAwaited => return self.unwanted("not-awaited", out),
+        };
+        out.push(self.probe(fate, now));
+        if fate.outcome == Outcome::Corrupt {
+            return Told::default();
+        }
+        self.refused_at = None;
+        self.say_changes(now, out);
+        let Some(clock) = clock else { return Told::default() };
+        let exchange = Exchange { t1: clock.t1, t2: clock.t2, t3: clock.t3, t4: now.raw };
+        if self.offset.record(now.epoch, clock.epoch, &exchange).is_err() {
+            out.push(Observation::ClockContradiction(self.agent.clone()));
+        }
+        Told { recognised: true, records }
+    }
+
+    /// Reads and checks an answer. The private TLVs count only if the reflector filled them and is who it should be.
+    fn open(&self, packet: &[u8], keys: Option<&MeshKeys>) -> Result<(Reply, Option<ClockBody>, Vec<Record>), &'static str> {
+        let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
+        let reply = Reply::decode(mode, packet).map_err(|_| "too-short")?;
+        let trusted = match keys {
+            None => true,
+            Some(keys) if verify_base(packet, keys).is_none() => return Err("bad-hmac"),
+            Some(keys) => match verify(packet, mode.base_length(), keys) {
+                Integrity::Bad => return Err("bad-hmac"),
+                integrity => integrity == Integrity::Good,
+            },
+        };
+        let (mut clock, mut records) = (None, Vec::new());
+        let filled = |flags: u8| flags & (UNRECOGNIZED | MALFORMED | INTEGRITY) == 0;
+        for frame in frames(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH && filled(frame.flags)) {
+            match frame.value(packet).map(tlv::read) {
+                Some(Body::Clock(body)) => clock = Some(body),
+                Some(Body::Records(told)) => records = told,
+                Some(Body::Unknown) | None => {}
+            }
+        }
+        match clock {
+            Some(clock) if clock.agent != self.hash => Err("wrong-agent"),
+            Some(clock) => Ok((reply, Some(clock), records)),
+            None => Ok((reply, None, Vec::new())),
+        }
+    }
+
+    fn unwanted(&self, reason: &'static str, out: &mut Vec<Observation>) -> Told {
+        out.push(Observation::MeshDropped(reason));
+        Told::default()
+    }
+
+    fn probe(&self, fate: Fate, now: Reading) -> Observation {
+        let Fate { outcome, rtt_ns } = fate;
+        Observation::Probe(Probe { peer: self.region.clone(), kind: ProbeKind::Stamp, outcome, rtt_ns, at: now.raw })
+    }
+
+    /// A refusal by one flow speaks for all: hosts send only so many of them.
+    fn refuses(&self, now: RawNanos) -> bool {
+        let counts_ns = nanos(self.timing.interval).saturating_mul(REFUSAL_INTERVALS).cast_signed();
+        self.refused_at.is_some_and(|at| now.since_ns(at) <= counts_ns)
+    }
+
+    fn say_changes(&mut self, now: Reading, out: &mut Vec<Observation>) {
+        let refuses = self.refuses(now.raw);
+        for (index, (flow, said)) in (0_u16..).zip(self.flows.iter().zip(&mut self.said)) {
+            let alive = if refuses { None } else { flow.alive() };
+            if alive != *said {
+                *said = alive;
+                let flow = FlowId { peer: self.region.clone(), agent: self.agent.clone(), index };
+                out.push(Observation::Flow(FlowChange { flow, alive, at: now.raw }));
+            }
+        }
+    }
+}
+
+fn length(octets: usize) -> u16 {
+    u16::try_from(octets).expect("TLVs of ours are short")
+}
+
+#[cfg(test)]
+mod tests;

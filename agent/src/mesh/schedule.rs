@@ -1,0 +1,130 @@
+//! When probes are due: absolute and open loop, so that neither answers nor lateness shift what comes next. Pure.
+
+use std::time::Duration;
+
+use lagmesh_model::time::{RawNanos, nanos};
+use sha2::{Digest, Sha256};
+
+/// After a longer stall the schedule starts anew: attempts that nobody made are then no longer counted one by one.
+pub const SKIPS_MAX: u64 = 10;
+
+/// The moments `first + n * period`.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    due: RawNanos,
+    period_ns: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Attempts whose moment passed by more than half a period: not to be made, but to be counted.
+    pub skipped: u64,
+    /// Whether to make an attempt now.
+    pub send: bool,
+    /// How late our own timer is.
+    pub lateness: Duration,
+}
+
+impl Schedule {
+    /// Starts at `now` plus `phase`; a period below a millisecond is taken as one.
+    pub fn new(now: RawNanos, phase: Duration, period: Duration) -> Schedule {
+        Schedule { due: now.after(phase), period_ns: nanos(period).max(1_000_000) }
+    }
+
+    /// The next moment.
+    pub fn next(&self) -> RawNanos {
+        self.due
+    }
+
+    /// Whether `now` is so late that our own host must have stalled: more than half a period.
+    pub fn is_stalled(&self, now: RawNanos) -> bool {
+        now.since_ns(self.due) > (self.period_ns / 2).cast_signed()
+    }
+
+    /// Takes what is due; `None` if nothing is yet.
+    pub fn take(&mut self, now: RawNanos) -> Option<Due> {
+        let late_ns = now.0.checked_sub(self.due.0)?;
+        let (missed, within_ns) = (late_ns / self.period_ns, late_ns % self.period_ns);
+        let send = within_ns <= self.period_ns / 2;
+        let skipped = missed + u64::from(!send);
+        self.due = RawNanos(self.due.0 + (missed + 1) * self.period_ns);
+        Some(Due { skipped: skipped.min(SKIPS_MAX), send, lateness: Duration::from_nanos(late_ns) })
+    }
+
+    /// Starts anew after the clock itself did: the same distance to the next moment, at most.
+    pub fn restart(&mut self, now: RawNanos) {
+        self.due = RawNanos(now.0 + self.period_ns);
+    }
+}
+
+/// Where in the period the probes of a pair start [0, period): hashed, so that agents do not march in step.
+pub fn phase(names: &[&str], period: Duration) -> Duration {
+    let mut hasher = Sha256::new();
+    for name in names {
+        hasher.update(name);
+        hasher.update([0]);
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize()[..8]);
+    Duration::from_nanos(u64::from_be_bytes(first) % nanos(period).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(1);
+
+    fn at(ms: u64) -> RawNanos {
+        RawNanos(ms * 1_000_000)
+    }
+
+    /// Late by half a period is late; later is skipped; what follows stays where it was.
+    #[test]
+    fn lateness() {
+        let table = [
+            (0, Some((0, true, 0)), 1000),
+            (500, Some((0, true, 500)), 1000),
+            (501, Some((1, false, 501)), 1000),
+            (1200, Some((1, true, 1200)), 2000),
+            (2700, Some((3, false, 2700)), 3000),
+            (3_600_000, Some((SKIPS_MAX, true, 3_600_000)), 3_601_000),
+        ];
+        for (now, expected, next) in table {
+            let mut schedule = Schedule::new(at(0), Duration::ZERO, PERIOD);
+            let due = schedule.take(at(now)).map(|due| (due.skipped, due.send, due.lateness.as_millis()));
+            assert_eq!(due, expected, "at {now}");
+            assert_eq!(schedule.next(), at(next), "at {now}");
+            assert_eq!(schedule.take(at(now)), None, "at {now}");
+        }
+    }
+
+    proptest! {
+        /// Whatever the timer does (within the bound), each moment that has passed is sent or skipped, exactly once.
+        #[test]
+        fn each_moment_has_one_fate(wakes in proptest::collection::vec(0_u64..9_000, 1..50)) {
+            let mut schedule = Schedule::new(at(0), Duration::ZERO, PERIOD);
+            let (mut now, mut fates) = (0, 0);
+            for wake in wakes {
+                now += wake;
+                if let Some(due) = schedule.take(at(now)) {
+                    fates += due.skipped + u64::from(due.send);
+                }
+                let passed = now / 1000 + 1;
+                // The moment just passed may still be within its grace of half a period, but take() settles it at once.
+                prop_assert_eq!(fates, passed);
+            }
+        }
+    }
+
+    /// Phases differ between pairs and lie within the period.
+    #[test]
+    fn phases() {
+        let (a, b) = (phase(&["tokyo", "oslo"], PERIOD), phase(&["oslo", "tokyo"], PERIOD));
+        assert!(a != b && a < PERIOD && b < PERIOD);
+        assert_ne!(phase(&["a", "bc"], PERIOD), phase(&["ab", "c"], PERIOD));
+    }
+}

@@ -1,0 +1,318 @@
+//! The sockets of the mesh: one connected UDP socket per flow, and the reflector's. They do what [`Engine`] says.
+//!
+//! Everything here runs on one thread of its own, away from busy workers. Stamps are taken in user space, right before a send and
+//! right after a receive: late or early on the safe side for bounds.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lagmesh_daemon::Clock;
+use lagmesh_model::fleet::Address;
+use lagmesh_model::state::Outcome;
+use lagmesh_model::time::Reading;
+use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::measurement::Observations;
+use crate::mesh::engine::Engine;
+use crate::mesh::peer::PACKET_MAX;
+use crate::mesh::reflector::REQUEST_MAX;
+use crate::mesh::resolve::{RESOLVE_TIMEOUT, choose, lookup};
+
+/// The longest sleep between two looks at what is overdue.
+const TICK: Duration = Duration::from_millis(100);
+/// How often a name is resolved again.
+const RESOLVE_EVERY: Duration = Duration::from_secs(60);
+/// How often while nothing answers.
+const RESOLVE_EVERY_DEAD: Duration = Duration::from_secs(5);
+/// The room that the reflector asks the kernel for [octets].
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How many requests are answered before others get their turn.
+const REFLECT_AT_ONCE: usize = 64;
+/// How many queued errors of a socket are read at once.
+const ERRORS_AT_ONCE: usize = 16;
+
+/// What made a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StampSource {
+    /// The process itself.
+    User,
+}
+
+/// Where the stamps of this shell come from.
+pub const STAMP_SOURCE: StampSource = StampSource::User;
+
+/// What the futures of the mesh thread share.
+#[derive(Debug)]
+pub struct Shared {
+    engine: RefCell<Engine>,
+    clock: Clock,
+    observations: Observations,
+    /// Rung when an announcement came.
+    pub news: Notify,
+}
+
+impl Shared {
+    /// Shares an engine.
+    pub fn new(engine: Engine, clock: Clock, observations: Observations) -> Shared {
+        Shared { engine: RefCell::new(engine), clock, observations, news: Notify::new() }
+    }
+
+    /// Does something with the engine now, and passes on what it observed.
+    pub fn with<T>(&self, act: impl FnOnce(&mut Engine, Reading) -> T) -> T {
+        let mut engine = self.engine.borrow_mut();
+        let result = act(&mut engine, self.clock.now());
+        engine.observations().for_each(|observation| self.observations.tell(observation));
+        if engine.has_news() {
+            self.news.notify_one();
+        }
+        result
+    }
+}
+
+/// The sockets towards a peer agent.
+#[derive(Debug)]
+struct Connected {
+    address: SocketAddr,
+    flows: Vec<UdpSocket>,
+}
+
+/// Probes one peer agent for ever.
+///
+/// # Errors
+/// Never: a peer that cannot be reached is data.
+pub async fn probe_peer(shared: &Shared, peer: usize, address: &Address, own: IpAddr) -> anyhow::Result<()> {
+    let connected = RefCell::new(None);
+    tokio::select! {
+        () = send(shared, peer, &connected) => {}
+        () = receive(shared, peer, address, own, &connected) => {}
+    }
+    Ok(())
+}
+
+async fn send(shared: &Shared, peer: usize, connected: &RefCell<Option<Rc<Connected>>>) {
+    loop {
+        let wait = shared.with(|engine, now| {
+            let due = engine.peers()[peer].next_due();
+            due.map_or(TICK, |due| due.checked_since(now.raw).unwrap_or(Duration::ZERO).min(TICK))
+        });
+        sleep(wait).await;
+        let sockets = connected.borrow().clone();
+        for flow in shared.with(|engine, now| engine.due(peer, now)) {
+            send_one(shared, peer, flow, sockets.as_ref().and_then(|sockets| sockets.flows.get(flow)));
+        }
+    }
+}
+
+fn send_one(shared: &Shared, peer: usize, flow: usize, socket: Option<&UdpSocket>) {
+    let mut packet = [0; PACKET_MAX];
+    shared.with(|engine, now| {
+        let Some(socket) = socket else { return engine.not_sent(peer, flow, Outcome::SendError, now) };
+        let length = engine.request(peer, flow, now, &mut packet);
+        let mut result = socket.try_send(&packet[..length]);
+        if let Err(error) = &result {
+            // The error may be the answer to an earlier probe: then this one has not been tried yet.
+            let earlier = quoted_sequences(socket);
+            if !earlier.is_empty() {
+                earlier.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(error), sequence, now));
+                result = socket.try_send(&packet[..length]);
+            }
+        }
+        match result {
+            Ok(_) => engine.sent(peer, flow, now),
+            // Nothing went out, so a refusal is not about this probe.
+            Err(error) => match outcome_of(&error) {
+                Outcome::Unreachable => engine.not_sent(peer, flow, Outcome::Unreachable, now),
+                _ => engine.not_sent(peer, flow, Outcome::SendError, now),
+            },
+        }
+    });
+}
+
+/// Finds the peer, opens sockets to it, and listens to them; looks again from time to time whether it has moved.
+async fn receive(shared: &Shared, peer: usize, address: &Address, own: IpAddr, connected: &RefCell<Option<Rc<Connected>>>) {
+    let mut failing = false;
+    loop {
+        let current = connected.borrow().as_ref().map(|connected| connected.address);
+        match find(shared, peer, address, own, current).await {
+            Ok(Some(new)) => {
+                tracing::info!(peer = %address, address = %new.address, flows = new.flows.len(), stamps = ?STAMP_SOURCE, "probing");
+                *connected.borrow_mut() = Some(Rc::new(new));
+                failing = false;
+            }
+            Ok(None) => failing = false,
+            Err(error) if failing => tracing::debug!(peer = %address, error = format!("{error:#}"), "find peer"),
+            Err(error) => {
+                tracing::warn!(peer = %address, error = format!("{error:#}"), "find peer; check its address in the fleet file");
+                failing = true;
+            }
+        }
+        let sockets = connected.borrow().clone();
+        let found_at = Instant::now();
+        let look_again = async {
+            loop {
+                sleep(RESOLVE_EVERY_DEAD).await;
+                if found_at.elapsed() >= RESOLVE_EVERY || !shared.with(|engine, _| engine.peers()[peer].is_alive()) {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = listen(shared, peer, sockets.as_deref()) => {}
+            () = look_again => {}
+        }
+    }
+}
+
+/// New sockets if the peer is to be found elsewhere than at `current`.
+async fn find(shared: &Shared, peer: usize, address: &Address, own: IpAddr, current: Option<SocketAddr>) -> anyhow::Result<Option<Connected>> {
+    let found = timeout(RESOLVE_TIMEOUT, lookup(&address.host, address.port)).await.context("name not resolved in time")??;
+    let target = choose(&found, current).context("the name has no address")?;
+    if current == Some(target) {
+        return Ok(None);
+    }
+    let count = shared.with(|engine, _| {
+        engine.found(peer, target);
+        engine.peers()[peer].flows()
+    });
+    let flows = (0..count).map(|_| open(own, target)).collect::<io::Result<Vec<_>>>().context("open sockets")?;
+    for flow in &flows {
+        flow.writable().await.context("open sockets")?;
+    }
+    Ok(Some(Connected { address: target, flows }))
+}
+
+/// A connected socket from a port of its own; from our own mesh address if that is a certain one, as peers know us by it.
+fn open(own: IpAddr, target: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let from = if own.is_ipv4() == target.is_ipv4() { own } else { any };
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    match target {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    socket.connect(&target.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Listens to all flows of a peer; ends only if there are none.
+async fn listen(shared: &Shared, peer: usize, connected: Option<&Connected>) {
+    let Some(connected) = connected else { return std::future::pending().await };
+    let mut flows: FuturesUnordered<_> =
+        connected.flows.iter().enumerate().map(|(flow, socket)| listen_one(shared, peer, flow, socket)).collect();
+    while let Some(result) = flows.next().await {
+        let Err(error) = result;
+        tracing::warn!(peer, %error, "mesh socket failed");
+    }
+    sleep(RESOLVE_EVERY_DEAD).await;
+}
+
+async fn listen_one(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) -> Result<std::convert::Infallible, io::Error> {
+    let mut packet = [0; REQUEST_MAX];
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            take_errors(shared, peer, flow, socket);
+        }
+        while let Ok(length) = socket.try_recv(&mut packet) {
+            shared.with(|engine, now| engine.on_packet(peer, flow, &packet[..length], now));
+        }
+    }
+}
+
+/// Reads the errors that wait at a socket, within the call that marks it as free of errors, so that none is missed.
+fn take_errors(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) {
+    let taken: io::Result<()> = socket.try_io(Interest::ERROR, || {
+        let error = socket.take_error()?;
+        let sequences = quoted_sequences(socket);
+        if let Some(error) = error {
+            let sequences = if sequences.is_empty() { vec![None] } else { sequences };
+            shared.with(|engine, now| sequences.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(&error), sequence, now)));
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    });
+    if let Err(error) = taken.or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }) {
+        tracing::debug!(%error, "read the errors of a mesh socket");
+    }
+}
+
+/// Empties a socket's queue of errors: for each, the sequence number of the probe that it quotes, if it quotes that much.
+fn quoted_sequences(socket: &UdpSocket) -> Vec<Option<u32>> {
+    let mut sequences = Vec::new();
+    while sequences.len() < ERRORS_AT_ONCE {
+        let mut quoted = [0; 4];
+        let mut room = [io::IoSliceMut::new(&mut quoted)];
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut room, None, flags).map(|message| message.bytes) {
+            Ok(octets) => sequences.push((octets == 4).then(|| u32::from_be_bytes(quoted))),
+            Err(_) => break,
+        }
+    }
+    sequences
+}
+
+/// What an error of a socket means for a probe.
+pub fn outcome_of(error: &io::Error) -> Outcome {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Outcome::Refused,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Outcome::Unreachable,
+        _ => Outcome::SendError,
+    }
+}
+
+/// Binds the reflector's socket.
+///
+/// # Errors
+/// If the address is not ours or taken.
+pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
+    let open = || {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        if listen.is_ipv6() && listen.ip().is_unspecified() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&listen.into())?;
+        io::Result::Ok(socket.into())
+    };
+    open().with_context(|| format!("listen for mesh packets on {listen} (UDP); see --mesh-listen"))
+}
+
+/// Answers requests for ever.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> {
+    let mut packet = [0; REQUEST_MAX + 1];
+    loop {
+        socket.readable().await.context("wait for mesh packets")?;
+        for _ in 0..REFLECT_AT_ONCE {
+            match socket.try_recv_from(&mut packet) {
+                Ok((length, source)) => reflect_one(shared, socket, &mut packet[..length], source),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => tracing::debug!(%error, "receive mesh packet"),
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], source: SocketAddr) {
+    let Some(accepted) = shared.with(|engine, now| engine.check(packet, source, now)) else { return };
+    shared.with(|engine, now| engine.answer(&accepted, packet, now));
+    if let Err(error) = socket.try_send_to(packet, source) {
+        tracing::debug!(%source, %error, "answer mesh packet");
+    }
+}

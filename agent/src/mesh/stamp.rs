@@ -1,0 +1,300 @@
+//! STAMP test packets: the base formats of RFC 8762 (with the session identifier of RFC 8972). Pure.
+//!
+//! | octets | unauthenticated (44) | authenticated (112) |
+//! |---|---|---|
+//! | sequence number | 0..4 | 0..4 |
+//! | timestamp | 4..12 | 16..24 |
+//! | error estimate | 12..14 | 24..26 |
+//! | session identifier | 14..16 | 26..28 |
+//! | receive timestamp (reply) | 16..24 | 32..40 |
+//! | sender's sequence number (reply) | 24..28 | 48..52 |
+//! | sender's timestamp (reply) | 28..36 | 64..72 |
+//! | sender's error estimate (reply) | 36..38 | 72..74 |
+//! | sender's hop limit (reply) | 40 | 80 |
+//! | HMAC | none | 96..112, over 0..96 |
+//!
+//! What is not named is zero. Extensions follow: see [`extension`].
+
+pub mod extension;
+
+use lagmesh_model::time::WallNanos;
+
+/// The length of an HMAC [octets]: HMAC-SHA-256 truncated to 128 bits (RFC 8762, section 4.4).
+pub const HMAC_LENGTH: usize = 16;
+/// How many octets of an authenticated packet its HMAC covers.
+pub const HMAC_COVERS: usize = 96;
+/// Seconds from the NTP era (1900) to the Unix epoch.
+const NTP_UNIX_S: u64 = 2_208_988_800;
+
+/// Whether packets carry an HMAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// No HMAC.
+    Unauthenticated,
+    /// The base packet and its extensions carry one HMAC each.
+    Authenticated,
+}
+
+impl Mode {
+    /// The length of the base packet [octets]; anything shorter is no STAMP packet of this mode.
+    pub fn base_length(self) -> usize {
+        match self {
+            Mode::Unauthenticated => 44,
+            Mode::Authenticated => 112,
+        }
+    }
+
+    fn at(self) -> &'static Offsets {
+        match self {
+            Mode::Unauthenticated => &Offsets {
+                timestamp: 4,
+                error: 12,
+                session: 14,
+                received: 16,
+                sender_sequence: 24,
+                sender_timestamp: 28,
+                sender_error: 36,
+                sender_hops: 40,
+            },
+            Mode::Authenticated => &Offsets {
+                timestamp: 16,
+                error: 24,
+                session: 26,
+                received: 32,
+                sender_sequence: 48,
+                sender_timestamp: 64,
+                sender_error: 72,
+                sender_hops: 80,
+            },
+        }
+    }
+}
+
+struct Offsets {
+    timestamp: usize,
+    error: usize,
+    session: usize,
+    received: usize,
+    sender_sequence: usize,
+    sender_timestamp: usize,
+    sender_error: usize,
+    sender_hops: usize,
+}
+
+/// A packet that is shorter than the base packet of its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("shorter than a base packet")]
+pub struct TooShort;
+
+/// A wall-clock stamp as NTP writes it: seconds since 1900 in the upper half, fractions of 2^-32 s in the lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NtpTime(pub u64);
+
+impl NtpTime {
+    /// The stamp of a wall-clock label.
+    pub fn of(wall: WallNanos) -> NtpTime {
+        let (seconds, rest) = (wall.0 / 1_000_000_000, wall.0 % 1_000_000_000);
+        NtpTime(((seconds + NTP_UNIX_S) << 32) | ((rest << 32) / 1_000_000_000))
+    }
+
+    /// Nanoseconds from `earlier` to `self`; negative if `earlier` is in fact later.
+    pub fn since_ns(self, earlier: NtpTime) -> i64 {
+        let units = i128::from(self.0.wrapping_sub(earlier.0).cast_signed());
+        // Half the range of NTP time is 68 years: it fits.
+        i64::try_from((units * 1_000_000_000) >> 32).expect("68 years of nanoseconds fit into 63 bits")
+    }
+}
+
+/// How far the wall clock behind a stamp may be off: `multiplier * 2^(scale - 32)` seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorEstimate {
+    /// Whether the clock is synchronised to UTC by an outside source.
+    pub synchronized: bool,
+    /// Whether stamps are in the format of PTPv2 instead of NTP.
+    pub ptp: bool,
+    /// [0, 63].
+    pub scale: u8,
+    /// [1, 255]; zero is invalid.
+    pub multiplier: u8,
+}
+
+impl ErrorEstimate {
+    /// Nothing is claimed about the wall clock: 68 years. Agents measure with their raw clocks instead.
+    pub const UNKNOWN: ErrorEstimate = ErrorEstimate { synchronized: false, ptp: false, scale: 63, multiplier: 1 };
+
+    fn encode(self) -> [u8; 2] {
+        let flags = (u8::from(self.synchronized) << 7) | (u8::from(self.ptp) << 6);
+        [flags | (self.scale & 0x3F), self.multiplier]
+    }
+
+    fn decode([first, multiplier]: [u8; 2]) -> ErrorEstimate {
+        ErrorEstimate { synchronized: first & 0x80 != 0, ptp: first & 0x40 != 0, scale: first & 0x3F, multiplier }
+    }
+}
+
+/// What a Session-Sender says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// The number of the packet in its session.
+    pub sequence: u32,
+    /// When it was sent (t1), on the sender's wall clock.
+    pub timestamp: NtpTime,
+    /// How far that clock may be off.
+    pub error: ErrorEstimate,
+    /// The session identifier; zero if there is none.
+    pub session: u16,
+}
+
+impl Request {
+    /// Writes the base packet, all but its HMAC; `packet` is at least as long as the base packet.
+    pub fn encode(&self, mode: Mode, packet: &mut [u8]) {
+        let at = mode.at();
+        packet[..mode.base_length()].fill(0);
+        put(packet, 0, self.sequence.to_be_bytes());
+        put(packet, at.timestamp, self.timestamp.0.to_be_bytes());
+        put(packet, at.error, self.error.encode());
+        put(packet, at.session, self.session.to_be_bytes());
+    }
+
+    /// Reads a base packet.
+    ///
+    /// # Errors
+    /// If the packet is too short.
+    pub fn decode(mode: Mode, packet: &[u8]) -> Result<Request, TooShort> {
+        let at = mode.at();
+        if packet.len() < mode.base_length() {
+            return Err(TooShort);
+        }
+        Ok(Request {
+            sequence: u32::from_be_bytes(take(packet, 0)),
+            timestamp: NtpTime(u64::from_be_bytes(take(packet, at.timestamp))),
+            error: ErrorEstimate::decode(take(packet, at.error)),
+            session: u16::from_be_bytes(take(packet, at.session)),
+        })
+    }
+}
+
+/// What a Session-Reflector answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// A stateful reflector's own number of the packet, a stateless one's copy of the sender's.
+    pub sequence: u32,
+    /// When it was sent (t3), on the reflector's wall clock.
+    pub timestamp: NtpTime,
+    /// How far that clock may be off.
+    pub error: ErrorEstimate,
+    /// The session identifier, copied.
+    pub session: u16,
+    /// When the request arrived (t2), on the reflector's wall clock.
+    pub received: NtpTime,
+    /// The request's number.
+    pub sender_sequence: u32,
+    /// The request's stamp, copied.
+    pub sender_timestamp: NtpTime,
+    /// The request's error estimate, copied.
+    pub sender_error: ErrorEstimate,
+    /// The hop limit with which the request arrived; zero if the reflector does not know it.
+    pub sender_hops: u8,
+}
+
+impl Reply {
+    /// Writes the base packet, all but its HMAC; `packet` is at least as long as the base packet.
+    pub fn encode(&self, mode: Mode, packet: &mut [u8]) {
+        let at = mode.at();
+        Request { sequence: self.sequence, timestamp: self.timestamp, error: self.error, session: self.session }
+            .encode(mode, packet);
+        put(packet, at.received, self.received.0.to_be_bytes());
+        put(packet, at.sender_sequence, self.sender_sequence.to_be_bytes());
+        put(packet, at.sender_timestamp, self.sender_timestamp.0.to_be_bytes());
+        put(packet, at.sender_error, self.sender_error.encode());
+        packet[at.sender_hops] = self.sender_hops;
+    }
+
+    /// Reads a base packet.
+    ///
+    /// # Errors
+    /// If the packet is too short.
+    pub fn decode(mode: Mode, packet: &[u8]) -> Result<Reply, TooShort> {
+        let at = mode.at();
+        let Request { sequence, timestamp, error, session } = Request::decode(mode, packet)?;
+        Ok(Reply {
+            sequence,
+            timestamp,
+            error,
+            session,
+            received: NtpTime(u64::from_be_bytes(take(packet, at.received))),
+            sender_sequence: u32::from_be_bytes(take(packet, at.sender_sequence)),
+            sender_timestamp: NtpTime(u64::from_be_bytes(take(packet, at.sender_timestamp))),
+            sender_error: ErrorEstimate::decode(take(packet, at.sender_error)),
+            sender_hops: packet[at.sender_hops],
+        })
+    }
+}
+
+/// Writes a field.
+pub fn put<const N: usize>(packet: &mut [u8], at: usize, field: [u8; N]) {
+    packet[at..at + N].copy_from_slice(&field);
+}
+
+/// Reads a field; the caller has checked the length.
+pub fn take<const N: usize>(packet: &[u8], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&packet[at..at + N]);
+    field
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn modes() -> impl Strategy<Value = Mode> {
+        prop_oneof![Just(Mode::Unauthenticated), Just(Mode::Authenticated)]
+    }
+
+    fn error() -> impl Strategy<Value = ErrorEstimate> {
+        (any::<bool>(), any::<bool>(), 0_u8..64, any::<u8>())
+            .prop_map(|(synchronized, ptp, scale, multiplier)| ErrorEstimate { synchronized, ptp, scale, multiplier })
+    }
+
+    proptest! {
+        /// A packet survives being written and read, in both modes.
+        #[test]
+        fn round_trip(mode in modes(), numbers: (u32, u32, u16, u8), stamps: (u64, u64, u64), a in error(), b in error()) {
+            let reply = Reply {
+                sequence: numbers.0, timestamp: NtpTime(stamps.0), error: a, session: numbers.2, received: NtpTime(stamps.1),
+                sender_sequence: numbers.1, sender_timestamp: NtpTime(stamps.2), sender_error: b, sender_hops: numbers.3,
+            };
+            let mut packet = vec![0xAA; mode.base_length()];
+            reply.encode(mode, &mut packet);
+            prop_assert_eq!(Reply::decode(mode, &packet), Ok(reply));
+            let request = Request { sequence: numbers.0, timestamp: NtpTime(stamps.0), error: a, session: numbers.2 };
+            request.encode(mode, &mut packet);
+            prop_assert_eq!(Request::decode(mode, &packet), Ok(request));
+            prop_assert_eq!(Request::decode(mode, &packet[..mode.base_length() - 1]), Err(TooShort));
+        }
+
+        /// An NTP stamp keeps a wall-clock moment to within a nanosecond.
+        #[test]
+        fn ntp_keeps_nanoseconds(a in 0..4_000_000_000_000_000_000_u64, b in -1_000_000_000_000_i64..1_000_000_000_000) {
+            let later = a.saturating_add_signed(b);
+            let difference = NtpTime::of(WallNanos(later)).since_ns(NtpTime::of(WallNanos(a)));
+            prop_assert!((difference - later.wrapping_sub(a).cast_signed()).abs() <= 1);
+        }
+    }
+
+    /// The fields lie where RFC 8762 draws them.
+    #[test]
+    fn layout_of_the_standard() {
+        let request = Request { sequence: 0x0102_0304, timestamp: NtpTime(0x1112_1314_1516_1718), error: ErrorEstimate::UNKNOWN, session: 7 };
+        let mut packet = [0xFF; 112];
+        request.encode(Mode::Unauthenticated, &mut packet);
+        assert_eq!(packet[..16], [1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x3F, 1, 0, 7]);
+        assert!(packet[16..44].iter().all(|octet| *octet == 0) && packet[44] == 0xFF);
+        request.encode(Mode::Authenticated, &mut packet);
+        assert_eq!(packet[..4], [1, 2, 3, 4]);
+        assert_eq!(packet[16..28], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x3F, 1, 0, 7]);
+        assert_eq!(NtpTime::of(WallNanos(0)).0, NTP_UNIX_S << 32);
+    }
+}

@@ -1,0 +1,373 @@
+//! What agents tell each other beside the measurement: lagmesh's private TLVs (type 252). Pure.
+//!
+//! # Wire format
+//!
+//! The value of every TLV of this type:
+//!
+//! | octets | field |
+//! |---|---|
+//! | 0 | version: 1 |
+//! | 1 | kind: 1 clock, 2 records |
+//! | 2..4 | zero |
+//! | 4.. | body |
+//!
+//! Body of kind 1, clock (40 octets). Stamps are raw nanoseconds of the named clock.
+//!
+//! | octets | field | in a request | in a reply |
+//! |---|---|---|---|
+//! | 0..8 | agent: first 8 octets of SHA-256 over its name | the sender | the reflector |
+//! | 8..16 | epoch of its clock | the sender's | the reflector's |
+//! | 16..24 | t1 | sent | as in the request |
+//! | 24..32 | t2 | zero | received |
+//! | 32..40 | t3 | zero | sent |
+//!
+//! Body of kind 2, records (144 octets, the rest filled with zeros): count (1), zero (3), then `count` times type (1), length of
+//! what follows (1), and that:
+//!
+//! | octets | 1: announcement (68) | 2: seen (56) |
+//! |---|---|---|
+//! | 0..8 | origin: first 8 octets of SHA-256 over the node's name | the same |
+//! | 8..16 | incarnation | node: hash as for the origin |
+//! | 16..24 | sequence | incarnation |
+//! | 24..32 | epoch of the writer's clock | sequence |
+//! | 32..40 | sent | held, at least [ns] |
+//! | 40..48 | acknowledged | held, at most [ns] |
+//! | 48..56 | system identifier | round-trip time of the flow's previous exchange [ns], zero if unknown |
+//! | 56..60 | timeline | |
+//! | 60..68 | LSN | |
+//!
+//! Numbers are big-endian. `held` counts from visibility to the sending of the packet that carries it. Readers skip TLVs of
+//! another version, kinds and record types that they do not know, and octets beyond the end that they know.
+
+use lagmesh_model::beat::{BeatTimes, Incarnation, Sequence};
+use lagmesh_model::ids::{AgentName, NodeHash};
+use lagmesh_model::interval::Interval;
+use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
+use lagmesh_model::time::{Epoch, RawNanos};
+use sha2::{Digest, Sha256};
+
+use crate::mesh::stamp::{put, take};
+
+/// The version that this program writes and reads.
+pub const VERSION: u8 = 1;
+/// Version, kind, reserved [octets].
+const PREFIX_LENGTH: usize = 4;
+/// The value of a clock TLV [octets].
+pub const CLOCK_LENGTH: usize = PREFIX_LENGTH + 40;
+/// How many of the longest records a packet has room for: enough to tell 32 things per second and peer at the default cadence.
+pub const RECORDS_PER_PACKET: usize = 2;
+/// The value of a records TLV [octets].
+pub const RECORDS_LENGTH: usize = PREFIX_LENGTH + 4 + RECORDS_PER_PACKET * (2 + ANNOUNCEMENT_LENGTH);
+
+const KIND_CLOCK: u8 = 1;
+const KIND_RECORDS: u8 = 2;
+const RECORD_ANNOUNCEMENT: u8 = 1;
+const RECORD_SEEN: u8 = 2;
+const ANNOUNCEMENT_LENGTH: usize = 68;
+const SEEN_LENGTH: usize = 56;
+
+/// On the wire this stands for "none": no round trip takes no time.
+const NO_RTT: u64 = 0;
+/// Stamps beyond this are nonsense: 146 years of uptime. It keeps all later arithmetic within its range.
+const STAMP_MAX_NS: u64 = 1 << 62;
+/// Spans beyond this are nonsense: 36 years.
+const SPAN_MAX_NS: u64 = 1 << 60;
+
+/// An agent's name on the wire. Every agent has the same fleet file, so every agent can turn it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentHash(pub u64);
+
+impl AgentHash {
+    /// The hash of an agent's name.
+    pub fn of(agent: &AgentName) -> AgentHash {
+        AgentHash(u64::from_be_bytes(take(&Sha256::digest(agent.as_str()), 0)))
+    }
+}
+
+/// Who speaks, and the raw stamps of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockBody {
+    /// Who.
+    pub agent: AgentHash,
+    /// Whose clock made the speaker's stamps.
+    pub epoch: Epoch,
+    /// When the request was sent, on the sender's clock.
+    pub t1: RawNanos,
+    /// When the request was received, on the reflector's clock; zero in a request.
+    pub t2: RawNanos,
+    /// When the reply was sent, on the reflector's clock; zero in a request.
+    pub t3: RawNanos,
+}
+
+/// One thing that an agent tells another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A beat was written and acknowledged.
+    Announcement {
+        /// On which node.
+        origin: NodeHash,
+        /// By which start of the writer.
+        incarnation: Incarnation,
+        /// Its number.
+        sequence: Sequence,
+        /// When.
+        times: BeatTimes,
+        /// Where the log stood.
+        position: Position,
+    },
+    /// A beat was seen.
+    Seen {
+        /// On which node it was written.
+        origin: NodeHash,
+        /// On which node it was seen.
+        node: NodeHash,
+        /// By which start of the writer.
+        incarnation: Incarnation,
+        /// Its number.
+        sequence: Sequence,
+        /// From visibility to the sending of this packet, on the speaker's clock.
+        held: Interval,
+        /// The round-trip time of the previous exchange of the flow that carries this [ns].
+        previous_rtt_ns: Option<u64>,
+    },
+}
+
+/// Writes the value of a clock TLV; `value` is [`CLOCK_LENGTH`] long or longer.
+pub fn put_clock(value: &mut [u8], body: &ClockBody) {
+    value.fill(0);
+    (value[0], value[1]) = (VERSION, KIND_CLOCK);
+    let fields = [body.agent.0, body.epoch.0, body.t1.0, body.t2.0, body.t3.0];
+    for (n, field) in fields.into_iter().enumerate() {
+        put(value, PREFIX_LENGTH + 8 * n, field.to_be_bytes());
+    }
+}
+
+/// Writes the value of a records TLV into the room given; returns how many of the records fitted.
+pub fn put_records<'r>(value: &mut [u8], records: impl IntoIterator<Item = &'r Record>) -> usize {
+    value.fill(0);
+    if value.len() < PREFIX_LENGTH + 4 {
+        return 0;
+    }
+    (value[0], value[1]) = (VERSION, KIND_RECORDS);
+    let (mut at, mut count) = (PREFIX_LENGTH + 4, 0);
+    for record in records {
+        let length = record_length(record);
+        if count == u8::MAX || value.len() < at + 2 + length {
+            break;
+        }
+        put_record(&mut value[at..at + 2 + length], record);
+        at += 2 + length;
+        count += 1;
+    }
+    value[PREFIX_LENGTH] = count;
+    usize::from(count)
+}
+
+fn record_length(record: &Record) -> usize {
+    match record {
+        Record::Announcement { .. } => ANNOUNCEMENT_LENGTH,
+        Record::Seen { .. } => SEEN_LENGTH,
+    }
+}
+
+fn put_record(room: &mut [u8], record: &Record) {
+    let mut at = 2;
+    let mut field = |number: u64| {
+        put(room, at, number.to_be_bytes());
+        at += 8;
+    };
+    match record {
+        Record::Announcement { origin, incarnation, sequence, times, position } => {
+            for number in [origin.0, incarnation.0.cast_unsigned(), sequence.0, times.epoch.0, times.sent.0, times.acknowledged.0] {
+                field(number);
+            }
+            field(position.system.0);
+            put(room, 2 + 56, position.timeline.0.to_be_bytes());
+            put(room, 2 + 60, position.lsn.0.to_be_bytes());
+            (room[0], room[1]) = (RECORD_ANNOUNCEMENT, 68);
+        }
+        Record::Seen { origin, node, incarnation, sequence, held, previous_rtt_ns } => {
+            for number in [origin.0, node.0, incarnation.0.cast_unsigned(), sequence.0] {
+                field(number);
+            }
+            field(held.lower_ns().cast_unsigned());
+            field(held.upper_ns().cast_unsigned());
+            field(previous_rtt_ns.unwrap_or(NO_RTT));
+            (room[0], room[1]) = (RECORD_SEEN, 56);
+        }
+    }
+}
+
+/// What a private TLV says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Who speaks, and stamps.
+    Clock(ClockBody),
+    /// Records.
+    Records(Vec<Record>),
+    /// A version or kind that this program does not know.
+    Unknown,
+}
+
+/// Reads the value of a private TLV. Records that make no sense are left out.
+pub fn read(value: &[u8]) -> Body {
+    match value {
+        [VERSION, KIND_CLOCK, _, _, body @ ..] => read_clock(body).map_or(Body::Unknown, Body::Clock),
+        [VERSION, KIND_RECORDS, _, _, count, _, _, _, rest @ ..] => Body::Records(read_records(*count, rest)),
+        _ => Body::Unknown,
+    }
+}
+
+fn read_clock(body: &[u8]) -> Option<ClockBody> {
+    let field = |n: usize| body.get(8 * n..8 * n + 8).map(|octets| u64::from_be_bytes(take(octets, 0)));
+    let stamp = |n: usize| field(n).and_then(stamp_of);
+    Some(ClockBody { agent: AgentHash(field(0)?), epoch: Epoch(field(1)?), t1: stamp(2)?, t2: stamp(3)?, t3: stamp(4)? })
+}
+
+fn read_records(count: u8, mut rest: &[u8]) -> Vec<Record> {
+    let mut records = Vec::with_capacity(usize::from(count).min(RECORDS_PER_PACKET));
+    for _ in 0..count {
+        let [kind, length, after @ ..] = rest else { break };
+        let Some((body, next)) = after.split_at_checked(usize::from(*length)) else { break };
+        records.extend(read_record(*kind, body));
+        rest = next;
+    }
+    records
+}
+
+fn read_record(kind: u8, body: &[u8]) -> Option<Record> {
+    let field = |at: usize| u64::from_be_bytes(take(body, at));
+    match kind {
+        RECORD_ANNOUNCEMENT if body.len() >= ANNOUNCEMENT_LENGTH => {
+            let times = BeatTimes { epoch: Epoch(field(24)), sent: stamp_of(field(32))?, acknowledged: stamp_of(field(40))? };
+            let position = Position {
+                system: SystemIdentifier(field(48)),
+                timeline: Timeline(u32::from_be_bytes(take(body, 56))),
+                lsn: Lsn(field(60)),
+            };
+            let in_order = times.sent <= times.acknowledged;
+            in_order.then(|| Record::Announcement {
+                origin: NodeHash(field(0)),
+                incarnation: Incarnation(field(8).cast_signed()),
+                sequence: Sequence(field(16)),
+                times,
+                position,
+            })
+        }
+        RECORD_SEEN if body.len() >= SEEN_LENGTH => Some(Record::Seen {
+            origin: NodeHash(field(0)),
+            node: NodeHash(field(8)),
+            incarnation: Incarnation(field(16).cast_signed()),
+            sequence: Sequence(field(24)),
+            held: Interval::between(span_of(field(32))?, span_of(field(40))?)?,
+            previous_rtt_ns: Some(field(48)).filter(|rtt_ns| (1..SPAN_MAX_NS).contains(rtt_ns)),
+        }),
+        _ => None,
+    }
+}
+
+fn stamp_of(field: u64) -> Option<RawNanos> {
+    (field < STAMP_MAX_NS).then_some(RawNanos(field))
+}
+
+fn span_of(field: u64) -> Option<i64> {
+    let span_ns = field.cast_signed();
+    (span_ns.unsigned_abs() < SPAN_MAX_NS).then_some(span_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> impl Strategy<Value = Record> {
+        let seen = (any::<[u64; 3]>(), any::<i64>(), 0..1_i64 << 40, 0..1_i64 << 40, 0_u64..1 << 40).prop_map(|(n, i, lower, width, rtt)| {
+            Record::Seen {
+                origin: NodeHash(n[0]),
+                node: NodeHash(n[1]),
+                incarnation: Incarnation(i),
+                sequence: Sequence(n[2]),
+                held: Interval::between(lower, lower + width).unwrap(),
+                previous_rtt_ns: Some(rtt).filter(|rtt| *rtt > 0),
+            }
+        });
+        let announcement = (any::<[u64; 5]>(), any::<i64>(), 0..1_u64 << 60, 0..1_u64 << 60, any::<u32>()).prop_map(|(n, i, sent, took, timeline)| {
+            Record::Announcement {
+                origin: NodeHash(n[0]),
+                incarnation: Incarnation(i),
+                sequence: Sequence(n[1]),
+                times: BeatTimes { epoch: Epoch(n[2]), sent: RawNanos(sent), acknowledged: RawNanos(sent + took) },
+                position: Position { system: SystemIdentifier(n[3]), timeline: Timeline(timeline), lsn: Lsn(n[4]) },
+            }
+        });
+        prop_oneof![seen, announcement]
+    }
+
+    proptest! {
+        /// What is told is heard: any two records fit into a packet and come out as they went in.
+        #[test]
+        fn records_round_trip(records in proptest::collection::vec(record(), 0..=RECORDS_PER_PACKET)) {
+            let mut value = [0xEE; RECORDS_LENGTH];
+            prop_assert_eq!(put_records(&mut value, &records), records.len());
+            prop_assert_eq!(read(&value), Body::Records(records));
+        }
+
+        /// The clock body comes out as it went in, also with octets of a later version behind it.
+        #[test]
+        fn clock_round_trip(agent: u64, epoch: u64, t in proptest::array::uniform3(0..STAMP_MAX_NS), more in 0_usize..9) {
+            let body = ClockBody { agent: AgentHash(agent), epoch: Epoch(epoch), t1: RawNanos(t[0]), t2: RawNanos(t[1]), t3: RawNanos(t[2]) };
+            let mut value = vec![0xEE; CLOCK_LENGTH + more];
+            put_clock(&mut value, &body);
+            prop_assert_eq!(read(&value), Body::Clock(body));
+            prop_assert_eq!(read(&value[..CLOCK_LENGTH - 1]), Body::Unknown);
+        }
+
+        /// Any octets are read without a panic, and nothing beyond the room is written.
+        #[test]
+        fn any_octets(value in proptest::collection::vec(any::<u8>(), 0..220), records in proptest::collection::vec(record(), 0..4)) {
+            let mut value = value;
+            for start in [None, Some([VERSION, KIND_CLOCK]), Some([VERSION, KIND_RECORDS])] {
+                if let (Some(start), true) = (start, value.len() >= 2) {
+                    value[..2].copy_from_slice(&start);
+                }
+                read(&value);
+            }
+            prop_assert!(put_records(&mut value, &records) <= records.len());
+        }
+    }
+
+    /// Unknown versions, kinds and record types are skipped; known records around them still count.
+    #[test]
+    fn the_unknown_is_skipped() {
+        let seen = Record::Seen {
+            origin: NodeHash(1), node: NodeHash(2), incarnation: Incarnation(3), sequence: Sequence(4), held: Interval::exact(5), previous_rtt_ns: None,
+        };
+        let mut value = [0; 200];
+        put_records(&mut value, [&seen]);
+        let mut later = value;
+        later[0] = 2;
+        assert_eq!(read(&later), Body::Unknown);
+        later = value;
+        later[1] = 9;
+        assert_eq!(read(&later), Body::Unknown);
+        // A record of an unknown type with 3 octets before the known one.
+        later = [0; 200];
+        later[..8].copy_from_slice(&[1, 2, 0, 0, 2, 0, 0, 0]);
+        later[8..13].copy_from_slice(&[77, 3, 1, 2, 3]);
+        later[13..13 + 58].copy_from_slice(&value[8..66]);
+        assert_eq!(read(&later), Body::Records(vec![seen]));
+    }
+
+    /// Values with which later arithmetic could overflow are not let in.
+    #[test]
+    fn nonsense_stays_outside() {
+        let mut value = [0; RECORDS_LENGTH];
+        let seen = Record::Seen {
+            origin: NodeHash(1), node: NodeHash(2), incarnation: Incarnation(3), sequence: Sequence(4),
+            held: Interval::between(-(1 << 61), 0).unwrap(), previous_rtt_ns: None,
+        };
+        put_records(&mut value, [&seen]);
+        assert_eq!(read(&value), Body::Records(vec![]));
+    }
+}
