@@ -300,7 +300,7 @@ struct Settings<'e> {
 }
 
 impl Settings<'_> {
-    /// A setting that is not empty; libpq takes an empty one for absent.
+    /// A setting that is not empty. As in libpq, an empty one in the string hides the environment's and leaves the default.
     fn get(&self, keyword: &'static str) -> Option<String> {
         let variable = || syntax::KEYWORDS.iter().find(|known| known.name == keyword)?.variable;
         let given = self.given.get(keyword).cloned();

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn lock_keys_are_fixed() {
         assert_eq!(LOCK_CLASS, 1_818_322_797);
-        assert_eq!(lock_key(&"ny".parse().unwrap()), 0);
+        assert_eq!(lock_key(&"ny".parse().unwrap()), 453_435_904);
     }
 
     /// The definition has the listed columns in the listed order.

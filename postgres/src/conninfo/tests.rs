@@ -44,7 +44,7 @@ fn addresses() {
     }
 }
 
-/// The string goes before the environment, the environment before the defaults, and an empty value counts as absent.
+/// The string goes before the environment, the environment before the defaults; an empty value asks for the default.
 #[test]
 fn precedence() {
     let environment = [
@@ -52,7 +52,8 @@ fn precedence() {
         ("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", "/ca.pem"), ("PGAPPNAME", "envapp"), ("PGCONNECT_TIMEOUT", "7"),
         ("PGPASSFILE", "/pass"), ("USER", "ann"), ("HOME", "/home/ann"),
     ];
-    let info = with("host='' user=me", &environment).unwrap();
+    assert_eq!(hosts(&with("host='' port=1", &environment).unwrap()), ["/var/run/postgresql/.s.PGSQL.1", "/tmp/.s.PGSQL.1"]);
+    let info = with("user=me", &environment).unwrap();
     assert_eq!(hosts(&info), ["envhost:6000"]);
     assert_eq!((info.user.as_str(), info.dbname.as_str()), ("me", "envdb"));
     assert_eq!(info.password, Some(Password::from("envsecret".to_owned())));

@@ -44,7 +44,8 @@ pub struct Beats {
 pub async fn read_newer(client: &Client, marks: &[Mark]) -> Result<Beats, Error> {
     let sql = "SELECT origin, incarnation, stream, seq, clock_epoch, sent_raw_ns, sent_wall, previous_acknowledged_raw_ns, \
                system_identifier, timeline, lsn, layout FROM lagmesh.beat WHERE seq IS NOT NULL AND NOT EXISTS ( \
-               SELECT FROM pg_catalog.unnest($1, $2, $3, $4) AS mark (origin, incarnation, stream, seq) \
+               SELECT FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) \
+               AS mark (origin, incarnation, stream, seq) \
                WHERE mark.origin = beat.origin AND mark.incarnation = beat.incarnation AND mark.stream = beat.stream \
                AND mark.seq >= beat.seq) ORDER BY origin, incarnation, stream, seq";
     let origins: Vec<&str> = marks.iter().map(|mark| mark.origin.as_str()).collect();

@@ -1,0 +1,118 @@
+use lagmesh_model::position::{Lsn, Timeline};
+use lagmesh_postgres::Connection;
+use lagmesh_postgres::discover::{Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, writer_sample};
+
+use crate::support::{Server, Settings, open};
+
+async fn facts(connection: &Connection) -> NodeFacts {
+    let catalogue = Catalogue::discover(connection.client()).await.expect("the catalogue");
+    node_facts(connection.client(), &catalogue).await.expect("facts")
+}
+
+async fn standby(connection: &Connection) -> StandbySample {
+    let catalogue = Catalogue::discover(connection.client()).await.expect("the catalogue");
+    standby_sample(connection.client(), &catalogue).await.expect("a sample")
+}
+
+async fn writer(connection: &Connection) -> WriterSample {
+    let catalogue = Catalogue::discover(connection.client()).await.expect("the catalogue");
+    writer_sample(connection.client(), &catalogue).await.expect("a sample")
+}
+
+const ROLES: &str = "CREATE ROLE watcher LOGIN; GRANT pg_monitor TO watcher; CREATE ROLE stranger LOGIN";
+
+fn as_role(server: &Server, role: &str) -> String {
+    format!("host=127.0.0.1 port={} dbname=postgres user={role}", server.port)
+}
+
+/// With `pg_monitor` alone, writer and standby say what they are and where they stand, and the positions fit each other.
+#[tokio::test]
+async fn writer_and_standby() {
+    let primary = Server::start(&Settings::default());
+    primary.run(ROLES).await;
+    let replica = primary.standby("replica_one", "recovery_min_apply_delay = '1500ms'");
+    primary.until("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "1").await;
+    let (w, s) = (open(&as_role(&primary, "watcher")).await, open(&as_role(&replica, "watcher")).await);
+
+    let (at_writer, at_standby) = (facts(&w).await, facts(&s).await);
+    let system = primary.ask("SELECT system_identifier FROM pg_control_system()").await.unwrap();
+    assert_eq!(at_writer.system.unwrap().to_string(), system);
+    assert_eq!(at_standby.system, at_writer.system);
+    assert_eq!((at_writer.in_recovery, at_writer.read_only, at_writer.timeline), (false, false, Some(Timeline(1))));
+    assert_eq!((at_standby.in_recovery, at_standby.read_only, at_standby.timeline), (true, true, Some(Timeline(1))));
+    assert!(at_writer.reads_statistics && at_writer.version >= 130_000 && at_writer.role == "watcher");
+
+    primary.run("CREATE TABLE t AS SELECT generate_series(1, 1000)").await;
+    let behind = standby(&s).await;
+    assert_eq!(behind.apply_delay.unwrap().as_millis(), 1500);
+    assert_eq!((behind.in_recovery, behind.pause, behind.conflicts), (true, Some(PauseState::NotPaused), Some(0)));
+    assert!(behind.replayed.unwrap() <= behind.received.unwrap());
+    let Receiver::Present(receiver) = behind.receiver else { panic!("{:?}", behind.receiver) };
+    assert_eq!((receiver.status.as_str(), receiver.received_timeline), ("streaming", Some(Timeline(1))));
+    assert!(receiver.latest_end.is_some() && receiver.last_message_age_ns.unwrap() >= 0);
+
+    let ahead = writer(&w).await;
+    let sender = ahead.senders.iter().find(|sender| sender.application_name == "replica_one").unwrap().sample.clone().unwrap();
+    assert_eq!((sender.state.as_str(), sender.sync_state.as_deref()), ("streaming", Some("async")));
+    assert!(sender.flushed.unwrap() <= ahead.inserted.unwrap() && ahead.flushed.unwrap() <= ahead.inserted.unwrap());
+    assert!(sender.replayed.unwrap() > Lsn(0) && sender.reply_age_ns.is_some());
+}
+
+/// Without `pg_monitor` what is hidden is reported as a missing grant; nothing of it turns into a number.
+#[tokio::test]
+async fn missing_grants_are_named() {
+    let primary = Server::start(&Settings::default());
+    primary.run(ROLES).await;
+    let replica = primary.standby("replica_one", "");
+    primary.until("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "1").await;
+    replica.until("SELECT count(*) FROM pg_stat_wal_receiver", "1").await;
+    let (w, s) = (open(&as_role(&primary, "stranger")).await, open(&as_role(&replica, "stranger")).await);
+    assert!(!facts(&w).await.reads_statistics);
+    let hidden = writer(&w).await.senders[0].sample.clone().unwrap_err();
+    assert_eq!(hidden.to_string(), "pg_stat_replication hides its columns from this role; GRANT pg_monitor to it");
+    let sample = standby(&s).await;
+    assert!(matches!(sample.receiver, Receiver::Hidden(_)) && sample.replayed.is_some());
+}
+
+/// Pausing shows, a receiver that is gone shows as absent, and a promotion shows at once: role and timeline.
+#[tokio::test]
+async fn pause_loss_and_promotion() {
+    let primary = Server::start(&Settings::default());
+    let replica = primary.standby("replica_one", "");
+    replica.until("SELECT count(*) FROM pg_stat_wal_receiver", "1").await;
+    let s = replica.superuser().await;
+    replica.run("SELECT pg_wal_replay_pause()").await;
+    replica.until("SELECT pg_is_wal_replay_paused()", "true").await;
+    let paused = standby(&s).await.pause.unwrap();
+    assert_ne!(paused, PauseState::NotPaused);
+    replica.run("SELECT pg_wal_replay_resume()").await;
+
+    drop(primary);
+    replica.until("SELECT count(*) FROM pg_stat_wal_receiver", "0").await;
+    assert_eq!(standby(&s).await.receiver, Receiver::Absent);
+
+    let before = facts(&s).await;
+    replica.run("SELECT pg_promote()").await;
+    let after = facts(&s).await;
+    assert!(before.in_recovery && !after.in_recovery);
+    assert_eq!((after.timeline, after.system, after.started), (Some(Timeline(2)), before.system, before.started));
+    let sample = writer(&s).await;
+    assert!(!sample.in_recovery && sample.inserted.is_some());
+    assert_eq!(standby(&s).await.pause, None, "a writer has no replay to pause");
+}
+
+/// A function that the server refuses is found out once and named; what depends on it is unknown, and the rest is there.
+#[tokio::test]
+async fn refused_functions_are_skipped() {
+    let server = Server::start(&Settings::default());
+    server.run(ROLES).await;
+    server.run("REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_flush_lsn() FROM PUBLIC").await;
+    let connection = open(&as_role(&server, "watcher")).await;
+    let catalogue = Catalogue::discover(connection.client()).await.unwrap();
+    let skipped: Vec<_> = catalogue.skipped().map(|(function, _)| function).collect();
+    assert_eq!(skipped, ["pg_control_system", "pg_current_wal_flush_lsn"]);
+    let facts = node_facts(connection.client(), &catalogue).await.unwrap();
+    assert_eq!((facts.system, facts.timeline), (None, Some(Timeline(1))));
+    let sample = writer_sample(connection.client(), &catalogue).await.unwrap();
+    assert!(sample.flushed.is_none() && sample.inserted.is_some());
+}

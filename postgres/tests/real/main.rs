@@ -1,0 +1,9 @@
+//! This crate against real PostgreSQL servers, started and stopped by each test.
+
+mod beats;
+mod bootstrap;
+mod connecting;
+mod deadlines;
+mod discovery;
+mod support;
+mod tls;
