@@ -170,3 +170,13 @@ fn broken_collectors_lose_nothing() {
     simulation.run_until(minutes(13), |_, _| accepted());
     assert_eq!(simulation.delivered(), simulation.made + 6);
 }
+
+/// What another run has left waits until a live batch was taken, so that a collector that is in trouble is not asked for more.
+#[test]
+fn old_batches_wait_for_a_live_one() {
+    let lanes = Lanes::new(INTERVAL, 1);
+    let left = Level { oldest: Some(ParcelId(1)), newest: Some(ParcelId(5)), ..Level::default() };
+    assert_eq!(lanes.step(&left, START), Step::Idle);
+    let live = Level { newest_is_live: true, ..left };
+    assert_eq!(lanes.step(&live, START), Step::Send(ParcelId(5), Lane::Live));
+}

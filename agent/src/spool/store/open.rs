@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
@@ -48,6 +49,8 @@ const TABLES: &str = "
     PRAGMA user_version = 1;
 ";
 
+/// How long an owner that is about to end is waited for.
+const OWNER_WAIT: Duration = Duration::from_secs(1);
 /// How many lines of the loss ledger are kept; it would grow with every run of the agent.
 const LEDGER_ROWS_MAX: i64 = 1000;
 
@@ -183,6 +186,7 @@ fn connect(path: &Path) -> rusqlite::Result<Found> {
 
 fn check(path: &Path) -> rusqlite::Result<Found> {
     let db = Connection::open(path)?;
+    db.busy_timeout(OWNER_WAIT)?;
     // Nobody else may write this file; and without sharing, no shared memory is needed beside it.
     db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
