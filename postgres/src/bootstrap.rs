@@ -39,53 +39,21 @@ impl Default for BootstrapOptions {
 
 /// The SQL that creates roles, schema, table and grants; applying it again changes nothing. It holds no password.
 pub fn bootstrap_sql(options: &BootstrapOptions) -> String {
-    let (owner, agent) = (identifier(&options.owner), identifier(&options.agent));
     let mut sql = header(options);
     sql += &role(&options.owner, "NOLOGIN", "It owns the schema and the table, so that no login role can change them.");
-    sql += &format!(
-        "\
--- The one who runs this must be a member of the owner to give it the schema; a superuser is one already.
-DO $lagmesh$
-BEGIN
-    IF NOT pg_catalog.pg_has_role(current_user, {}, 'USAGE') THEN
-        EXECUTE pg_catalog.format('GRANT {owner} TO %I', current_user);
-    END IF;
-END
-$lagmesh$;
-
-",
-        literal(&options.owner)
-    );
-    sql += &role(&options.agent, "LOGIN", "Agents log in with it. Give it a password with: \\password (in psql), or a certificate.");
+    sql += &membership(&options.owner);
+    sql +=
+        &role(&options.agent, "LOGIN", "Agents log in with it. Give it a password with: \\password (in psql), or a certificate.");
     sql += &login_settings(&options.agent, options.connection_limit);
-    sql += &format!(
-        "\
-CREATE SCHEMA IF NOT EXISTS lagmesh AUTHORIZATION {owner};
--- Nobody but those named below may look inside.
-REVOKE ALL ON SCHEMA lagmesh FROM PUBLIC;
-
-{TABLE_SQL};
-ALTER TABLE lagmesh.beat OWNER TO {owner};
-COMMENT ON TABLE lagmesh.beat IS '{COMMENT_START}{LAYOUT}: heartbeat rows, written and removed by lagmesh-agent';
-REVOKE ALL ON lagmesh.beat FROM PUBLIC;
-
--- To reach the table at all.
-GRANT USAGE ON SCHEMA lagmesh TO {agent};
--- SELECT to read beats, INSERT for the fixed rows of a start, UPDATE for each beat, DELETE for the rows of earlier starts.
-GRANT SELECT, INSERT, UPDATE, DELETE ON lagmesh.beat TO {agent};
-{}{}",
-        monitoring(&options.agent),
-        connect_grant(&options.agent),
-    );
+    sql += &table(&identifier(&options.owner));
+    sql += "-- SELECT to read beats, INSERT for the fixed rows of a start, UPDATE for each beat, DELETE for the rows of earlier starts.\n";
+    sql += &grants(&options.agent, "SELECT, INSERT, UPDATE, DELETE");
     if let Some(reader) = &options.reader {
-        sql += "\n";
         sql += &role(reader, "LOGIN", "It only reads. Give it a password with: \\password (in psql), or a certificate.");
         sql += &login_settings(reader, options.connection_limit);
-        let quoted = identifier(reader);
-        let grants = format!("GRANT USAGE ON SCHEMA lagmesh TO {quoted};\nGRANT SELECT ON lagmesh.beat TO {quoted};\n");
-        sql += &(grants + &monitoring(reader) + &connect_grant(reader));
+        sql += &grants(reader, "SELECT");
     }
-    sql + "\nCOMMIT;\n"
+    sql + "COMMIT;\n"
 }
 
 /// The SQL that removes all that [`bootstrap_sql`] made. It stops if something else depends on it.
@@ -203,6 +171,10 @@ ALTER ROLE {name} CONNECTION LIMIT {connection_limit};
 ALTER ROLE {name} SET lock_timeout = '500ms';
 ALTER ROLE {name} SET statement_timeout = '5s';
 ALTER ROLE {name} SET idle_in_transaction_session_timeout = '10s';
+-- The session of a host that vanished, and the lock that goes with it, is gone within half a minute.
+ALTER ROLE {name} SET tcp_keepalives_idle = 10;
+ALTER ROLE {name} SET tcp_keepalives_interval = 5;
+ALTER ROLE {name} SET tcp_keepalives_count = 3;
 -- Names mean the system's own objects, whatever else the database holds.
 ALTER ROLE {name} SET search_path = pg_catalog;
 
@@ -210,28 +182,59 @@ ALTER ROLE {name} SET search_path = pg_catalog;
     )
 }
 
-fn monitoring(name: &str) -> String {
+/// The one who runs the SQL must be a member of the owner to give it anything.
+fn membership(owner: &str) -> String {
+    let owner = literal(owner);
     format!(
         "\
--- pg_stat_replication and pg_stat_wal_receiver show their columns only to members of pg_monitor; it gives no access to any data.
-GRANT pg_monitor TO {};
-",
-        identifier(name)
+-- The one who runs this must be a member of the owner to give it the schema; a superuser is one already.
+DO $lagmesh$
+BEGIN
+    IF NOT pg_catalog.pg_has_role(current_user, {owner}, 'USAGE') THEN
+        EXECUTE pg_catalog.format('GRANT %I TO %I', {owner}, current_user);
+    END IF;
+END
+$lagmesh$;
+
+"
     )
 }
 
-/// A grant on the database by its present name, whatever that is.
-fn connect_grant(name: &str) -> String {
+fn table(owner: &str) -> String {
     format!(
         "\
+CREATE SCHEMA IF NOT EXISTS lagmesh AUTHORIZATION {owner};
+-- Nobody but those named below may look inside.
+REVOKE ALL ON SCHEMA lagmesh FROM PUBLIC;
+
+{TABLE_SQL};
+ALTER TABLE lagmesh.beat OWNER TO {owner};
+COMMENT ON TABLE lagmesh.beat IS '{COMMENT_START}{LAYOUT}: heartbeat rows, written and removed by lagmesh-agent';
+REVOKE ALL ON lagmesh.beat FROM PUBLIC;
+
+"
+    )
+}
+
+/// What a login role gets, with `rights` on the table.
+fn grants(name: &str, rights: &str) -> String {
+    format!(
+        "\
+GRANT {rights} ON lagmesh.beat TO {quoted};
+-- To reach the table at all.
+GRANT USAGE ON SCHEMA lagmesh TO {quoted};
+-- pg_stat_replication and pg_stat_wal_receiver show their columns only to members of pg_monitor; it gives no access to any data.
+GRANT pg_monitor TO {quoted};
 -- To log in where PUBLIC may not.
 DO $lagmesh$
 BEGIN
-    EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), {});
+    EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE %I TO %I', pg_catalog.current_database(), {name});
 END
 $lagmesh$;
+
 ",
-        literal(name)
+        quoted = identifier(name),
+        name = literal(name),
     )
 }
 

@@ -112,7 +112,12 @@ pub async fn connect(info: &ConnInfo, deadline: Duration) -> Result<Connection, 
     found
 }
 
-async fn try_hosts(info: &ConnInfo, wanted: TargetSession, tls: &MakeRustlsConnect, until: Instant) -> Result<Connection, ConnectError> {
+async fn try_hosts(
+    info: &ConnInfo,
+    wanted: TargetSession,
+    tls: &MakeRustlsConnect,
+    until: Instant,
+) -> Result<Connection, ConnectError> {
     let mut worst: Option<ConnectError> = None;
     for host in &info.hosts {
         let attempt = Attempt { info, host, wanted, tls, until };

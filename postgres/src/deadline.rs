@@ -18,12 +18,16 @@ pub const CANCEL_DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// Drop the connection after this: unless `cancelled`, the cancel may still be under way and would hit its next statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no answer within {} ms; the statement {}", limit.as_millis(), if *cancelled { "was cancelled" } else { "may still run on the server" })]
+#[error("no answer within {} ms; the statement {}", limit.as_millis(), fate(*cancelled))]
 pub struct DeadlineExceeded {
     /// The time that it had.
     pub limit: Duration,
     /// Whether the server was seen to end the statement after the cancel.
     pub cancelled: bool,
+}
+
+fn fate(cancelled: bool) -> &'static str {
+    if cancelled { "was cancelled" } else { "may still run on the server" }
 }
 
 /// Why a statement gave no result.
@@ -71,9 +75,9 @@ pub async fn with_deadline<T>(
     if let Ok(result) = timeout(limit, work.as_mut()).await {
         return Ok(result?);
     }
-    let canceller = connection.canceller();
+    let by_second_connection = connection.canceller();
     let cancel = async {
-        let asked = canceller.cancel().await;
+        let asked = by_second_connection.cancel().await;
         if let Err(error) = &asked {
             tracing::debug!(host = %connection.host(), error = words(error), "cancel statement");
         }

@@ -60,8 +60,11 @@ pub async fn node_facts(client: &Client, catalogue: &Catalogue) -> Result<NodeFa
     let system = catalogue.call("pg_control_system", "(SELECT system_identifier FROM pg_catalog.pg_control_system())", "bigint");
     let current = catalogue.call("pg_walfile_name", WRITER_TIMELINE, "integer");
     let received = catalogue.column("pg_stat_wal_receiver", "received_tli", "integer");
-    let minimum =
-        catalogue.call("pg_control_recovery", "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())", "integer");
+    let minimum = catalogue.call(
+        "pg_control_recovery",
+        "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())",
+        "integer",
+    );
     let sql = format!(
         "SELECT pg_catalog.current_setting('server_version_num')::integer, pg_catalog.pg_is_in_recovery(), {system}, {current}, \
          (SELECT {received} FROM pg_catalog.pg_stat_wal_receiver), {minimum}, \

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error};
 
 pub use finding::{LayoutFinding, Need, discover};
 pub use read::{Beats, Mark, TABLE_BYTES_MAX, TableSize, read_newer, table_size};
-pub use write::{NewBeat, delete_superseded, insert_rows, origins, prune, session_sql, slot, write_beat};
+pub use write::{NewBeat, READER_SESSION_SQL, delete_superseded, insert_rows, origins, prune, session_sql, slot, write_beat};
 
 /// The schema.
 pub const SCHEMA: &str = "lagmesh";
@@ -127,7 +127,7 @@ pub async fn resign(client: &Client, origin: &NodeName) -> Result<bool, Error> {
     client.query_typed_one(sql, &[(&LOCK_CLASS, Type::INT4), (&key, Type::INT4)]).await?.try_get(0)
 }
 
-const _: () = assert!(SLOTS > 0 && SLOTS <= 1024, "slots are numbered by a smallint, and the table must stay small");
+const _: () = assert!(SLOTS > 0 && SLOTS <= 256, "a slot's number fits one byte, and the table must stay small");
 
 #[cfg(test)]
 mod tests {

@@ -56,7 +56,10 @@ pub fn find(info: &ConnInfo, host: &Host) -> Search {
         let in_credentials = info.passfile.credentials.as_ref().is_some_and(|folder| path.starts_with(folder));
         match read(&path, in_credentials) {
             Ok(None) => {}
-            Ok(Some(text)) => search.password = lookup(&text, [&host.passfile_name(), &host.port.to_string(), &info.dbname, &info.user]),
+            Ok(Some(text)) => {
+                let login = [&host.passfile_name(), &host.port.to_string(), &info.dbname, &info.user];
+                search.password = lookup(&text, login.map(String::as_str));
+            }
             Err(ignored) => search.ignored.push(ignored),
         }
         if search.password.is_some() {

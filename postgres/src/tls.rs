@@ -31,7 +31,9 @@ use crate::conninfo::{ClientCert, RootCert, Ssl, SslMode, SslNegotiation};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A verifying mode without anything to verify against.
-    #[error("sslmode verifies, but the root certificate {path} does not exist; name it with sslrootcert, or use sslrootcert=system")]
+    #[error(
+        "sslmode verifies, but the root certificate {path} does not exist; name it with sslrootcert, or use sslrootcert=system"
+    )]
     NoRoot {
         /// Where it was looked for.
         path: String,
@@ -52,6 +54,9 @@ pub enum TlsError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The TLS library has no common ground with itself.
+    #[error("the TLS library: {0}")]
+    Library(rustls::Error),
     /// A private key that others may read.
     #[error("client key {} has mode {mode:04o}, and others could read it; run chmod 0600 on it", path.display())]
     KeyTooOpen {
@@ -70,13 +75,15 @@ pub fn connector(ssl: &Ssl) -> Result<MakeRustlsConnect, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Verifier { trust: trust(ssl)?, provider: Arc::clone(&provider) };
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.expect("ring has suites for the default versions").dangerous();
+    let builder = builder.map_err(TlsError::Library)?.dangerous();
     let builder = builder.with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(ssl)? {
         None => builder.with_no_client_auth(),
-        Some((path, chain, key)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| TlsError::File { what: "client certificate", path, source: error.into() })?,
+        Some((path, chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| TlsError::File {
+            what: "client certificate",
+            path,
+            source: error.into(),
+        })?,
     };
     if ssl.negotiation == SslNegotiation::Direct {
         config.alpn_protocols = vec![b"postgresql".to_vec()];

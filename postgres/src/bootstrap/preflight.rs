@@ -41,7 +41,11 @@ impl fmt::Display for Finding {
             Finding::PublicationsForAllTables(names) => write!(f, "publications FOR ALL TABLES exist: {}", names.join(", ")),
             Finding::PublicationsForSchema(names) => write!(f, "publications for schema lagmesh exist: {}", names.join(", ")),
             Finding::Subscriptions(names) => {
-                write!(f, "this database has subscriptions ({}); run the bootstrap here before it is run on their publishers", names.join(", "))
+                write!(
+                    f,
+                    "this database has subscriptions ({}); run the bootstrap here before it is run on their publishers",
+                    names.join(", ")
+                )
             }
             Finding::InRecovery => f.write_str("this server is a standby; run the bootstrap on its writer"),
             Finding::LayoutReady => f.write_str("the heartbeat table is there; running the bootstrap again changes nothing"),
@@ -91,12 +95,10 @@ pub async fn preflight(client: &Client) -> Result<Preflight, Error> {
     if row.try_get(0)? {
         findings.push(Finding::InRecovery);
     }
-    let lists: [(Vec<String>, fn(Vec<String>) -> Finding); 3] = [
-        (all_tables, Finding::PublicationsForAllTables),
-        (for_schema, Finding::PublicationsForSchema),
-        (subscriptions, Finding::Subscriptions),
-    ];
-    findings.extend(lists.into_iter().filter(|(names, _)| !names.is_empty()).map(|(names, finding)| finding(names)));
+    let some = |names: Vec<String>| Some(names).filter(|names| !names.is_empty());
+    findings.extend(some(all_tables).map(Finding::PublicationsForAllTables));
+    findings.extend(some(for_schema).map(Finding::PublicationsForSchema));
+    findings.extend(some(subscriptions).map(Finding::Subscriptions));
     findings.extend(match discover(client, Need::Read).await? {
         LayoutFinding::NoSchema | LayoutFinding::NoTable => None,
         LayoutFinding::Ready | LayoutFinding::MissingGrants { .. } => Some(Finding::LayoutReady),

@@ -49,7 +49,9 @@ impl Attempt<'_> {
                 self.once(&config).await
             }
             Target::Address { name: None, .. } if self.info.ssl.mode == conninfo::SslMode::VerifyFull => {
-                return Err(ConnectError::BadSettings { reason: "sslmode=verify-full needs a host name beside hostaddr".to_owned() });
+                return Err(ConnectError::BadSettings {
+                    reason: "sslmode=verify-full needs a host name beside hostaddr".to_owned(),
+                });
             }
             Target::Address { ip, name } => self.modes(&config, *ip, name.clone().unwrap_or_else(|| ip.to_string())).await,
             Target::Name(name) => self.resolved(&config, name).await,

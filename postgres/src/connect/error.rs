@@ -17,7 +17,9 @@ type Source = Box<dyn Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Nobody answers there: the name, the network, a firewall, or no server is running.
-    #[error("{address} cannot be reached: {source}; check the address, the firewall and listen_addresses, and that the server runs")]
+    #[error(
+        "{address} cannot be reached: {source}; check the address, the firewall and listen_addresses, and that the server runs"
+    )]
     Unreachable {
         /// The host as given.
         address: String,
@@ -59,7 +61,9 @@ pub enum ConnectError {
         source: Source,
     },
     /// The server, the database or the role has no free connection.
-    #[error("{address} has no connection left: {source}; raise max_connections or the role's CONNECTION LIMIT, or close idle sessions")]
+    #[error(
+        "{address} has no connection left: {source}; raise max_connections or the role's CONNECTION LIMIT, or close idle sessions"
+    )]
     TooManyConnections {
         /// The host as given.
         address: String,
@@ -162,7 +166,9 @@ impl ConnectError {
     pub(super) fn may_be_about_tls(&self) -> bool {
         match self {
             ConnectError::Tls { .. } => true,
-            ConnectError::Refused { source, .. } => sql_state(source.as_ref()) == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION),
+            ConnectError::Refused { source, .. } => {
+                sql_state(source.as_ref()) == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+            }
             _ => false,
         }
     }
@@ -218,19 +224,22 @@ fn from_sql_state(address: String, info: &ConnInfo, state: &SqlState, error: tok
         ConnectError::Refused { address, user, dbname, advice: advice.to_owned(), source }
     };
     match state {
-        state if *state == SqlState::INVALID_PASSWORD => refused("check the password (psql \\password) and the password file's line", source),
+        state if *state == SqlState::INVALID_PASSWORD => {
+            refused("check the password (psql \\password) and the password file's line", source)
+        }
         state if *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             refused("check that the role exists and may log in, and add a line for it to pg_hba.conf", source)
         }
         state if *state == SqlState::INSUFFICIENT_PRIVILEGE => refused("GRANT CONNECT ON DATABASE to it", source),
         state if *state == SqlState::INVALID_CATALOG_NAME => ConnectError::NoSuchDatabase { address, dbname, source },
         state if *state == SqlState::TOO_MANY_CONNECTIONS => ConnectError::TooManyConnections { address, source },
-        state
-            if [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(state) =>
-        {
+        state if [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN].contains(state) => {
             ConnectError::StartingUp { address, source }
         }
-        state if [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT, SqlState::CANT_CHANGE_RUNTIME_PARAM].contains(state) => {
+        state
+            if [SqlState::INVALID_PARAMETER_VALUE, SqlState::UNDEFINED_OBJECT, SqlState::CANT_CHANGE_RUNTIME_PARAM]
+                .contains(state) =>
+        {
             ConnectError::BadSettings { reason: format!("{address} does not accept them: {source}; correct \"options\"") }
         }
         _ => ConnectError::Other { address, source },
@@ -249,8 +258,14 @@ fn sql_state<'e>(source: &'e (dyn Error + 'static)) -> Option<&'e SqlState> {
 fn tls_advice(reason: &str) -> &'static str {
     let table = [
         ("does not support TLS", "set ssl = on at the server, or choose sslmode=prefer if plain text is acceptable"),
-        ("NotValidForName", "the certificate must carry this host as a subject alternative name; correct host, or reissue the certificate"),
-        ("not valid for name", "the certificate must carry this host as a subject alternative name; correct host, or reissue the certificate"),
+        (
+            "NotValidForName",
+            "the certificate must carry this host as a subject alternative name; correct host, or reissue the certificate",
+        ),
+        (
+            "not valid for name",
+            "the certificate must carry this host as a subject alternative name; correct host, or reissue the certificate",
+        ),
         ("UnknownIssuer", "name the authority's certificate with sslrootcert"),
         ("Expired", "renew the server's certificate, and check this machine's clock"),
         ("expired", "renew the server's certificate, and check this machine's clock"),

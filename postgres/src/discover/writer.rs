@@ -66,7 +66,11 @@ pub async fn writer_sample(client: &Client, catalogue: &Catalogue) -> Result<Wri
 
 fn senders_sql(catalogue: &Catalogue) -> String {
     let column = |name, sql_type| catalogue.column("pg_stat_replication", name, sql_type);
-    let reply_age = if catalogue.has_column("pg_stat_replication", "reply_time") { age_ns_sql("reply_time") } else { "NULL::bigint".to_owned() };
+    let reply_age = if catalogue.has_column("pg_stat_replication", "reply_time") {
+        age_ns_sql("reply_time")
+    } else {
+        "NULL::bigint".to_owned()
+    };
     format!(
         "SELECT application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, {reply_age} \
          FROM pg_catalog.pg_stat_replication ORDER BY application_name, pid",

@@ -60,7 +60,9 @@ impl fmt::Display for LayoutFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LayoutFinding::Ready => write!(f, "lagmesh.beat is ready (layout {LAYOUT})"),
-            LayoutFinding::NoSchema => f.write_str("there is no schema lagmesh in this database; run lagmesh bootstrap on the writer"),
+            LayoutFinding::NoSchema => {
+                f.write_str("there is no schema lagmesh in this database; run lagmesh bootstrap on the writer")
+            }
             LayoutFinding::NoTable => f.write_str("there is no table lagmesh.beat; run lagmesh bootstrap on the writer"),
             LayoutFinding::NotTheTable { why } => {
                 write!(f, "lagmesh.beat {why}; rename or drop it and run lagmesh bootstrap on the writer")
@@ -69,7 +71,10 @@ impl fmt::Display for LayoutFinding {
                 write!(f, "lagmesh.beat has layout {found}, this program knows {LAYOUT}; upgrade lagmesh here")
             }
             LayoutFinding::OtherLayout { found: Some(found) } => {
-                write!(f, "lagmesh.beat has layout {found}, this program needs {LAYOUT}; run lagmesh bootstrap --uninstall, then bootstrap")
+                write!(
+                    f,
+                    "lagmesh.beat has layout {found}, this program needs {LAYOUT}; run lagmesh bootstrap --uninstall, then bootstrap"
+                )
             }
             LayoutFinding::OtherLayout { found: None } => {
                 write!(f, "lagmesh.beat has no comment \"{COMMENT_START}{LAYOUT}\"; run lagmesh bootstrap on the writer")

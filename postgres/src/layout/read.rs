@@ -52,8 +52,12 @@ pub async fn read_newer(client: &Client, marks: &[Mark]) -> Result<Beats, Error>
     let incarnations: Vec<i64> = marks.iter().map(|mark| mark.incarnation.0).collect();
     let streams: Vec<&str> = marks.iter().map(|mark| mark.stream.as_str()).collect();
     let sequences: Vec<i64> = marks.iter().map(|mark| mark.sequence.0.cast_signed()).collect();
-    let parameters: [(&(dyn ToSql + Sync), Type); 4] =
-        [(&origins, Type::TEXT_ARRAY), (&incarnations, Type::INT8_ARRAY), (&streams, Type::TEXT_ARRAY), (&sequences, Type::INT8_ARRAY)];
+    let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&origins, Type::TEXT_ARRAY),
+        (&incarnations, Type::INT8_ARRAY),
+        (&streams, Type::TEXT_ARRAY),
+        (&sequences, Type::INT8_ARRAY),
+    ];
     let mut beats = Beats::default();
     for row in client.query_typed(sql, &parameters).await? {
         match decode(&row)? {

@@ -11,25 +11,31 @@ use tokio_postgres::{Client, Error};
 
 use super::Stream;
 
-/// The session settings of a stream's connection, for `batch_execute` right after connecting: a pooler or a restored role may have
-/// lost those of the role.
-pub fn session_sql(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Beat => {
-            "SET synchronous_commit = local; SET lock_timeout = '500ms'; SET statement_timeout = '5s'; \
-             SET idle_in_transaction_session_timeout = '10s'; SET search_path = pg_catalog; SET jit = off"
-        }
-        // The level of `synchronous_commit` is the applications': it is what this stream measures.
-        Stream::Ledger => {
-            "SET lock_timeout = '500ms'; SET statement_timeout = '5s'; \
-             SET idle_in_transaction_session_timeout = '10s'; SET search_path = pg_catalog; SET jit = off"
-        }
-    }
+/// The session settings of a reader's connection, for `batch_execute` right after connecting: a pooler or another role may not have
+/// those that the bootstrap gave to its roles.
+pub const READER_SESSION_SQL: &str = "SET lock_timeout = '500ms'; SET statement_timeout = '5s'; \
+    SET idle_in_transaction_session_timeout = '10s'; SET search_path = pg_catalog; SET jit = off";
+
+/// The session settings of a writer's connection, one for each stream.
+///
+/// The session holds the election lock, so a vanished host or a frozen agent must lose it soon: the server probes the connection, and
+/// from PostgreSQL 14 on ends a session without a beat for half a minute.
+pub fn session_sql(stream: Stream) -> String {
+    let lock = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; \
+                SELECT pg_catalog.set_config(name, '30s', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'";
+    let level = match stream {
+        Stream::Beat => "; SET synchronous_commit = local",
+        // The level that applications get is what this stream measures.
+        Stream::Ledger => "",
+    };
+    format!("{READER_SESSION_SQL}; {lock}{level}")
 }
 
 /// The row that holds a sequence number.
 pub fn slot(sequence: Sequence) -> i16 {
-    i16::try_from(sequence.0 % SLOTS).expect("the number of slots fits a smallint")
+    // The layout's own check keeps the number of slots within one byte.
+    let [.., low] = (sequence.0 % SLOTS).to_be_bytes();
+    i16::from(low)
 }
 
 /// Inserts the fixed rows of an incarnation, still unwritten. Doing it again changes nothing.
@@ -39,12 +45,11 @@ pub fn slot(sequence: Sequence) -> i16 {
 pub async fn insert_rows(client: &Client, origin: &NodeName, incarnation: Incarnation, stream: Stream) -> Result<(), Error> {
     let sql = "INSERT INTO lagmesh.beat (origin, incarnation, stream, slot, layout) \
                SELECT $1, $2, $3, slot, $5 FROM pg_catalog.generate_series(0, $4 - 1) AS slot ON CONFLICT DO NOTHING";
-    let slots = i32::try_from(SLOTS).expect("the number of slots fits a smallint");
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
         (&origin.as_str(), Type::TEXT),
         (&incarnation.0, Type::INT8),
         (&stream.as_str(), Type::TEXT),
-        (&slots, Type::INT4),
+        (&SLOTS.cast_signed(), Type::INT8),
         (&LAYOUT, Type::INT2),
     ];
     client.execute_typed(sql, &parameters).await?;

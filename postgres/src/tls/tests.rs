@@ -39,7 +39,8 @@ fn a_certificate_may_be_its_own_root() {
 fn disabled_tls_needs_no_files() {
     let nowhere = PathBuf::from("/nonexistent");
     let client = Some(ClientCert { cert: nowhere.clone(), key: nowhere.clone(), named: true });
-    let ssl = |mode| Ssl { mode, root: RootCert::File(nowhere.clone()), client: client.clone(), negotiation: SslNegotiation::Postgres };
+    let ssl =
+        |mode| Ssl { mode, root: RootCert::File(nowhere.clone()), client: client.clone(), negotiation: SslNegotiation::Postgres };
     assert!(connector(&ssl(SslMode::Disable)).is_ok());
     assert!(matches!(connector(&ssl(SslMode::Require)), Err(TlsError::File { what: "client certificate", .. })));
     assert!(matches!(connector(&ssl(SslMode::VerifyCa)), Err(TlsError::NoRoot { .. })));

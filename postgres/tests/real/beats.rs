@@ -16,7 +16,11 @@ fn agent(server: &Server) -> String {
 }
 
 fn reading(sequence: u64) -> Reading {
-    Reading { epoch: EPOCH, raw: RawNanos(5_000_000_000 + sequence), wall: WallNanos(1_700_000_000_123_456_000 + sequence * 1_000) }
+    Reading {
+        epoch: EPOCH,
+        raw: RawNanos(5_000_000_000 + sequence),
+        wall: WallNanos(1_700_000_000_123_456_000 + sequence * 1_000),
+    }
 }
 
 struct Writer {
@@ -31,11 +35,12 @@ impl Writer {
         let connection = open(&agent(server)).await;
         let client = connection.client();
         for stream in Stream::ALL {
-            client.batch_execute(layout::session_sql(stream)).await.expect("session settings");
+            client.batch_execute(&layout::session_sql(stream)).await.expect("session settings");
         }
         let catalogue = Catalogue::discover(client).await.expect("the catalogue");
         let system = node_facts(client, &catalogue).await.expect("facts").system.expect("a system identifier");
-        let writer = Writer { origin: origin.parse().expect("a name"), incarnation: Incarnation(incarnation), system, connection };
+        let writer =
+            Writer { origin: origin.parse().expect("a name"), incarnation: Incarnation(incarnation), system, connection };
         for stream in Stream::ALL {
             writer.insert(stream).await;
             writer.insert(stream).await;
@@ -81,16 +86,40 @@ async fn beats_arrive_whole() {
     let beats = layout::read_newer(reader.client(), &[]).await.unwrap();
     assert_eq!((beats.rows.len(), beats.unreadable), (3, 0));
     let (stream, row) = &beats.rows[1];
-    assert_eq!((*stream, row.id.sequence, row.id.incarnation, row.id.origin.as_str()), (Stream::Beat, Sequence(2), Incarnation(42), "ny"));
+    assert_eq!(
+        (*stream, row.id.sequence, row.id.incarnation, row.id.origin.as_str()),
+        (Stream::Beat, Sequence(2), Incarnation(42), "ny")
+    );
     assert_eq!((row.epoch, row.sent, row.sent_wall), (EPOCH, reading(2).raw, reading(2).wall));
     assert_eq!((row.previous_acknowledged, row.position), (Some(RawNanos(reading(2).raw.0 - 1)), second));
     assert_eq!(beats.rows[0].1.previous_acknowledged, None);
 
-    let mark = |sequence| Mark { origin: writer.origin.clone(), incarnation: writer.incarnation, stream: Stream::Beat, sequence: Sequence(sequence) };
+    let mark = |sequence| Mark {
+        origin: writer.origin.clone(),
+        incarnation: writer.incarnation,
+        stream: Stream::Beat,
+        sequence: Sequence(sequence),
+    };
     let newer = layout::read_newer(reader.client(), &[mark(1)]).await.unwrap();
     let found: Vec<_> = newer.rows.iter().map(|(stream, row)| (*stream, row.id.sequence.0)).collect();
     assert_eq!(found, [(Stream::Beat, 2), (Stream::Ledger, 1)]);
-    assert!(layout::write_beat(reader.client(), &NewBeat { origin: &writer.origin, incarnation: writer.incarnation, stream: Stream::Beat, sequence: Sequence(3), sent: reading(3), previous_acknowledged: None, system: writer.system }).await.is_err(), "a standby takes no writes");
+    assert!(
+        layout::write_beat(
+            reader.client(),
+            &NewBeat {
+                origin: &writer.origin,
+                incarnation: writer.incarnation,
+                stream: Stream::Beat,
+                sequence: Sequence(3),
+                sent: reading(3),
+                previous_acknowledged: None,
+                system: writer.system
+            }
+        )
+        .await
+        .is_err(),
+        "a standby takes no writes"
+    );
 }
 
 /// Many beats stay on their pages: every update is HOT, the table does not grow, and late readers find the last ones.
@@ -106,7 +135,12 @@ async fn the_table_stays_small() {
     let after = layout::table_size(writer.connection.client()).await.unwrap();
     assert!(after.bytes <= before.bytes + 8192 && !after.over_cap(), "{before:?} {after:?}");
     drop(writer);
-    server.until("SELECT n_tup_upd = 2000 AND n_tup_upd - n_tup_hot_upd <= 20 FROM pg_stat_user_tables WHERE relname = 'beat'", "true").await;
+    server
+        .until(
+            "SELECT n_tup_upd = 2000 AND n_tup_upd - n_tup_hot_upd <= 20 FROM pg_stat_user_tables WHERE relname = 'beat'",
+            "true",
+        )
+        .await;
     let reader = open(&agent(&server)).await;
     let beats = layout::read_newer(reader.client(), &[]).await.unwrap();
     let sequences: Vec<_> = beats.rows.iter().map(|(_, row)| row.id.sequence.0).collect();
@@ -118,21 +152,47 @@ async fn the_table_stays_small() {
 async fn origins_touch_only_their_own_rows() {
     let server = Server::start(&Settings::default());
     server.run(&bootstrap_sql(&BootstrapOptions::default())).await;
-    let (old, new, other) = (Writer::start(&server, "ny", 1).await, Writer::start(&server, "ny", 2).await, Writer::start(&server, "dublin", 3).await);
+    let (old, new, other) =
+        (Writer::start(&server, "ny", 1).await, Writer::start(&server, "ny", 2).await, Writer::start(&server, "dublin", 3).await);
     let rows = i64::try_from(SLOTS).unwrap() * 2;
-    assert_eq!(layout::origins(old.connection.client()).await.unwrap(), [("dublin".to_owned(), rows), ("ny".to_owned(), rows * 2)]);
-    assert_eq!(layout::delete_superseded(new.connection.client(), &new.origin, new.incarnation).await.unwrap(), rows.unsigned_abs());
-    assert!(old.beat(Stream::Beat, 1).await.is_none() && new.beat(Stream::Beat, 1).await.is_some() && other.beat(Stream::Beat, 1).await.is_some());
+    assert_eq!(
+        layout::origins(old.connection.client()).await.unwrap(),
+        [("dublin".to_owned(), rows), ("ny".to_owned(), rows * 2)]
+    );
+    assert_eq!(
+        layout::delete_superseded(new.connection.client(), &new.origin, new.incarnation).await.unwrap(),
+        rows.unsigned_abs()
+    );
+    assert!(
+        old.beat(Stream::Beat, 1).await.is_none()
+            && new.beat(Stream::Beat, 1).await.is_some()
+            && other.beat(Stream::Beat, 1).await.is_some()
+    );
     assert_eq!(layout::prune(new.connection.client(), "dublin").await.unwrap(), rows.unsigned_abs());
     assert!(other.beat(Stream::Beat, 2).await.is_none());
     assert_eq!(layout::origins(new.connection.client()).await.unwrap(), [("ny".to_owned(), rows)]);
+}
+
+/// A writer's session gives its lock up soon, whatever becomes of the agent, and only beats leave the applications' commit level.
+#[tokio::test]
+async fn writers_sessions_are_bounded() {
+    let server = Server::start(&Settings::default());
+    let sql = "SELECT concat_ws(' ', current_setting('synchronous_commit'), current_setting('lock_timeout'), \
+               current_setting('idle_session_timeout'), current_setting('tcp_keepalives_idle'))";
+    for (stream, expected) in [(Stream::Beat, "local 500ms 30s 10"), (Stream::Ledger, "on 500ms 30s 10")] {
+        let connection = open(&server.tcp("")).await;
+        connection.client().batch_execute(&layout::session_sql(stream)).await.unwrap();
+        let found: String = connection.client().query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(found, expected);
+    }
 }
 
 /// One session at a time is elected for a node; the lock goes with the session.
 #[tokio::test]
 async fn one_agent_beats() {
     let server = Server::start(&Settings::default());
-    let (first, second, node, other) = (server.superuser().await, server.superuser().await, "ny".parse().unwrap(), "dublin".parse().unwrap());
+    let (first, second, node, other) =
+        (server.superuser().await, server.superuser().await, "ny".parse().unwrap(), "dublin".parse().unwrap());
     assert!(layout::elect(first.client(), &node).await.unwrap());
     assert!(!layout::elect(second.client(), &node).await.unwrap());
     assert!(layout::elect(second.client(), &other).await.unwrap());
@@ -151,7 +211,11 @@ async fn foreign_rows_are_counted() {
     let writer = Writer::start(&server, "ny", 1).await;
     writer.beat(Stream::Beat, 1).await.unwrap();
     for (set, condition) in [("layout = 9", "seq = 1"), ("origin = 'No Name'", "seq = 1")] {
-        server.run(&format!("INSERT INTO lagmesh.beat SELECT * FROM lagmesh.beat WHERE false; UPDATE lagmesh.beat SET {set} WHERE {condition}")).await;
+        server
+            .run(&format!(
+                "INSERT INTO lagmesh.beat SELECT * FROM lagmesh.beat WHERE false; UPDATE lagmesh.beat SET {set} WHERE {condition}"
+            ))
+            .await;
         let beats = layout::read_newer(writer.connection.client(), &[]).await.unwrap();
         assert_eq!((beats.rows.len(), beats.unreadable), (0, 1), "{set}");
         server.run("UPDATE lagmesh.beat SET layout = 1").await;

@@ -15,7 +15,12 @@ const TRACES: &str = "SELECT concat_ws(';', \
     (SELECT count(*) FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE datname = 'postgres'))";
 
 fn options() -> BootstrapOptions {
-    BootstrapOptions { reader: Some("it's a \"reader\"".to_owned()), agent: "lag mesh".to_owned(), ..BootstrapOptions::default() }
+    BootstrapOptions {
+        reader: Some("it's a \"reader\"".to_owned()),
+        agent: "lag mesh".to_owned(),
+        owner: "100% o'wner".to_owned(),
+        ..BootstrapOptions::default()
+    }
 }
 
 /// The bootstrap applies again and again without change, and its removal leaves no trace.
@@ -47,17 +52,23 @@ async fn needs_no_superuser() {
     let psql = |sql: String| {
         let file = server.path().join("file.sql");
         std::fs::write(&file, sql).expect("a file");
-        run(Command::new(crate::support::binaries().join("psql")).args(["-Xq", "-v", "ON_ERROR_STOP=1", "-d", &server.tcp("user=admin"), "-f"]).arg(file));
+        run(Command::new(crate::support::binaries().join("psql"))
+            .args(["-Xq", "-v", "ON_ERROR_STOP=1", "-d", &server.tcp("user=admin"), "-f"])
+            .arg(file));
     };
     psql(bootstrap_sql(&BootstrapOptions::default()));
     let agent = open(&server.tcp("user=lagmesh")).await;
     assert!(layout::discover(agent.client(), Need::Write).await.unwrap().is_ready());
-    for setting in ["lock_timeout=500ms", "statement_timeout=5s", "idle_in_transaction_session_timeout=10s", "search_path=pg_catalog"] {
+    for setting in
+        ["lock_timeout=500ms", "statement_timeout=5s", "idle_in_transaction_session_timeout=10s", "search_path=pg_catalog"]
+    {
         let (name, value) = setting.split_once('=').unwrap();
         let found: String = agent.client().query_one(&format!("SELECT current_setting('{name}')"), &[]).await.unwrap().get(0);
         assert_eq!(found, value);
     }
-    assert!(agent.client().batch_execute("DROP TABLE lagmesh.beat").await.is_err() && agent.client().batch_execute("TRUNCATE lagmesh.beat").await.is_err());
+    for forbidden in ["DROP TABLE lagmesh.beat", "TRUNCATE lagmesh.beat", "CREATE TABLE lagmesh.other (n int)"] {
+        assert!(agent.client().batch_execute(forbidden).await.is_err(), "{forbidden}");
+    }
     psql(uninstall_sql(&BootstrapOptions::default()));
     assert_eq!(server.ask("SELECT count(*) FROM pg_roles WHERE rolname ~ '^lagmesh'").await.as_deref(), Some("0"));
 }
@@ -71,7 +82,10 @@ async fn publications_stop_it() {
     assert_eq!(preflight(client.client()).await.unwrap().findings, []);
     for (publication, finding) in [
         ("CREATE PUBLICATION everything FOR ALL TABLES", Finding::PublicationsForAllTables(vec!["everything".to_owned()])),
-        ("CREATE SCHEMA lagmesh; CREATE PUBLICATION ours FOR TABLES IN SCHEMA lagmesh", Finding::PublicationsForSchema(vec!["ours".to_owned()])),
+        (
+            "CREATE SCHEMA lagmesh; CREATE PUBLICATION ours FOR TABLES IN SCHEMA lagmesh",
+            Finding::PublicationsForSchema(vec!["ours".to_owned()]),
+        ),
     ] {
         server.run(publication).await;
         let found = preflight(client.client()).await.unwrap();

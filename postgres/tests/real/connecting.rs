@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use lagmesh_postgres::{ConnectError, ConnInfo, connect};
+use lagmesh_postgres::{ConnInfo, ConnectError, connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -15,11 +15,20 @@ async fn sessions() {
     let server = Server::start(&Settings::default());
     let ask = "SELECT current_setting('application_name') || ' ' || current_setting('work_mem')";
     for text in [server.local(""), server.tcp(""), format!("host=127.0.0.1,127.0.0.1 port=1,{} user=postgres", server.port)] {
-        let connection = open(&format!("{text} application_name=app options='-c work_mem=77MB' keepalives_idle=9 tcp_user_timeout=5000")).await;
+        let connection =
+            open(&format!("{text} application_name=app options='-c work_mem=77MB' keepalives_idle=9 tcp_user_timeout=5000"))
+                .await;
         let found: String = connection.client().query_one(ask, &[]).await.unwrap().get(0);
         assert_eq!(found, "app 77MB");
     }
-    for (kind, fits) in [("any", true), ("read-write", true), ("primary", true), ("prefer-standby", true), ("read-only", false), ("standby", false)] {
+    for (kind, fits) in [
+        ("any", true),
+        ("read-write", true),
+        ("primary", true),
+        ("prefer-standby", true),
+        ("read-only", false),
+        ("standby", false),
+    ] {
         let outcome = try_connect(&server.tcp(&format!("target_session_attrs={kind}"))).await;
         match outcome {
             Ok(_) => assert!(fits, "{kind}"),
@@ -33,7 +42,9 @@ async fn sessions() {
 async fn refusals() {
     let hba = "host all trusted 127.0.0.1/32 trust\nhost all ann 127.0.0.1/32 scram-sha-256\nhost all old 127.0.0.1/32 md5";
     let server = Server::start(&Settings { hba, ..Settings::default() });
-    server.run("CREATE ROLE trusted LOGIN CONNECTION LIMIT 1; CREATE ROLE ann LOGIN PASSWORD 'good'; CREATE ROLE stranger LOGIN").await;
+    server
+        .run("CREATE ROLE trusted LOGIN CONNECTION LIMIT 1; CREATE ROLE ann LOGIN PASSWORD 'good'; CREATE ROLE stranger LOGIN")
+        .await;
     server.run("SET password_encryption = md5; CREATE ROLE old LOGIN PASSWORD 'good'").await;
     server.run("CREATE DATABASE closed").await;
     server.run("REVOKE ALL ON DATABASE closed FROM PUBLIC").await;
@@ -87,7 +98,9 @@ async fn password_files() {
 async fn silence_is_bounded() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let text = format!("host=127.0.0.1 port={} user=u", silent.local_addr().unwrap().port());
-    for (text, deadline) in [(text.clone(), Duration::from_millis(200)), (format!("{text} connect_timeout=1"), Duration::from_secs(60))] {
+    for (text, deadline) in
+        [(text.clone(), Duration::from_millis(200)), (format!("{text} connect_timeout=1"), Duration::from_secs(60))]
+    {
         let started = Instant::now();
         let error = connect(&info(&text), deadline).await.unwrap_err();
         assert!(matches!(error, ConnectError::Timeout { .. }), "{error}");

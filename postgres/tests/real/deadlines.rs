@@ -51,7 +51,9 @@ async fn cut_waits_are_counted() {
     let connection = open(&server.local("application_name=waiter")).await;
     let insert = connection.client().batch_execute("INSERT INTO t VALUES (1)");
     let cut = async {
-        server.until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiter' AND wait_event = 'SyncRep'", "1").await;
+        server
+            .until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'waiter' AND wait_event = 'SyncRep'", "1")
+            .await;
         server.run("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'waiter'").await;
     };
     let (inserted, ()) = tokio::join!(insert, cut);

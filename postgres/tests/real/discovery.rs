@@ -1,6 +1,8 @@
 use lagmesh_model::position::{Lsn, Timeline};
 use lagmesh_postgres::Connection;
-use lagmesh_postgres::discover::{Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, writer_sample};
+use lagmesh_postgres::discover::{
+    Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, writer_sample,
+};
 
 use crate::support::{Server, Settings, open};
 

@@ -16,7 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Settings<'s> {
     /// Lines for postgresql.conf.
     pub(crate) conf: &'s str,
-    /// The whole pg_hba.conf; empty: trust everyone.
+    /// The whole `pg_hba.conf`; empty: trust everyone.
     pub(crate) hba: &'s str,
 }
 
@@ -30,7 +30,10 @@ impl Server {
     pub(crate) fn start(settings: &Settings<'_>) -> Server {
         let server = Server::folder();
         let data = server.data();
-        run(server.postgres("initdb").args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"]).arg(&data));
+        run(server
+            .postgres("initdb")
+            .args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
+            .arg(&data));
         let conf = format!("fsync = off\nwal_level = logical\nhot_standby = on\nmax_connections = 40\n{}\n", settings.conf);
         server.append("postgresql.conf", &conf);
         if !settings.hba.is_empty() {
@@ -63,7 +66,13 @@ impl Server {
     fn up(&self) {
         let options = format!("-p {} -k {} -c listen_addresses=127.0.0.1", self.port, self.sockets().display());
         let log = self.path().join("log");
-        let started = self.postgres("pg_ctl").args(["start", "-s", "-w", "-t", "60", "-o", &options, "-l"]).arg(&log).arg("-D").arg(self.data()).output();
+        let started = self
+            .postgres("pg_ctl")
+            .args(["start", "-s", "-w", "-t", "60", "-o", &options, "-l"])
+            .arg(&log)
+            .arg("-D")
+            .arg(self.data())
+            .output();
         let started = started.expect("pg_ctl runs");
         assert!(started.status.success(), "the server does not start: {}", fs::read_to_string(&log).expect("the server's log"));
     }

@@ -23,7 +23,12 @@ fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
     (certificate, Issuer::new(params, key))
 }
 
-fn leaf(issuer: &Issuer<'static, KeyPair>, names: &[&str], common_name: &str, usage: ExtendedKeyUsagePurpose) -> (String, String) {
+fn leaf(
+    issuer: &Issuer<'static, KeyPair>,
+    names: &[&str],
+    common_name: &str,
+    usage: ExtendedKeyUsagePurpose,
+) -> (String, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("names");
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -84,7 +89,9 @@ async fn outcome(text: &str) -> Result<bool, &'static str> {
 /// The same through libpq.
 fn libpq(text: &str, home: &Path) -> Result<bool, ()> {
     let mut psql = Command::new(binaries().join("psql"));
-    psql.args(["-XAtq", "-c", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", "-d", text]).env_clear().env("HOME", home);
+    psql.args(["-XAtq", "-c", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", "-d", text])
+        .env_clear()
+        .env("HOME", home);
     let output = psql.output().expect("psql runs");
     output.status.success().then(|| output.stdout == b"t\n").ok_or(())
 }
@@ -107,7 +114,11 @@ async fn every_mode_does_what_libpq_does() {
         for mode in ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] {
             for root in ["none.crt", "ca.crt", "other.crt"] {
                 for host in ["host=localhost hostaddr=127.0.0.1", "host=127.0.0.1", "hostaddr=127.0.0.1"] {
-                    let text = format!("{host} port={} user=postgres dbname=postgres sslmode={mode} sslrootcert={}", server.port, papers.path(root));
+                    let text = format!(
+                        "{host} port={} user=postgres dbname=postgres sslmode={mode} sslrootcert={}",
+                        server.port,
+                        papers.path(root)
+                    );
                     let (ours, theirs) = (outcome(&text).await, libpq(&text, home.path()));
                     assert_eq!(ours.map_err(|_| ()), theirs, "{rule}: {text}: {ours:?}");
                     encrypted += usize::from(ours == Ok(true));
@@ -126,7 +137,11 @@ async fn failures_say_what_to_do() {
     let table = [
         (server.tcp(&format!("sslmode=verify-full sslrootcert={}", papers.path("ca.crt"))), "tls", "subject alternative name"),
         (server.tcp(&format!("sslmode=verify-ca sslrootcert={}", papers.path("other.crt"))), "tls", "sslrootcert"),
-        (server.tcp(&format!("sslmode=verify-ca sslrootcert={}", papers.path("none.crt"))), "settings", "none.crt does not exist"),
+        (
+            server.tcp(&format!("sslmode=verify-ca sslrootcert={}", papers.path("none.crt"))),
+            "settings",
+            "none.crt does not exist",
+        ),
         (server.tcp(&format!("sslmode=verify-ca sslrootcert={}", papers.path("client.key"))), "settings", "client.key"),
         (server.tcp(&format!("sslmode=require sslcert={}", papers.path("none.crt"))), "settings", "none.crt"),
         (server.tcp("sslmode=verify-full sslrootcert=system"), "tls", "127.0.0.1"),
@@ -147,7 +162,8 @@ async fn client_certificates_and_channel_binding() {
     let hba = "hostssl all certified 127.0.0.1/32 cert\nhostssl all ann 127.0.0.1/32 scram-sha-256";
     let server = with_tls(&papers, hba).await;
     server.run("CREATE ROLE certified LOGIN; CREATE ROLE ann LOGIN PASSWORD 'good'").await;
-    let base = format!("host=127.0.0.1 port={} dbname=postgres sslmode=verify-ca sslrootcert={}", server.port, papers.path("ca.crt"));
+    let base =
+        format!("host=127.0.0.1 port={} dbname=postgres sslmode=verify-ca sslrootcert={}", server.port, papers.path("ca.crt"));
     let certified = format!("{base} user=certified sslcert={} sslkey={}", papers.path("client.crt"), papers.path("client.key"));
     assert_eq!(outcome(&certified).await, Ok(true));
     assert_eq!(outcome(&format!("{base} user=certified")).await, Err("refused"));
@@ -165,9 +181,15 @@ async fn client_certificates_and_channel_binding() {
 async fn cancels_go_through_tls() {
     let papers = Papers::new();
     let server = with_tls(&papers, "hostssl all all 127.0.0.1/32 trust").await;
-    let text = format!("host=localhost hostaddr=127.0.0.1 port={} user=postgres application_name=sleeper sslmode=verify-full sslrootcert={}", server.port, papers.path("ca.crt"));
+    let text = format!(
+        "host=localhost hostaddr=127.0.0.1 port={} user=postgres application_name=sleeper sslmode=verify-full sslrootcert={}",
+        server.port,
+        papers.path("ca.crt")
+    );
     let connection = open(&text).await;
-    let error = with_deadline(&connection, Duration::from_millis(300), connection.client().batch_execute("SELECT pg_sleep(60)")).await.unwrap_err();
+    let error = with_deadline(&connection, Duration::from_millis(300), connection.client().batch_execute("SELECT pg_sleep(60)"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, QueryError::DeadlineExceeded(exceeded) if exceeded.cancelled), "{error}");
     server.until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sleeper' AND state = 'active'", "0").await;
 }
