@@ -7,7 +7,7 @@ use std::time::Duration;
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{NodeState, Outcome, ProbeKind, WriteOutcome};
+use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, WriteOutcome};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, WriterSample};
 use tokio::sync::{mpsc, watch};
@@ -90,7 +90,12 @@ pub enum NodeNews {
         why: String,
     },
     /// What it is.
-    Facts(NodeFacts),
+    Facts {
+        /// What it says of itself.
+        facts: NodeFacts,
+        /// What that makes it to its cluster.
+        role: NodeRole,
+    },
     /// Positions and receiver of a node in recovery.
     Standby(StandbySample),
     /// Positions and walsenders of a node out of recovery.

@@ -1,8 +1,8 @@
 //! Replication towards the nodes of our own region: folds what the database part and the mesh tell into lag, staleness, backlog
 //! and one state per link (origin -> node). Pure: no clock, no I/O.
 //!
-//! Which links exist is discovered. A node that reads has one link from each origin of its cluster that has told of a beat over the
-//! mesh or whose beats were seen at the node; before any beat is known there is none. When a cluster has had more origins than the
+//! Which links exist is discovered. A node that is no plain writer has one link from each origin of its cluster that has told of a
+//! beat over the mesh or whose beats were seen at the node; before any beat is known there is none. When a cluster has had more origins than the
 //! fleet file allows writers (a failover leaves the rows of the old writer behind), those with the newest signs of life stay, and
 //! any other only as long as it still beats.
 
@@ -20,6 +20,7 @@ use std::time::Duration;
 use lagmesh_model::fleet::{self, Fleet};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::series::Series;
+use lagmesh_model::state::NodeRole;
 use lagmesh_model::status;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
@@ -47,14 +48,8 @@ struct Cluster {
     objective: Duration,
     interval: Duration,
     writers_max: usize,
-    members: BTreeMap<NodeName, Member>,
-}
-
-/// Where a node stands and which agents may beat on it.
-#[derive(Debug)]
-struct Member {
-    region: RegionName,
-    agents: Vec<AgentName>,
+    /// Its nodes, each with the agents that may beat on it.
+    members: BTreeMap<NodeName, Vec<AgentName>>,
 }
 
 /// One link.
@@ -163,7 +158,8 @@ impl Replications {
     fn links(&self, now: Reading) -> Vec<Link> {
         let mut links = Vec::new();
         for cluster in self.clusters.values() {
-            for node in cluster.members.keys().filter(|node| self.nodes.contains_key(*node)) {
+            let reads = |node: &&NodeName| self.nodes.get(*node).is_some_and(|node| node.role() != Some(NodeRole::Writer));
+            for node in cluster.members.keys().filter(reads) {
                 links.extend(self.origins_of(node, cluster, now).into_iter().map(|origin| Link { node: node.clone(), origin }));
             }
         }
@@ -196,17 +192,16 @@ impl Replications {
 
 impl Cluster {
     fn new(fleet: &Fleet, cluster: &fleet::Cluster) -> Cluster {
-        let agents_of = |region: &RegionName| fleet.region(region).map(|region| region.agents.iter().map(|agent| agent.name.clone()).collect());
-        let member = |node: &fleet::Node| {
-            let agents = agents_of(&node.region).unwrap_or_default();
-            (node.name.clone(), Member { region: node.region.clone(), agents })
+        let agents_of = |name: &RegionName| -> Vec<AgentName> {
+            let region = fleet.region(name);
+            region.into_iter().flat_map(|region| region.agents.iter().map(|agent| agent.name.clone())).collect()
         };
         Cluster {
             name: cluster.name.clone(),
             objective: cluster.lag_objective,
             interval: cluster.beat_interval,
             writers_max: usize::try_from(cluster.writers_max).unwrap_or(usize::MAX),
-            members: cluster.nodes.iter().map(member).collect(),
+            members: cluster.nodes.iter().map(|node| (node.name.clone(), agents_of(&node.region))).collect(),
         }
     }
 

@@ -19,7 +19,7 @@ const MARKS_MAX: usize = 1_024;
 
 /// What one connection has seen.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     node: NodeName,
     members: BTreeSet<NodeName>,
     interval: Duration,
@@ -32,12 +32,12 @@ pub struct Watch {
 
 impl Watch {
     /// A watch at `node` for beats of the other `members` of its cluster, which leave every `interval`.
-    pub fn new(node: NodeName, members: BTreeSet<NodeName>, interval: Duration) -> Watch {
+    pub(super) fn new(node: NodeName, members: BTreeSet<NodeName>, interval: Duration) -> Watch {
         Watch { node, members, interval, marks: BTreeMap::new(), plans: BTreeMap::new(), last: None }
     }
 
     /// What has been seen, for the query.
-    pub fn marks(&self) -> Vec<Mark> {
+    pub(super) fn marks(&self) -> Vec<Mark> {
         let mark = |((origin, incarnation, stream), sequence): (&(NodeName, Incarnation, Stream), &Sequence)| Mark {
             origin: origin.clone(),
             incarnation: *incarnation,
@@ -48,7 +48,7 @@ impl Watch {
     }
 
     /// When to poll next.
-    pub fn next_poll(&self, now: Reading) -> RawNanos {
+    pub(super) fn next_poll(&self, now: Reading) -> RawNanos {
         let Some(last) = self.last.filter(|last| last.epoch == now.epoch) else { return now.raw };
         // An origin that is not known yet shows up within this.
         let discovery = if self.plans.is_empty() { self.interval / 4 } else { self.interval };
@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// Takes in a poll that ended well: the beats that are new, oldest first within each origin.
-    pub fn on_poll(&mut self, started: Reading, ended: Reading, rows: Vec<(Stream, BeatRow)>) -> Vec<Sighting> {
+    pub(super) fn on_poll(&mut self, started: Reading, ended: Reading, rows: Vec<(Stream, BeatRow)>) -> Vec<Sighting> {
         if self.last.is_some_and(|last| last.epoch != ended.epoch) || started.epoch != ended.epoch || self.marks.len() > MARKS_MAX {
             *self = Watch::new(self.node.clone(), std::mem::take(&mut self.members), self.interval);
         }

@@ -214,18 +214,18 @@ fn no_receiver(e: &Evidence) -> Option<Verdict> {
 
 /// Rigorous: the writer has confirmed a beat and its log has not come in, whatever the receiver says of itself.
 fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
-    let receiver = e.standby.as_ref().map_or(String::new(), receiver_words);
+    let in_name = e.standby.as_ref().map_or(String::new(), receiver_words);
     if let Some(late) = e.late_beat().filter(|_| !e.is_arriving(LATE_INTERVALS, LATE_MIN)) {
         let received = e.standby.as_ref().and_then(|standby| standby.received_unseen);
         let receiving = e.standby.as_ref().and_then(|standby| standby.receiving);
         if received == Some(false) && receiving == Some(false) {
-            let why = format!("beat {} was committed {} ago and its log has not been received{receiver}", late.sequence, s(late.known_for));
+            let why = format!("beat {} was committed {} ago and its log has not been received{in_name}", late.sequence, s(late.known_for));
             return Some((ReplicationState::Silent, why));
         }
         let unknowable = received.is_none() && late.known_for > e.intervals(WRITER_DOWN_INTERVALS, LATE_MIN);
         if unknowable {
             let why = format!(
-                "beat {} was committed {} ago and is not visible; how far its log got cannot be seen at this node{receiver}",
+                "beat {} was committed {} ago and is not visible; how far its log got cannot be seen at this node{in_name}",
                 late.sequence,
                 s(late.known_for),
             );
@@ -234,7 +234,7 @@ fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
     }
     match e.standby.as_ref().map(|standby| &standby.receiver) {
         Some(Receiver::Present { receipt_age: Some(age), .. }) if *age > RECEIPT_SILENT => {
-            Some((ReplicationState::Silent, format!("nothing came over the replication connection for {}{receiver}", s(*age))))
+            Some((ReplicationState::Silent, format!("nothing came over the replication connection for {}{in_name}", s(*age))))
         }
         _ => None,
     }

@@ -15,7 +15,7 @@ use crate::replication::told::{Mark, Told, is_newer};
 /// Sightings that wait to learn when their beat was acknowledged; the next row tells, so more than a few means a catch-up.
 const PENDING_MAX: usize = 32;
 /// The span of the recent distribution.
-const RECENT: Duration = Duration::from_mins(1);
+const RECENT: Duration = Duration::from_secs(60);
 /// The most values of the recent distribution: a minute at the highest beat rate.
 const RECENT_MAX: usize = 1_200;
 /// Over so many beats lag must fall to be called falling.
@@ -23,7 +23,7 @@ const TREND_BEATS: usize = 3;
 
 /// Beats of one origin seen at one node.
 #[derive(Debug, Default)]
-pub struct Lag {
+pub(super) struct Lag {
     newest: Option<Visible>,
     /// When a beat was last seen arriving, on our clock.
     arrived: Option<RawNanos>,
@@ -31,28 +31,28 @@ pub struct Lag {
     last: Option<Interval>,
     recent: VecDeque<(RawNanos, i64)>,
     /// The offset of the writer's clock, as it was last known.
-    offset: Option<Offset>,
+    offset: Option<KeptClock>,
     /// What goes out.
-    pub totals: Totals,
+    pub(super) totals: Totals,
 }
 
 /// What goes out: counts since the start.
 #[derive(Debug, Default)]
-pub struct Totals {
+pub(super) struct Totals {
     /// Lower ends; those below zero count as zero.
-    pub lower: Exponential,
+    pub(super) lower: Exponential,
     /// Best guesses; those below zero count as zero.
-    pub estimate: Exponential,
+    pub(super) estimate: Exponential,
     /// Upper ends.
-    pub upper: Exponential,
+    pub(super) upper: Exponential,
     /// Beats whose whole interval lies below zero: in none of the three distributions.
-    pub negative: u64,
+    pub(super) negative: u64,
     /// Beats within the objective for certain.
-    pub met: u64,
+    pub(super) met: u64,
     /// Beats beyond the objective for certain.
-    pub missed: u64,
+    pub(super) missed: u64,
     /// Beats of which neither is certain.
-    pub unknown: u64,
+    pub(super) unknown: u64,
 }
 
 /// The newest visible beat.
@@ -73,7 +73,7 @@ struct Pending {
 
 /// The writer's clock minus ours, kept beyond the moment at which the mesh loses the writer: it only gets wider.
 #[derive(Debug, Clone, Copy)]
-struct Offset {
+struct KeptClock {
     epoch: Epoch,
     own_epoch: Epoch,
     offset: Interval,
@@ -82,22 +82,22 @@ struct Offset {
 
 impl Lag {
     /// The newest visible beat.
-    pub fn newest(&self) -> Option<&BeatRow> {
+    pub(super) fn newest(&self) -> Option<&BeatRow> {
         self.newest.as_ref().map(|visible| &visible.row)
     }
 
     /// When a beat was last seen arriving (absent in one poll, present in the next), on our clock.
-    pub fn arrived(&self) -> Option<RawNanos> {
+    pub(super) fn arrived(&self) -> Option<RawNanos> {
         self.arrived
     }
 
     /// The lag of the newest beat whose lag is known.
-    pub fn last(&self) -> Option<Interval> {
+    pub(super) fn last(&self) -> Option<Interval> {
         self.last
     }
 
     /// Whether lag has been falling over the last few beats.
-    pub fn is_falling(&self) -> bool {
+    pub(super) fn is_falling(&self) -> bool {
         let mut back = self.recent.iter().rev();
         match (back.next(), back.nth(TREND_BEATS - 1)) {
             (Some((_, newest)), Some((_, before))) => newest < before,
@@ -106,7 +106,7 @@ impl Lag {
     }
 
     /// Best guesses of the last minute; `None` if there are none.
-    pub fn recent(&self, now: RawNanos) -> Option<Quantiles> {
+    pub(super) fn recent(&self, now: RawNanos) -> Option<Quantiles> {
         let since = |at: RawNanos| now.since_ns(at) <= nanos(RECENT).cast_signed();
         let mut lags: Vec<i64> = self.recent.iter().filter(|(at, _)| since(*at)).map(|(_, lag_ns)| *lag_ns).collect();
         lags.sort_unstable();
@@ -122,7 +122,7 @@ impl Lag {
     }
 
     /// Takes in a sighting; the lag follows once the beat's acknowledgement is known.
-    pub fn see(&mut self, sighting: Sighting, told: &Told, at: Reading, view: &PeerView, objective: Duration) {
+    pub(super) fn see(&mut self, sighting: Sighting, told: &Told, at: Reading, view: &PeerView, objective: Duration) {
         // Commits become visible in their order: an older row is a leftover of an earlier start of the writer.
         if self.newest().is_some_and(|newest| !is_newer(&Mark::of_row(&sighting.row), &Mark::of_row(newest))) {
             return;
@@ -142,12 +142,12 @@ impl Lag {
     }
 
     /// Uses what the writer has told since.
-    pub fn hear(&mut self, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
+    pub(super) fn hear(&mut self, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
         if let Some(newest) = &mut self.newest {
             let times = told.times_of(&newest.row.id);
             newest.acknowledged = newest.acknowledged.or(times.map(|times| times.acknowledged));
             if let Some(offset) = view.offset_of(newest.row.epoch, now) {
-                self.offset = Some(Offset { epoch: newest.row.epoch, own_epoch: now.epoch, offset, at: now.raw });
+                self.offset = Some(KeptClock { epoch: newest.row.epoch, own_epoch: now.epoch, offset, at: now.raw });
             }
         }
         for pending in std::mem::take(&mut self.pending) {
@@ -162,24 +162,23 @@ impl Lag {
     ///
     /// # Errors
     /// If it is not known: says why.
-    pub fn staleness(&self, now: Reading) -> Result<Interval, &'static str> {
+    pub(super) fn staleness(&self, now: Reading) -> Result<Interval, &'static str> {
         let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
         let offset = self.offset_now(newest.row.epoch, now).ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
         let (theta, sent) = (-offset, newest.row.sent);
-        let known = match newest.acknowledged {
-            Some(acknowledged) => staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta),
-            None => {
-                // Committed before it was visible, and after it was sent.
-                let (lower, upper) = (now.raw.since_ns(newest.present), now.raw.since_ns(sent) - theta.lower_ns());
-                let estimate = now.raw.since_ns(sent) - theta.estimate_ns();
-                Interval::new(lower, estimate.max(lower).min(upper), upper)
-            }
+        let known = if let Some(acknowledged) = newest.acknowledged {
+            staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta)
+        } else {
+            // Committed before it was visible, and after it was sent.
+            let (lower, upper) = (now.raw.since_ns(newest.present), now.raw.since_ns(sent) - theta.lower_ns());
+            let estimate = now.raw.since_ns(sent) - theta.estimate_ns();
+            Interval::new(lower, estimate.max(lower).min(upper), upper)
         };
         known.ok_or("the clocks contradict each other")
     }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch. What was counted stays.
-    pub fn new_epoch(&mut self) {
+    pub(super) fn new_epoch(&mut self) {
         let totals = std::mem::take(&mut self.totals);
         *self = Lag { totals, ..Lag::default() };
     }

@@ -12,24 +12,24 @@ const REMEMBERED: usize = 64;
 
 /// The beats that one writer has told of, newest last.
 #[derive(Debug, Default)]
-pub struct Told {
+pub(super) struct Told {
     beats: VecDeque<ToldBeat>,
 }
 
 /// A beat that the writer has told of.
 #[derive(Debug, Clone)]
-pub struct ToldBeat {
+pub(super) struct ToldBeat {
     /// The beat.
-    pub announcement: Announcement,
+    pub(super) announcement: Announcement,
     /// When we first heard of it, on our clock.
-    pub at: RawNanos,
+    pub(super) at: RawNanos,
     /// Which agent told us; `None` if we wrote it ourselves.
-    pub from: Option<AgentName>,
+    pub(super) from: Option<AgentName>,
 }
 
 impl Told {
     /// Takes note of an announcement, unless it is known or older than what is known; says whether it was news.
-    pub fn tell(&mut self, announcement: &Announcement, at: RawNanos, from: Option<&AgentName>) -> bool {
+    pub(super) fn tell(&mut self, announcement: &Announcement, at: RawNanos, from: Option<&AgentName>) -> bool {
         if self.newest().is_some_and(|newest| !is_newer(&Mark::of(announcement), &Mark::of(&newest.announcement))) {
             return false;
         }
@@ -41,43 +41,43 @@ impl Told {
     }
 
     /// The newest.
-    pub fn newest(&self) -> Option<&ToldBeat> {
+    pub(super) fn newest(&self) -> Option<&ToldBeat> {
         self.beats.back()
     }
 
     /// When a beat was sent and acknowledged, if the writer told of it and it is remembered.
-    pub fn times_of(&self, id: &BeatId) -> Option<BeatTimes> {
+    pub(super) fn times_of(&self, id: &BeatId) -> Option<BeatTimes> {
         self.beats.iter().rev().find(|beat| beat.announcement.id == *id).map(|beat| beat.announcement.times)
     }
 
     /// Forgets everything: our own clock has begun a new epoch.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.beats.clear();
     }
 }
 
 /// What tells which of two beats of one origin is newer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Mark<'b> {
+pub(super) struct Mark<'b> {
     id: &'b BeatId,
     position: Position,
 }
 
 impl<'b> Mark<'b> {
     /// Of an announcement.
-    pub fn of(announcement: &'b Announcement) -> Mark<'b> {
+    pub(super) fn of(announcement: &'b Announcement) -> Mark<'b> {
         Mark { id: &announcement.id, position: announcement.position }
     }
 
     /// Of a row.
-    pub fn of_row(row: &'b BeatRow) -> Mark<'b> {
+    pub(super) fn of_row(row: &'b BeatRow) -> Mark<'b> {
         Mark { id: &row.id, position: row.position }
     }
 }
 
 /// Whether `a` was written after `b`: by number within one incarnation, by position across incarnations. On a system that was made
 /// anew positions say nothing, and another incarnation counts as newer.
-pub fn is_newer(a: &Mark<'_>, b: &Mark<'_>) -> bool {
+pub(super) fn is_newer(a: &Mark<'_>, b: &Mark<'_>) -> bool {
     if a.id.incarnation == b.id.incarnation {
         return a.id.sequence > b.id.sequence;
     }

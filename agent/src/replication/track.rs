@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lagmesh_model::beat::BeatId;
 use lagmesh_model::position::Position;
 use lagmesh_model::state::ReplicationState;
 use lagmesh_model::time::{RawNanos, Reading};
@@ -18,11 +17,11 @@ const UNSEEN_MAX: usize = 64;
 
 /// Replication from one origin to one node.
 #[derive(Debug)]
-pub struct Track {
+pub(super) struct Track {
     /// The lag of its beats.
-    pub lag: Lag,
+    pub(super) lag: Lag,
     /// What was decided last.
-    pub state: ReplicationState,
+    pub(super) state: ReplicationState,
     since: RawNanos,
     unseen: VecDeque<ToldBeat>,
     /// Confirmed since the newest visible beat, those included that are not remembered.
@@ -31,12 +30,12 @@ pub struct Track {
 
 impl Track {
     /// A link that is watched from now on.
-    pub fn new(now: RawNanos) -> Track {
+    pub(super) fn new(now: RawNanos) -> Track {
         Track { lag: Lag::default(), state: ReplicationState::Unknown, since: now, unseen: VecDeque::new(), unseen_beats: 0 }
     }
 
     /// Takes in what the writer has told.
-    pub fn hear(&mut self, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
+    pub(super) fn hear(&mut self, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
         self.lag.hear(told, now, view, objective);
         let Some(newest) = told.newest() else { return };
         let mark = Mark::of(&newest.announcement);
@@ -53,7 +52,7 @@ impl Track {
     }
 
     /// Takes in a sighting.
-    pub fn see(&mut self, sighting: Sighting, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
+    pub(super) fn see(&mut self, sighting: Sighting, told: &Told, now: Reading, view: &PeerView, objective: Duration) {
         let row = sighting.row.clone();
         self.unseen.retain(|beat| is_newer(&Mark::of(&beat.announcement), &Mark::of_row(&row)));
         self.unseen_beats = self.unseen.len() as u64;
@@ -61,7 +60,7 @@ impl Track {
     }
 
     /// Beats that the writer has confirmed and that are not visible.
-    pub fn unseen(&self, now: RawNanos) -> Option<Unseen> {
+    pub(super) fn unseen(&self, now: RawNanos) -> Option<Unseen> {
         let oldest = self.unseen.front()?;
         Some(Unseen {
             sequence: oldest.announcement.id.sequence.0,
@@ -71,29 +70,24 @@ impl Track {
     }
 
     /// Where the writer's log stood when it wrote the oldest invisible beat, and when we heard of it.
-    pub fn oldest_unseen_position(&self) -> Option<(Position, RawNanos)> {
+    pub(super) fn oldest_unseen_position(&self) -> Option<(Position, RawNanos)> {
         self.unseen.front().map(|beat| (beat.announcement.position, beat.at))
     }
 
     /// How long the link has been watched.
-    pub fn watched(&self, now: RawNanos) -> Duration {
+    pub(super) fn watched(&self, now: RawNanos) -> Duration {
         age(now, self.since)
     }
 
     /// The newest sign of life of the origin: a beat arrived, or it told of one.
-    pub fn sign_of_life(&self, told: Option<&Told>) -> Option<RawNanos> {
+    pub(super) fn sign_of_life(&self, told: Option<&Told>) -> Option<RawNanos> {
         let told = told.and_then(Told::newest).map(|beat| beat.at);
         self.lag.arrived().max(told)
     }
 
-    /// The newest beat that is known of, visible or told.
-    pub fn newest_known<'b>(&'b self, told: Option<&'b Told>) -> Option<&'b BeatId> {
-        let told = told.and_then(Told::newest).map(|beat| &beat.announcement.id);
-        told.or_else(|| self.lag.newest().map(|row| &row.id))
-    }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch.
-    pub fn new_epoch(&mut self, now: RawNanos) {
+    pub(super) fn new_epoch(&mut self, now: RawNanos) {
         self.lag.new_epoch();
         self.unseen.clear();
         self.unseen_beats = 0;
@@ -102,6 +96,6 @@ impl Track {
 }
 
 /// From `at` to `now`. Stamps of different threads may cross by microseconds: then no time has passed.
-pub fn age(now: RawNanos, at: RawNanos) -> Duration {
+pub(super) fn age(now: RawNanos, at: RawNanos) -> Duration {
     now.checked_since(at).unwrap_or(Duration::ZERO)
 }

@@ -1,0 +1,129 @@
+//! What the parts that work on one node share: where it is, whom to tell, and how every statement is bounded and counted.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lagmesh_daemon::Clock;
+use lagmesh_model::fleet;
+use lagmesh_model::ids::{ClusterName, NodeName};
+use lagmesh_model::state::NodeState;
+use lagmesh_model::time::RawNanos;
+use lagmesh_postgres::{ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
+
+use crate::database::DatabaseContext;
+use crate::database::health::{Condition, Health, Part};
+use crate::database::trouble::Trouble;
+use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
+
+/// How long a connection may take: names, sockets, handshakes, login.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a statement may take, if the beat interval is not longer.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(1);
+
+/// One node and whom to tell of it.
+#[derive(Debug)]
+pub(super) struct Site {
+    cluster: ClusterName,
+    /// Its name.
+    pub(super) node: NodeName,
+    /// The nodes of its cluster.
+    pub(super) members: BTreeSet<NodeName>,
+    /// The interval between beats.
+    pub(super) interval: Duration,
+    info: ConnInfo,
+    context: Arc<DatabaseContext>,
+    queries: AtomicU64,
+    health: Mutex<Health>,
+}
+
+impl Site {
+    pub(super) fn new(context: &Arc<DatabaseContext>, cluster: &fleet::Cluster, node: &fleet::Node, info: ConnInfo) -> Site {
+        Site {
+            cluster: cluster.name.clone(),
+            node: node.name.clone(),
+            members: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+            interval: cluster.beat_interval,
+            info,
+            context: Arc::clone(context),
+            queries: AtomicU64::new(0),
+            health: Mutex::default(),
+        }
+    }
+
+    /// The clock.
+    pub(super) fn clock(&self) -> &Clock {
+        &self.context.clock
+    }
+
+    /// A new session with the given settings.
+    pub(super) async fn connect(&self, settings: &str) -> Result<Connection, Trouble> {
+        let connection = connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))?;
+        self.query(&connection, "prepare session", connection.client().batch_execute(settings)).await?;
+        Ok(connection)
+    }
+
+    /// Runs a statement under a deadline that holds on both sides. After a deadline the connection must go.
+    pub(super) async fn query<T>(
+        &self, connection: &Connection, doing: &str, work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, Trouble> {
+        self.bounded(connection, work).await.map_err(|error| Trouble::query(doing, &error))
+    }
+
+    /// The same with the error as it came.
+    pub(super) async fn bounded<T>(&self, connection: &Connection, work: impl Future<Output = Result<T, PgError>>) -> Result<T, QueryError> {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+        with_deadline(connection, self.interval.max(STATEMENT_DEADLINE), work).await
+    }
+
+    /// Tells news of the node.
+    pub(super) fn tell(&self, news: NodeNews) {
+        let event = NodeEvent { cluster: self.cluster.clone(), node: self.node.clone(), at: self.clock().now(), news };
+        self.context.observations.tell(Observation::Node(event));
+    }
+
+    /// Tells how many statements were sent since the last time.
+    pub(super) fn tell_queries(&self) {
+        let queries = self.queries.swap(0, Ordering::Relaxed);
+        if queries > 0 {
+            self.tell(NodeNews::Queries(queries));
+        }
+    }
+
+    /// Takes note of how a part gets on, and tells if that changes the node's state.
+    pub(super) fn report(&self, part: Part, condition: Condition) {
+        // Nothing panics while it is held, so what a panicking task left behind is whole.
+        let changed = self.health.lock().unwrap_or_else(PoisonError::into_inner).set(part, condition);
+        let Some(Trouble { state, why }) = changed else { return };
+        if matches!(state, NodeState::Ok | NodeState::StandingBy | NodeState::Unknown) {
+            tracing::info!(node = %self.node, %state, why, "node state");
+        } else {
+            tracing::warn!(node = %self.node, %state, why, "node state");
+        }
+        self.tell(NodeNews::State { state, why });
+    }
+
+    /// Whether a part works.
+    pub(super) fn is_fine(&self, part: Part) -> bool {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).is_fine(part)
+    }
+
+    /// Forgets how parts got on that no longer run.
+    pub(super) fn clear(&self, parts: &[Part]) {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clear(parts);
+    }
+
+    /// Changes what the mesh tells the peers.
+    pub(super) fn post(&self, change: impl FnOnce(&mut Outbox)) {
+        self.context.outbox.send_modify(|outbox| change(Arc::make_mut(outbox)));
+    }
+
+    /// Sleeps until a moment of the measuring clock; at once if it is past.
+    pub(super) async fn sleep_until(&self, due: RawNanos) {
+        if let Some(wait) = due.checked_since(self.clock().now().raw) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Writes beats to one node, for as long as this agent is the one that was elected to.
+
+use std::time::Duration;
+
+use lagmesh_daemon::backoff::random_seed;
+use lagmesh_model::beat::{Announcement, BeatId, BeatTimes, Incarnation, Sequence};
+use lagmesh_model::position::{Position, SystemIdentifier};
+use lagmesh_model::state::{NodeState, WriteOutcome};
+use lagmesh_model::time::{RawNanos, Reading};
+use lagmesh_postgres::layout::{self, Need, NewBeat, Stream};
+use lagmesh_postgres::{Connection, QueryError};
+
+use crate::database::health::{Condition, Part};
+use crate::database::schedule::BeatSchedule;
+use crate::database::site::Site;
+use crate::database::trouble::Trouble;
+use crate::measurement::{NodeNews, Write};
+
+/// How often an agent that stands by asks whether it is its turn: within three beats at 1 Hz.
+const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the size of the table is looked at.
+const SIZE_EVERY: Duration = Duration::from_secs(30);
+/// The size from which the table is called bloated [bytes]: a hundred origins need 4 MB. Vacuum cannot keep up then (an old snapshot,
+/// a forgotten slot with `hot_standby_feedback`), and beating on would make it worse.
+const TABLE_BYTES_MAX: i64 = 8 << 20;
+
+/// Beats on the node until something fails.
+pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
+    let trouble = beating(site, system).await.err();
+    // Whoever beats next speaks for the node.
+    site.post(|outbox| drop(outbox.announcements.remove(&site.node)));
+    trouble.unwrap_or_else(|| Trouble::new(NodeState::Unknown, "its rows were pruned: starting anew"))
+}
+
+/// `Ok` if the rows are gone and must be made anew.
+async fn beating(site: &Site, system: SystemIdentifier) -> Result<(), Trouble> {
+    let connection = site.connect(&layout::session_sql(Stream::Beat)).await?;
+    let client = connection.client();
+    let finding = site.query(&connection, "look at the heartbeat table", layout::discover(client, Need::Write)).await?;
+    if !finding.is_ready() {
+        return Err(Trouble::layout(&finding));
+    }
+    await_election(site, &connection).await?;
+    let incarnation = Incarnation((random_seed() >> 1).cast_signed().max(1));
+    site.query(&connection, "insert own rows", layout::insert_rows(client, &site.node, incarnation, Stream::Beat)).await?;
+    let superseded = layout::delete_superseded(client, &site.node, incarnation);
+    let superseded = site.query(&connection, "delete superseded rows", superseded).await?;
+    tracing::info!(node = %site.node, incarnation = incarnation.0, superseded, "beat");
+    let mut writer = Writer { site, connection: &connection, incarnation, system, sequence: Sequence(0), acknowledged: None };
+    writer.go_on().await
+}
+
+/// Waits until no other agent beats on the node.
+async fn await_election(site: &Site, connection: &Connection) -> Result<(), Trouble> {
+    loop {
+        if site.query(connection, "stand for election", layout::elect(connection.client(), &site.node)).await? {
+            return Ok(());
+        }
+        let why = NodeState::StandingBy.explain();
+        site.report(Part::Writer, Condition::Trouble(Trouble::new(NodeState::StandingBy, why)));
+        tokio::time::sleep(ELECTION_INTERVAL).await;
+    }
+}
+
+/// The elected writer of a node.
+struct Writer<'w> {
+    site: &'w Site,
+    connection: &'w Connection,
+    incarnation: Incarnation,
+    system: SystemIdentifier,
+    /// The newest beat that was sent.
+    sequence: Sequence,
+    /// When its commit returned, if it did.
+    acknowledged: Option<Reading>,
+}
+
+impl Writer<'_> {
+    async fn go_on(&mut self) -> Result<(), Trouble> {
+        let start = self.site.clock().now();
+        let (mut schedule, mut size_due) = (BeatSchedule::new(start.raw, self.site.interval), start.raw);
+        loop {
+            self.site.sleep_until(schedule.due()).await;
+            let now = self.site.clock().now();
+            if now.raw >= size_due {
+                self.check_size().await?;
+                size_due = now.raw.after(SIZE_EVERY);
+            }
+            if !self.beat().await? {
+                return Ok(());
+            }
+            let skipped = schedule.advance(self.site.clock().now().raw);
+            if skipped > 0 {
+                tracing::debug!(node = %self.site.node, skipped, "beats passed over");
+            }
+        }
+    }
+
+    /// Writes one beat. `Ok(false)` if its row is gone.
+    async fn beat(&mut self) -> Result<bool, Trouble> {
+        self.sequence.0 += 1;
+        let sent = self.site.clock().now();
+        let beat = NewBeat {
+            origin: &self.site.node,
+            incarnation: self.incarnation,
+            stream: Stream::Beat,
+            sequence: self.sequence,
+            sent,
+            previous_acknowledged: self.acknowledged.take().filter(|reading| reading.epoch == sent.epoch).map(|reading| reading.raw),
+            system: self.system,
+        };
+        let written = self.site.bounded(self.connection, layout::write_beat(self.connection.client(), &beat)).await;
+        let ended = self.site.clock().now();
+        match written {
+            Ok(Some(position)) => {
+                self.acknowledged = Some(ended);
+                self.announce(sent, ended, position);
+                self.site.report(Part::Writer, Condition::Fine);
+                Ok(true)
+            }
+            Ok(None) => {
+                self.tell(None, WriteOutcome::Failed, sent.raw, ended.raw);
+                Ok(false)
+            }
+            Err(error) => {
+                self.tell(None, fate(&error), sent.raw, ended.raw);
+                Err(Trouble::query("write a beat", &error))
+            }
+        }
+    }
+
+    fn announce(&self, sent: Reading, acknowledged: Reading, position: Position) {
+        let id = BeatId { origin: self.site.node.clone(), incarnation: self.incarnation, sequence: self.sequence };
+        let times = BeatTimes { epoch: sent.epoch, sent: sent.raw, acknowledged: acknowledged.raw };
+        // Two stamps of different epochs bound nothing.
+        let announcement = (sent.epoch == acknowledged.epoch).then_some(Announcement { id, times, position });
+        if let Some(announcement) = &announcement {
+            self.site.post(|outbox| drop(outbox.announcements.insert(self.site.node.clone(), announcement.clone())));
+        }
+        self.tell(announcement, WriteOutcome::Acknowledged, sent.raw, acknowledged.raw);
+    }
+
+    fn tell(&self, announcement: Option<Announcement>, outcome: WriteOutcome, sent: RawNanos, ended: RawNanos) {
+        // Only a new epoch in between makes the end lie before the beginning; then the time is not known, and such a write is rare.
+        if let Some(took) = ended.checked_since(sent) {
+            self.site.tell(NodeNews::Written(Write { announcement, outcome, took }));
+        }
+    }
+
+    async fn check_size(&self) -> Result<(), Trouble> {
+        let size = self.site.query(self.connection, "measure the heartbeat table", layout::table_size(self.connection.client())).await?;
+        if size.bytes <= TABLE_BYTES_MAX {
+            return Ok(());
+        }
+        let why = format!(
+            "lagmesh.beat has grown to {} bytes (limit {TABLE_BYTES_MAX}), so no more beats are written: find the old snapshot or slot that \
+             keeps vacuum from cleaning up (pg_stat_activity.backend_xmin, pg_replication_slots.xmin), then VACUUM FULL lagmesh.beat",
+            size.bytes
+        );
+        Err(Trouble::new(NodeState::Hanging, why))
+    }
+}
+
+/// What became of a beat that did not return: only the server's own no is a no.
+fn fate(error: &QueryError) -> WriteOutcome {
+    if error.code().is_some() { WriteOutcome::Failed } else { WriteOutcome::InDoubt }
+}

@@ -1,0 +1,151 @@
+//! Gathers the evidence about one link and says what it comes to.
+
+use std::time::Duration;
+
+use lagmesh_model::known::Known;
+use lagmesh_model::position::Position;
+use lagmesh_model::state::NodeState;
+use lagmesh_model::status::{self, Seconds};
+use lagmesh_model::time::{RawNanos, Reading};
+
+use crate::measurement::PeerView;
+use crate::replication::decide::{self, Evidence, Writer, decide};
+use crate::replication::node::{Look, NodeTrack};
+use crate::replication::told::{Told, ToldBeat};
+use crate::replication::track::{Track, age};
+use crate::replication::{Cluster, Link, Replications};
+
+impl Replications {
+    /// The state of a link and everything that `/v1/status` says of it.
+    pub(super) fn link_status(&mut self, link: &Link, now: Reading, view: &PeerView) -> status::Replication {
+        let cluster = self.cluster_of(link);
+        let (node, track) = (&self.nodes[&link.node], &self.tracks[link]);
+        let evidence = self.evidence(link, cluster, now, view);
+        let (state, why) = decide(&evidence);
+        let told = self.told.get(&link.origin);
+        let backlog = |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
+        let status = status::Replication {
+            cluster: cluster.name.clone(),
+            origin: link.origin.clone(),
+            region: self.region.clone(),
+            node: link.node.clone(),
+            state,
+            why,
+            lag: last_lag(track, &evidence),
+            lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
+            staleness: match track.lag.staleness(now) {
+                Ok(staleness) => Known::known(Seconds::from(staleness)),
+                Err(why) => Known::unknown(why),
+            },
+            backlog_received_bytes: backlog(|node, now| newest_look(node, now)?.received(node.system())),
+            backlog_replayed_bytes: backlog(|node, now| newest_look(node, now)?.replayed(node.system())),
+            evidence_age_s: match evidence.poll_age {
+                Some(age) => Known::known(age.as_secs_f64()),
+                None => Known::unknown("the node has not been read yet"),
+            },
+        };
+        if let Some(track) = self.tracks.get_mut(link) {
+            track.state = state;
+        }
+        status
+    }
+
+    fn cluster_of(&self, link: &Link) -> &Cluster {
+        self.clusters.values().find(|cluster| cluster.holds(&link.node)).expect("links are made from the members of clusters")
+    }
+
+    fn evidence(&self, link: &Link, cluster: &Cluster, now: Reading, view: &PeerView) -> Evidence {
+        let (node, track) = (&self.nodes[&link.node], &self.tracks[link]);
+        let unseen = track.oldest_unseen_position();
+        let standby = node.looks(now.raw).map(|(look, before)| decide::Standby {
+            received_unseen: unseen.and_then(|unseen| is_received(look, node, unseen, cluster.interval)),
+            ..look.standby(before, node.has_conflicts(now.raw))
+        });
+        Evidence {
+            interval: cluster.interval,
+            lag_enter: self.lag_thresholds.lag_enter,
+            lag_exit: self.lag_thresholds.lag_exit,
+            previous: track.state,
+            node_trouble: node.trouble(now.raw),
+            watched: track.watched(now.raw),
+            poll_age: node.poll_age(now.raw),
+            writer: self.writer(link, cluster, now, view),
+            arrived_age: track.lag.arrived().map(|at| age(now.raw, at)),
+            unseen: track.unseen(now.raw),
+            lag: track.lag.last(),
+            lag_falling: track.lag.is_falling(),
+            other_log: self.told.get(&link.origin).and_then(Told::newest).and_then(|beat| other_log(node, beat, now.raw)),
+            standby,
+        }
+    }
+
+    fn writer(&self, link: &Link, cluster: &Cluster, now: Reading, view: &PeerView) -> Writer {
+        let newest = self.told.get(&link.origin).and_then(Told::newest);
+        Writer {
+            heard_age: self.heard_age(link, cluster, newest, now, view),
+            beat_age: newest.map(|beat| age(now.raw, beat.at)),
+        }
+    }
+
+    /// Since the agent that beats on the origin was last heard; before it is known which one that is, any that could.
+    fn heard_age(&self, link: &Link, cluster: &Cluster, newest: Option<&ToldBeat>, now: Reading, view: &PeerView) -> Option<Duration> {
+        if let Some(origin) = self.nodes.get(&link.origin) {
+            // Our own node: we hear ourselves, unless another agent of the region beats there.
+            return (origin.state() != NodeState::StandingBy).then_some(Duration::ZERO);
+        }
+        let heard = |agent| view.heard.get(agent).map(|at| age(now.raw, *at));
+        match newest.and_then(|beat| beat.from.as_ref()) {
+            Some(agent) => heard(agent),
+            None => cluster.members.get(&link.origin)?.iter().filter_map(heard).min(),
+        }
+    }
+}
+
+/// Whether the log of an unseen beat was received when we last looked: the beat's own commit lies behind its position. Too early a
+/// look says nothing.
+fn is_received(look: &Look, node: &NodeTrack, (position, told_at): (Position, RawNanos), interval: Duration) -> Option<bool> {
+    let ahead = look.received(node.system())?.bytes_ahead_of(&position)?;
+    let settled = look.at.checked_since(told_at).is_some_and(|since| since >= interval / 2);
+    (ahead > 0 || settled).then_some(ahead > 0)
+}
+
+/// How the log that a standby follows differs from the one that the writer writes.
+fn other_log(node: &NodeTrack, beat: &ToldBeat, now: RawNanos) -> Option<String> {
+    let (look, _) = node.looks(now)?;
+    let written = beat.announcement.position;
+    if let Some(system) = node.system().filter(|system| *system != written.system) {
+        return Some(format!("the node belongs to system {system}, the writer to system {}", written.system));
+    }
+    let timeline = look.timeline().filter(|timeline| *timeline != written.timeline)?;
+    Some(format!("the node follows timeline {timeline}, the writer writes timeline {}", written.timeline))
+}
+
+fn newest_look(node: &NodeTrack, now: RawNanos) -> Option<&Look> {
+    node.looks(now).map(|(look, _)| look)
+}
+
+/// What the writer is known to have written beyond what was reached. It may have written more since it last told us.
+fn backlog(told: Option<&Told>, reached: Option<Position>, now: RawNanos, evidence: &Evidence) -> Known<u64> {
+    let Some(newest) = told.and_then(Told::newest) else { return Known::unknown("the writer has told of no position") };
+    let Some(reached) = reached else { return Known::unknown("the node shows no position") };
+    let Some(ahead) = newest.announcement.position.bytes_ahead_of(&reached) else {
+        return Known::unknown("positions of different systems or timelines cannot be compared");
+    };
+    // Behind by nothing that is known of: that is what a negative difference says.
+    let bytes = if ahead > 0 { ahead.cast_unsigned() } else { 0 };
+    let told_age = age(now, newest.at);
+    if told_age > evidence.interval.mul_f64(decide::WRITER_DOWN_INTERVALS) {
+        return Known::Stale { value: bytes, age_s: told_age.as_secs_f64() };
+    }
+    Known::known(bytes)
+}
+
+fn last_lag(track: &Track, evidence: &Evidence) -> Known<Seconds> {
+    let Some(lag) = track.lag.last() else { return Known::unknown("no beat with a known lag has been seen yet") };
+    let value = Seconds::from(lag);
+    match evidence.arrived_age {
+        Some(age) if age <= evidence.interval.mul_f64(decide::WRITER_DOWN_INTERVALS) => Known::known(value),
+        Some(age) => Known::Stale { value, age_s: age.as_secs_f64() },
+        None => Known::unknown("no beat has been seen arriving yet"),
+    }
+}

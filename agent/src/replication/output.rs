@@ -1,0 +1,92 @@
+//! Nodes and links as series of the catalogue. What is unknown has no series; its state series says so.
+
+use lagmesh_model::catalogue::{self, Attribute, Metric};
+use lagmesh_model::ids::RegionName;
+use lagmesh_model::known::Known;
+use lagmesh_model::series::{Attributes, Series, push_states};
+use lagmesh_model::state::{Basis, Bound, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
+use lagmesh_model::status;
+use lagmesh_model::time::Reading;
+
+use crate::replication::lag::Totals;
+use crate::replication::node::NodeTrack;
+
+/// The commit level of beats.
+const BEAT_LEVEL: &str = "local";
+/// The stream of beats.
+const BEAT_STREAM: &str = "beat";
+
+impl NodeTrack {
+    /// Everything about the node.
+    pub(super) fn series(&self, region: &RegionName, now: Reading, out: &mut Vec<Series>) {
+        let status = self.status(region, now);
+        let node = Attributes::new()
+            .with(Attribute::Cluster, &status.cluster)
+            .with(Attribute::Region, region)
+            .with(Attribute::Node, &status.node);
+        push_states(out, &catalogue::NODE_STATE, &node, NodeState::ALL, status.state);
+        if let Some(current) = status.role.current() {
+            for role in NodeRole::ALL {
+                let value = if role == current { 1.0 } else { 0.0 };
+                out.push(Series::gauge(&catalogue::NODE_ROLE, node.clone().with(Attribute::Role, role), value));
+            }
+        }
+        if let (Some(version), Some(system)) = (status.version.current(), status.system.current()) {
+            let info = node.clone().with(Attribute::Version, version).with(Attribute::System, system);
+            out.push(Series::gauge(&catalogue::NODE_INFO, info, 1.0));
+        }
+        if let Some(timeline) = status.timeline.current() {
+            out.push(Series::gauge(&catalogue::NODE_TIMELINE, node.clone(), f64::from(timeline.0)));
+        }
+        out.push(Series::counter(&catalogue::NODE_QUERIES, node.clone(), self.totals.queries));
+        self.beat_series(&node, out);
+    }
+
+    /// Only of nodes that beats were written to: a standby has no writes, not zero of them.
+    fn beat_series(&self, node: &Attributes, out: &mut Vec<Series>) {
+        if self.totals.writes.is_empty() {
+            return;
+        }
+        for outcome in WriteOutcome::ALL {
+            let attributes = node.clone().with(Attribute::Stream, BEAT_STREAM).with(Attribute::Outcome, outcome);
+            let count = self.totals.writes.get(outcome).copied().unwrap_or_default();
+            out.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));
+        }
+        let commit = self.totals.commit.clone();
+        out.push(Series::histogram(&catalogue::HEARTBEAT_COMMIT, node.clone().with(Attribute::Level, BEAT_LEVEL), commit));
+    }
+}
+
+/// Everything about a link.
+pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &mut Vec<Series>) {
+    let link = Attributes::new()
+        .with(Attribute::Cluster, &status.cluster)
+        .with(Attribute::Origin, &status.origin)
+        .with(Attribute::Region, &status.region)
+        .with(Attribute::Node, &status.node);
+    push_states(out, &catalogue::REPLICATION_STATE, &link, ReplicationState::ALL, status.state);
+    for (bound, histogram) in [(Bound::Lower, &totals.lower), (Bound::Estimate, &totals.estimate), (Bound::Upper, &totals.upper)] {
+        let attributes = link.clone().with(Attribute::Bound, bound).with(Attribute::Basis, Basis::Mesh);
+        out.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, histogram.clone()));
+    }
+    out.push(Series::counter(&catalogue::REPLICATION_LAG_NEGATIVE, link.clone(), totals.negative));
+    for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
+        out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
+    }
+    if let Some(staleness) = status.staleness.current() {
+        for (bound, seconds) in
+            [(Bound::Lower, staleness.lower_s), (Bound::Estimate, staleness.estimate_s), (Bound::Upper, staleness.upper_s)]
+        {
+            out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, link.clone().with(Attribute::Bound, bound), seconds));
+        }
+    }
+    let backlog = &catalogue::REPLICATION_BACKLOG;
+    push_bytes(out, backlog, &link, Stage::Received, &status.backlog_received_bytes);
+    push_bytes(out, backlog, &link, Stage::Replayed, &status.backlog_replayed_bytes);
+}
+
+fn push_bytes(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, stage: Stage, bytes: &Known<u64>) {
+    if let Some(bytes) = bytes.current() {
+        out.push(Series::gauge(metric, link.clone().with(Attribute::Stage, stage), *bytes as f64));
+    }
+}

@@ -1,0 +1,395 @@
+use std::time::SystemTime;
+
+use lagmesh_model::beat::{Announcement, BeatId, BeatRow, BeatTimes, Incarnation, Sequence};
+use lagmesh_model::interval::Interval;
+use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
+use lagmesh_model::state::{NodeState, ReplicationState as S, WriteOutcome};
+use lagmesh_model::time::WallNanos;
+use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, ReceiverSample, StandbySample, WriterSample};
+
+use super::*;
+use crate::measurement::{Heard, PeerClock};
+
+const FLEET: &str = r#"
+name = "test"
+[[region]]
+name = "east"
+[[region.agent]]
+mesh = "127.0.0.1:1"
+[[region]]
+name = "west"
+[[region.agent]]
+mesh = "127.0.0.1:2"
+[[cluster]]
+name = "orders"
+[[cluster.node]]
+name = "east-db"
+region = "east"
+dsn = "host=127.0.0.1 user=u dbname=d"
+[[cluster.node]]
+name = "west-db"
+region = "west"
+dsn = "host=127.0.0.1 user=u dbname=d"
+"#;
+
+const OWN: Epoch = Epoch(1);
+/// The writer's clock minus ours [ms].
+const OFFSET_MS: u64 = 5_000;
+const LAG_MS: u64 = 40;
+
+/// A region with a standby, simulated millisecond by millisecond: beats leave every second, reach the mesh at once and the node
+/// after `LAG_MS`; positions are looked at every second, a little behind the beats.
+struct Sim {
+    replications: Replications,
+    view: PeerView,
+    now_ms: u64,
+    /// The last beat that was written, visible, received and replayed.
+    written: u64,
+    visible: u64,
+    received: u64,
+    replayed: u64,
+    receipt_ms: u64,
+    last_poll_ms: u64,
+    writer_beats: bool,
+    mesh_works: bool,
+    network_works: bool,
+    paused: bool,
+    reader_works: bool,
+    receiver: bool,
+    timeline: u32,
+    conflicts: i64,
+}
+
+impl Sim {
+    fn new() -> Sim {
+        let fleet = Fleet::parse("fleet.toml", FLEET).unwrap();
+        let mut sim = Sim {
+            replications: Replications::new(&fleet, &"west".parse().unwrap()),
+            view: PeerView::default(),
+            now_ms: 0,
+            written: 0,
+            visible: 0,
+            received: 0,
+            replayed: 0,
+            receipt_ms: 0,
+            last_poll_ms: 0,
+            writer_beats: true,
+            mesh_works: true,
+            network_works: true,
+            paused: false,
+            reader_works: true,
+            receiver: true,
+            timeline: 1,
+            conflicts: 0,
+        };
+        sim.tell(NodeNews::State { state: NodeState::Ok, why: String::new() });
+        sim.tell(NodeNews::Facts { facts: facts(true), role: NodeRole::Standby });
+        sim
+    }
+
+    fn now(&self) -> Reading {
+        at(self.now_ms)
+    }
+
+    fn tell(&mut self, news: NodeNews) {
+        let event = NodeEvent { cluster: "orders".parse().unwrap(), node: "west-db".parse().unwrap(), at: self.now(), news };
+        self.replications.record(event, &self.view);
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now_ms += 1;
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let phase = self.now_ms % 1_000;
+        if phase == 0 && self.writer_beats {
+            self.written += 1;
+        }
+        if self.mesh_works && self.now_ms % 50 == 10 {
+            self.mesh();
+        }
+        if self.network_works && self.receiver && phase == LAG_MS - 1 {
+            self.received = self.written;
+            self.receipt_ms = self.now_ms;
+        }
+        if !self.paused && phase == LAG_MS {
+            self.replayed = self.received;
+        }
+        // Polls at the phase of arrival and by the due time, as the plan makes them.
+        if self.reader_works && (phase.is_multiple_of(250) || phase == LAG_MS - 2 || phase == LAG_MS + 1) {
+            self.poll();
+        }
+        if phase == 700 {
+            self.look();
+        }
+    }
+
+    fn mesh(&mut self) {
+        let far: AgentName = "east".parse().unwrap();
+        self.view.heard.insert(far.clone(), self.now().raw);
+        let offset = Interval::new(ns(OFFSET_MS) - 100_000, ns(OFFSET_MS), ns(OFFSET_MS) + 100_000).unwrap();
+        self.view.clocks.insert(far.clone(), PeerClock { epoch: Epoch(2), own_epoch: OWN, offset, at: self.now().raw });
+        if self.written > 0 {
+            let what = announcement(self.written);
+            self.view.announcements.insert("east-db".parse().unwrap(), Heard { what, from: far, at: self.now().raw });
+        }
+        let view = self.view.clone();
+        self.replications.hear(self.now(), &view);
+    }
+
+    fn poll(&mut self) {
+        let absent = (self.last_poll_ms > 0).then(|| at(self.last_poll_ms).raw);
+        let rows: Vec<u64> = (self.visible + 1..=self.replayed).collect();
+        self.visible = self.replayed;
+        self.tell(NodeNews::Polled { started: self.now().raw, ended: self.now().raw });
+        for n in rows {
+            self.tell(NodeNews::Sighting(Sighting { row: row(n), absent, present: self.now().raw }));
+        }
+        self.last_poll_ms = self.now_ms;
+    }
+
+    fn look(&mut self) {
+        let receiver = ReceiverSample {
+            status: "streaming".to_owned(),
+            received_timeline: Some(Timeline(self.timeline)),
+            flushed: Some(Lsn(self.received * 100)),
+            latest_end: None,
+            last_message_age_ns: Some(ns(self.now_ms - self.receipt_ms)),
+            sender_host: None,
+        };
+        self.tell(NodeNews::Standby(StandbySample {
+            in_recovery: true,
+            // Idle: the end of the log is the end of the last beat.
+            replayed: Some(Lsn(self.replayed * 100)),
+            received: Some(Lsn(self.received * 100)),
+            pause: Some(if self.paused { PauseState::Paused } else { PauseState::NotPaused }),
+            apply_delay: Some(Duration::ZERO),
+            conflicts: Some(self.conflicts),
+            receiver: if self.receiver { Receiver::Present(receiver) } else { Receiver::Absent },
+        }));
+    }
+
+    fn only(&mut self) -> status::Replication {
+        let (now, view) = (self.now(), self.view.clone());
+        let mut links = self.replications.status(now, &view);
+        assert_eq!(links.len(), 1, "{links:?}");
+        links.remove(0)
+    }
+
+    fn state(&mut self) -> S {
+        self.only().state
+    }
+
+    /// Runs until the state is `wanted`, for at most `within_ms`; gives the time that it took.
+    fn until(&mut self, wanted: S, within_ms: u64) -> u64 {
+        for step in 0..within_ms / 10 {
+            if self.state() == wanted {
+                return step * 10;
+            }
+            self.run(10);
+        }
+        panic!("still {:?} after {within_ms} ms, not {wanted}", self.only());
+    }
+}
+
+fn at(ms: u64) -> Reading {
+    let ns = 1_000_000_000_000 + ms * 1_000_000;
+    Reading { epoch: OWN, raw: RawNanos(ns), wall: WallNanos(ns) }
+}
+
+fn ns(ms: u64) -> i64 {
+    ms.cast_signed() * 1_000_000
+}
+
+fn id(n: u64) -> BeatId {
+    BeatId { origin: "east-db".parse().unwrap(), incarnation: Incarnation(5), sequence: Sequence(n) }
+}
+
+fn position(n: u64) -> Position {
+    // Where the log stood before the beat was written: the end of the one before.
+    Position { system: SystemIdentifier(7), timeline: Timeline(1), lsn: Lsn((n - 1) * 100) }
+}
+
+fn sent(n: u64) -> RawNanos {
+    at(n * 1_000 + OFFSET_MS).raw
+}
+
+fn announcement(n: u64) -> Announcement {
+    let acknowledged = RawNanos(sent(n).0 + 1_000_000);
+    Announcement { id: id(n), times: BeatTimes { epoch: Epoch(2), sent: sent(n), acknowledged }, position: position(n) }
+}
+
+fn row(n: u64) -> BeatRow {
+    let previous_acknowledged = (n > 1).then(|| RawNanos(sent(n - 1).0 + 1_000_000));
+    BeatRow { id: id(n), epoch: Epoch(2), sent: sent(n), sent_wall: WallNanos(0), previous_acknowledged, position: position(n) }
+}
+
+fn facts(in_recovery: bool) -> NodeFacts {
+    NodeFacts {
+        version: 150_018,
+        in_recovery,
+        system: Some(SystemIdentifier(7)),
+        timeline: Some(Timeline(1)),
+        read_only: in_recovery,
+        reads_statistics: true,
+        role: "lagmesh".to_owned(),
+        database: "postgres".to_owned(),
+        started: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn healthy() -> Sim {
+    let mut sim = Sim::new();
+    sim.run(10_600);
+    assert_eq!(sim.state(), S::Ok);
+    sim
+}
+
+/// On a healthy link the state never leaves ok, every beat has its lag, and the true lag lies in every interval.
+#[test]
+fn healthy_link() {
+    let mut sim = healthy();
+    for _ in 0..300 {
+        sim.run(100);
+        assert_eq!(sim.state(), S::Ok);
+    }
+    let link = sim.only();
+    let (lag, recent) = (*link.lag.current().unwrap(), *link.lag_recent.current().unwrap());
+    assert!(lag.lower_s <= 0.040 && lag.upper_s >= 0.039 && lag.upper_s - lag.lower_s < 0.005, "{lag:?}");
+    assert!(recent.samples > 30 && (recent.p50_s - 0.039).abs() < 0.003, "{recent:?}");
+    assert_eq!(link.backlog_received_bytes.current(), Some(&0));
+    let track = sim.replications.tracks.values().next().unwrap();
+    assert_eq!((track.lag.totals.met, track.lag.totals.missed, track.lag.totals.unknown), (40, 0, 0));
+}
+
+/// A receiver frozen on an idle link leaves ok within three beats, is called silent, and staleness goes on; then all recovers.
+#[test]
+fn frozen_receiver() {
+    for frozen_at_ms in (50..1_050).step_by(100) {
+        let mut sim = healthy();
+        sim.run(frozen_at_ms);
+        let written = sim.written;
+        sim.network_works = false;
+        let took = sim.until(S::Silent, 4_000);
+        assert!(sim.written - written <= 3, "{took} ms, {} beats", sim.written - written);
+        let before = sim.only().staleness.current().unwrap().estimate_s;
+        sim.run(10_000);
+        let link = sim.only();
+        assert!((link.staleness.current().unwrap().estimate_s - before - 10.0).abs() < 0.01);
+        assert_eq!(link.state, S::Silent, "{}", link.why);
+        assert!(*link.backlog_received_bytes.current().unwrap() > 0);
+        sim.network_works = true;
+        sim.until(S::Ok, 2_000);
+    }
+}
+
+/// What stops is told from what stops it.
+#[test]
+fn faults_have_their_names() {
+    type Break = fn(&mut Sim);
+    let table: [(&str, Break, S); 7] = [
+        ("writer stops", |sim| sim.writer_beats = false, S::WriterDown),
+        ("replay paused", |sim| sim.paused = true, S::Paused),
+        ("receiver gone", |sim| sim.receiver = false, S::Disconnected),
+        ("our reader sleeps", |sim| sim.reader_works = false, S::Unknown),
+        ("node away", |sim| sim.tell(NodeNews::State { state: NodeState::Unreachable, why: "refused".to_owned() }), S::Unknown),
+        ("conflicts", |sim| sim.conflicts += 1, S::Conflict),
+        ("all of the writer's region", |sim| (sim.writer_beats, sim.mesh_works) = (false, false), S::Unknown),
+    ];
+    for (name, fault, expected) in table {
+        let mut sim = healthy();
+        fault(&mut sim);
+        let took = sim.until(expected, 5_000);
+        println!("{name}: {expected} after {took} ms: {}", sim.only().why);
+    }
+}
+
+/// With the mesh blocked beats still tell lag from their next row, on the clock relation that was last known.
+#[test]
+fn mesh_blocked() {
+    let mut sim = healthy();
+    sim.mesh_works = false;
+    sim.run(20_000);
+    let link = sim.only();
+    assert_eq!(link.state, S::Ok, "{}", link.why);
+    assert!(link.lag.is_known() && link.staleness.is_known() && link.backlog_received_bytes.current().is_none());
+}
+
+/// A node left behind on the old timeline is called diverged once it misses a beat of the new one.
+#[test]
+fn left_on_the_old_timeline() {
+    let mut sim = healthy();
+    sim.network_works = false;
+    sim.mesh_works = false;
+    let mut what = announcement(500);
+    (what.id.incarnation, what.position.timeline) = (Incarnation(9), Timeline(2));
+    let heard = Heard { what, from: "east".parse().unwrap(), at: sim.now().raw };
+    sim.view.announcements.insert("east-db".parse().unwrap(), heard);
+    sim.until(S::Diverged, 3_000);
+}
+
+/// Nothing is listed before a beat is known, and nothing at a plain writer.
+#[test]
+fn links_are_discovered() {
+    let mut sim = Sim::new();
+    let view = PeerView::default();
+    assert!(sim.replications.status(sim.now(), &view).is_empty());
+    sim.run(2_000);
+    assert_eq!(sim.only().origin.as_str(), "east-db");
+    sim.tell(NodeNews::Facts { facts: facts(false), role: NodeRole::Writer });
+    let (now, view) = (sim.now(), sim.view.clone());
+    assert!(sim.replications.status(now, &view).is_empty());
+}
+
+/// An unknown is an absent series, never a zero; what is known has exactly the attributes of the catalogue.
+#[test]
+fn series_fit_the_catalogue() {
+    let mut sim = healthy();
+    let outcome = WriteOutcome::Acknowledged;
+    sim.tell(NodeNews::Written(Write { announcement: None, outcome, took: Duration::from_millis(1) }));
+    let (now, view) = (sim.now(), sim.view.clone());
+    let mut series = Vec::new();
+    sim.replications.series(now, &view, &mut series);
+    assert!(series.len() > 30);
+    for one in &series {
+        assert!(one.attributes.fit(one.metric), "{one:?}");
+    }
+    let has = |series: &[Series], name: &str| series.iter().any(|one| one.metric.name == name);
+    assert!(has(&series, "lagmesh.replication.staleness") && has(&series, "lagmesh.replication.backlog"));
+
+    let mut blind = Sim::new();
+    blind.mesh_works = false;
+    blind.run(2_100);
+    let (now, view) = (blind.now(), blind.view.clone());
+    let mut series = Vec::new();
+    blind.replications.series(now, &view, &mut series);
+    assert!(!has(&series, "lagmesh.replication.staleness") && !has(&series, "lagmesh.replication.backlog"));
+    assert!(has(&series, "lagmesh.replication.state"));
+}
+
+/// A node's facts are known, then stale with their age; a fresh one says what it takes writes for.
+#[test]
+fn nodes_age() {
+    let mut sim = healthy();
+    let node = sim.replications.nodes(sim.now()).remove(0);
+    assert_eq!((node.state, node.role.current(), node.system.current()), (NodeState::Ok, Some(&NodeRole::Standby), Some(&SystemIdentifier(7))));
+    assert!(node.received.is_known() && node.replayed.is_known() && !node.beat.is_known());
+    let later = sim.now().after(Duration::from_secs(30));
+    let node = sim.replications.nodes(later).remove(0);
+    assert!(!node.role.is_known() && !node.received.is_known());
+    sim.tell(NodeNews::Writer(WriterSample { in_recovery: false, inserted: Some(Lsn(9)), flushed: Some(Lsn(9)), senders: vec![] }));
+    let node = sim.replications.nodes(sim.now()).remove(0);
+    assert_eq!((node.received.current(), node.replayed.current()), (Some(&Lsn(9)), None));
+}
+
+/// Nothing is combined across epochs of our own clock.
+#[test]
+fn new_epoch_starts_anew() {
+    let mut sim = healthy();
+    let later = Reading { epoch: Epoch(77), ..sim.now() };
+    let link = sim.replications.status(later, &PeerView::default()).pop();
+    assert!(link.is_none_or(|link| link.state == S::Unknown && link.staleness.current().is_none()));
+}
