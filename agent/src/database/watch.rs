@@ -129,8 +129,8 @@ mod tests {
         let first = watch.on_poll(at(0), at(1), vec![(Stream::Beat, row("b", 5, 7))]);
         assert_eq!((first.len(), first[0].absent, first[0].present), (1, None, at(1).raw));
         assert!(watch.on_poll(at(500), at(501), vec![]).is_empty());
-        let second = watch.on_poll(at(900), at(901), vec![(Stream::Beat, row("b", 5, 9)), (Stream::Beat, row("b", 5, 8))]);
-        assert_eq!(second.iter().map(|s| (s.row.id.sequence.0, s.absent)).collect::<Vec<_>>(), [(8, Some(at(500).raw)), (9, Some(at(500).raw))]);
+        let second = watch.on_poll(at(900), at(901), vec![(Stream::Beat, row("c", 3, 9)), (Stream::Beat, row("b", 5, 8)), (Stream::Beat, row("b", 5, 9))]);
+        assert_eq!(second.iter().map(|s| (s.row.id.sequence.0, s.absent)).collect::<Vec<_>>(), [(8, Some(at(500).raw)), (9, Some(at(500).raw)), (9, Some(at(500).raw))]);
     }
 
     /// Own rows, the ledger's rows and rows of strangers are no sightings, and are not asked for again.

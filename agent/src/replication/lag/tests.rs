@@ -37,10 +37,10 @@ fn seen(row: BeatRow, absent_ms: Option<i64>, present_ms: i64) -> Sighting {
     Sighting { row, absent: absent_ms.map(|ms| at(ms).raw), present: at(present_ms).raw }
 }
 
-/// A mesh that knows the writer's clock to half a millisecond.
+/// A mesh that knows the writer's clock to a twentieth of a millisecond.
 fn view() -> PeerView {
     let agent: AgentName = "far".parse().unwrap();
-    let offset = Interval::new(OFFSET_MS * MS - MS / 2, OFFSET_MS * MS, OFFSET_MS * MS + MS / 2).unwrap();
+    let offset = Interval::new(OFFSET_MS * MS - MS / 20, OFFSET_MS * MS, OFFSET_MS * MS + MS / 20).unwrap();
     let clock = PeerClock { epoch: WRITER, own_epoch: OWN, offset, at: at(0).raw };
     PeerView { clocks: [(agent, clock)].into(), ..PeerView::default() }
 }
@@ -53,7 +53,8 @@ fn told(row: &BeatRow, acknowledged_ms: i64) -> Told {
 }
 
 fn within_ms(interval: Interval, lower: i64, upper: i64) -> bool {
-    let slack = MS / 2;
+    // The clocks' error and drift over the few seconds of a test.
+    let slack = MS * 7 / 10;
     (interval.lower_ns() - lower * MS).abs() <= slack && (interval.upper_ns() - upper * MS).abs() <= slack
 }
 
@@ -130,7 +131,7 @@ fn staleness_goes_on_alone() {
     lag.see(seen(beat.clone(), Some(1_040), 1_043), &confirmed, at(1_043), &view(), OBJECTIVE);
     lag.hear(&confirmed, at(90_000), &PeerView::default(), OBJECTIVE);
     let staleness = lag.staleness(at(101_000)).unwrap();
-    assert!(staleness.contains(99_999 * MS) && staleness.width_ns() > 12 * MS && staleness.width_ns() < 16 * MS, "{staleness:?}");
+    assert!(staleness.contains(99_999 * MS) && staleness.width_ns() > 20 * MS && staleness.width_ns() < 24 * MS, "{staleness:?}");
 
     let mut unconfirmed = Lag::default();
     unconfirmed.see(seen(beat.clone(), Some(1_040), 1_043), &Told::default(), at(1_043), &view(), OBJECTIVE);
