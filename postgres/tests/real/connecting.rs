@@ -135,6 +135,30 @@ async fn starting_server() {
     answers.abort();
 }
 
+/// Dropping a connection closes its socket even while a statement waits for its answer.
+#[tokio::test]
+async fn dropped_connections_close_at_once() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = format!("host=127.0.0.1 port={} user=u sslmode=disable", silent.local_addr().unwrap().port());
+    let server = async {
+        let (mut socket, _) = silent.accept().await.unwrap();
+        let mut request = [0; 1024];
+        assert!(socket.read(&mut request).await.unwrap() > 8);
+        // The login is accepted, and the session is ready.
+        socket.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").await.unwrap();
+        socket
+    };
+    let (connection, mut socket) = tokio::join!(open(&text), server);
+    let mut request = [0; 1024];
+    tokio::select! {
+        answer = connection.client().batch_execute("SELECT 1") => panic!("{answer:?}"),
+        length = socket.read(&mut request) => assert_eq!(request[..length.unwrap()][0], b'Q'),
+    }
+    drop(connection);
+    let end = tokio::time::timeout(Duration::from_secs(10), socket.read(&mut request)).await;
+    assert_eq!(end.expect("the socket is closed").unwrap(), 0);
+}
+
 /// Dropping a connection ends its session at the server.
 #[tokio::test]
 async fn dropped_connections_leave_nothing() {

@@ -93,11 +93,19 @@ async fn pause_loss_and_promotion() {
     replica.until("SELECT count(*) FROM pg_stat_wal_receiver", "0").await;
     assert_eq!(standby(&s).await.receiver, Receiver::Absent);
 
+    let third = replica.standby("replica_two", "");
+    third.until("SELECT count(*) FROM pg_stat_wal_receiver", "1").await;
     let before = facts(&s).await;
     replica.run("SELECT pg_promote()").await;
     let after = facts(&s).await;
     assert!(before.in_recovery && !after.in_recovery);
     assert_eq!((after.timeline, after.system, after.started), (Some(Timeline(2)), before.system, before.started));
+    third.until("SELECT received_tli FROM pg_stat_wal_receiver", "2").await;
+    assert_eq!(
+        facts(&third.superuser().await).await.timeline,
+        Some(Timeline(2)),
+        "a follower knows as soon as its receiver does"
+    );
     let sample = writer(&s).await;
     assert!(!sample.in_recovery && sample.inserted.is_some());
     assert_eq!(standby(&s).await.pause, None, "a writer has no replay to pause");
