@@ -29,7 +29,7 @@ const PATIENCE_FACTOR: u32 = 4;
 pub struct Links {
     region: RegionName,
     mesh: Mesh,
-    links: BTreeMap<RegionName, Track>,
+    tracks: BTreeMap<RegionName, Track>,
 }
 
 /// One link.
@@ -69,12 +69,12 @@ impl Links {
             };
             (peer.name.clone(), track)
         };
-        Links { region: region.clone(), mesh: fleet.mesh.clone(), links: fleet.peers_of(region).map(track).collect() }
+        Links { region: region.clone(), mesh: fleet.mesh.clone(), tracks: fleet.peers_of(region).map(track).collect() }
     }
 
     /// The fate of a probe.
     pub fn record_probe(&mut self, probe: &Probe) {
-        let Some(link) = self.links.get_mut(&probe.peer) else { return };
+        let Some(link) = self.tracks.get_mut(&probe.peer) else { return };
         if probe.outcome == Outcome::Skipped {
             link.stalled_at = link.stalled_at.max(Some(probe.at));
         }
@@ -85,7 +85,7 @@ impl Links {
 
     /// A flow came alive or died.
     pub fn record_flow(&mut self, change: &FlowChange) {
-        let flows = self.links.get_mut(&change.flow.peer).and_then(|link| link.flows.get_mut(&change.flow.agent));
+        let flows = self.tracks.get_mut(&change.flow.peer).and_then(|link| link.flows.get_mut(&change.flow.agent));
         if let Some(alive) = flows.and_then(|flows| flows.get_mut(usize::from(change.flow.index))) {
             *alive = change.alive;
         }
@@ -94,12 +94,12 @@ impl Links {
     /// What to show.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
         let (region, mesh) = (&self.region, &self.mesh);
-        self.links.values_mut().map(|link| link.status(region, mesh, now, view)).collect()
+        self.tracks.values_mut().map(|link| link.status(region, mesh, now, view)).collect()
     }
 
     /// What to export. What is unknown has no series; the state always has.
     pub fn series(&mut self, now: Reading, view: &PeerView, out: &mut Vec<Series>) {
-        for link in self.links.values_mut() {
+        for link in self.tracks.values_mut() {
             link.step(&self.mesh, now.raw);
             let attributes = Attributes::new().with(Attribute::Region, &self.region).with(Attribute::Peer, &link.peer);
             link.push_probes(&attributes, out);
@@ -111,7 +111,9 @@ impl Links {
             }
             if let Some(floor_s) = link.floor_s {
                 out.push(Series::gauge(&LINK_FLOOR, attributes.clone(), floor_s));
-                if let Some(rtt) = link.window(ProbeKind::Stamp).map(|window| window.rtt(now.raw)).as_ref().and_then(Known::current) {
+                if let Some(rtt) =
+                    link.window(ProbeKind::Stamp).map(|window| window.rtt(now.raw)).as_ref().and_then(Known::current)
+                {
                     out.push(Series::gauge(&LINK_STRETCH, attributes.clone(), rtt.min_s / floor_s));
                 }
             }
@@ -152,6 +154,8 @@ impl Track {
         self.mixed_since = since(known.is_some_and(|(alive, dead)| alive > 0 && dead > 0), self.mixed_since);
         self.unknown_since = since(known.is_none(), self.unknown_since);
         let others: Vec<(ProbeKind, Voice)> = self.others(mesh, now, known);
+        // In all other states loss has a known cause; what was lost then is history once the link is well again.
+        let judged_by_loss = |state| matches!(state, LinkState::Ok | LinkState::Lossy);
         let stamp = self.window(ProbeKind::Stamp);
         let age = |at: Option<RawNanos>| at.map(|at| age_of(at, now));
         let evidence = Evidence {
@@ -162,13 +166,15 @@ impl Track {
             refused: age(stamp.and_then(Window::refused_at)),
             unknown_for: age(self.unknown_since),
             others: &others,
-            recent: stamp.map(|window| window.recent(now, self.loss_since)).unwrap_or_default(),
+            recent: stamp
+                .filter(|_| judged_by_loss(self.state))
+                .map(|window| window.recent(now, self.loss_since))
+                .unwrap_or_default(),
             before: self.state,
             mesh,
         };
         let (state, why) = judge(&evidence);
         let state = state.unwrap_or(self.state);
-        let judged_by_loss = |state| matches!(state, LinkState::Ok | LinkState::Lossy);
         if judged_by_loss(state) && !judged_by_loss(self.state) {
             self.loss_since = Some(now);
         }
@@ -185,12 +191,21 @@ impl Track {
                 return Voice::Unmeasured;
             }
             let Some(newest) = window.answered_at().max(window.refused_at()) else { return Voice::Silent };
-            let patience = window.p99(now).map_or(mesh.deadline, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN).min(mesh.deadline));
+            let patience =
+                window.p99(now).map_or(mesh.deadline, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN).min(mesh.deadline));
             // Our own stall is no silence of theirs: the wait begins anew after it.
             let waited_since = self.stalled_at.map_or(newest, |stalled_at| stalled_at.max(newest));
-            if age_of(waited_since, now) <= mesh.interval * 2 + patience { Voice::Answers(age_of(newest, now)) } else { Voice::Silent }
+            if age_of(waited_since, now) <= mesh.interval * 2 + patience {
+                Voice::Answers(age_of(newest, now))
+            } else {
+                Voice::Silent
+            }
         };
-        self.windows.iter().filter(|window| window.kind() != ProbeKind::Stamp).map(|window| (window.kind(), voice(window))).collect()
+        self.windows
+            .iter()
+            .filter(|window| window.kind() != ProbeKind::Stamp)
+            .map(|window| (window.kind(), voice(window)))
+            .collect()
     }
 
     fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {

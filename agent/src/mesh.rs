@@ -4,26 +4,26 @@
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`flow`], [`offset`], [`peer`], [`bulletin`] (what to tell),
 //! [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] (UDP), [`icmp`], [`tcp`].
 
-pub mod stamp;
-pub mod keys;
-pub mod tlv;
-pub mod schedule;
-pub mod flow;
-pub mod offset;
-pub mod peer;
 pub mod bulletin;
-pub mod hearing;
-pub mod reflector;
 pub mod engine;
-pub mod resolve;
-pub mod sender;
-pub mod opinion;
+pub mod flow;
+pub mod hearing;
 pub mod icmp;
+pub mod keys;
+pub mod offset;
+pub mod opinion;
+pub mod peer;
+pub mod reflector;
+pub mod resolve;
+pub mod schedule;
+pub mod sender;
+pub mod stamp;
 pub mod tcp;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tlv;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -79,18 +79,25 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
     let (views, published) = watch::channel(Arc::new(PeerView::default()));
     let shutdown = supervisor.shutdown();
     supervisor.spawn_thread("mesh", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
         runtime.block_on(run(context, socket, &views, &shutdown))
     })?;
     Ok(published)
 }
 
-async fn run(context: MeshContext, socket: std::net::UdpSocket, views: &watch::Sender<Arc<PeerView>>, shutdown: &Shutdown) -> anyhow::Result<()> {
+async fn run(
+    context: MeshContext,
+    socket: std::net::UdpSocket,
+    views: &watch::Sender<Arc<PeerView>>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
     let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox } = context;
     let socket = UdpSocket::from_std(socket).context("take over the mesh socket")?;
     tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
     let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
-    let addresses: Vec<Address> = engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
+    let addresses: Vec<Address> =
+        engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
     let shared = Shared::new(engine, clock, observations);
     let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
     for (peer, address) in addresses.iter().enumerate() {

@@ -67,7 +67,10 @@ pub fn judge(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
     let peer = evidence.peer;
     let intervals = |count: u32| evidence.mesh.interval * count;
     if let Some(age) = evidence.refused.filter(|age| alive == 0 && *age <= intervals(3)) {
-        let why = format!("the agent in {peer} does not listen: its host refused a probe {:.1} s ago, so the path works", age.as_secs_f64());
+        let why = format!(
+            "the agent in {peer} does not listen: its host refused a probe {:.1} s ago, so the path works",
+            age.as_secs_f64()
+        );
         return (Some(LinkState::Unknown), why);
     }
     match (alive, dead) {
@@ -87,7 +90,10 @@ fn not_measured(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
     }
     let why = match evidence.answered {
         None => format!("no probe to {peer} is settled yet"),
-        Some(age) => format!("nothing could be sent to {peer}, the last answer came {:.1} s ago: look at this agent's own host", age.as_secs_f64()),
+        Some(age) => format!(
+            "nothing could be sent to {peer}, the last answer came {:.1} s ago: look at this agent's own host",
+            age.as_secs_f64()
+        ),
     };
     (Some(LinkState::Unknown), why)
 }
@@ -105,7 +111,10 @@ fn silent(evidence: &Evidence<'_>, dead: u64, all: u64) -> (Option<LinkState>, S
     });
     let witnesses: Vec<String> = witnesses.collect();
     if !witnesses.is_empty() {
-        let why = format!("the agent in {peer} does not answer, its host does: {dead} of {all} flows are dead ({since}), but an answer came by {}", witnesses.join(" and "));
+        let why = format!(
+            "the agent in {peer} does not answer, its host does: {dead} of {all} flows are dead ({since}), but an answer came by {}",
+            witnesses.join(" and ")
+        );
         return (Some(LinkState::Unknown), why);
     }
     let mut why = format!("{dead} of {all} flows to {peer} are dead ({since})");
@@ -124,10 +133,12 @@ fn mixed(evidence: &Evidence<'_>, alive: u64, dead: u64, all: u64) -> (Option<Li
     if evidence.mixed_for.is_none_or(|span| span < settling) {
         return (None, format!("{alive} of {all} flows to {peer} answer, {dead} do not: waiting whether that stays"));
     }
-    let gone: Vec<&str> = evidence.agents.iter().filter(|flows| flows.alive == 0 && flows.dead > 0).map(|flows| flows.agent.as_str()).collect();
+    let gone: Vec<&str> =
+        evidence.agents.iter().filter(|flows| flows.alive == 0 && flows.dead > 0).map(|flows| flows.agent.as_str()).collect();
     let grey = evidence.agents.iter().any(|flows| flows.alive > 0 && flows.dead > 0);
     if grey {
-        let why = format!("{dead} of {all} flows to {peer} are dead while {alive} answer: one of several parallel paths is broken");
+        let why =
+            format!("{dead} of {all} flows to {peer} are dead while {alive} answer: one of several parallel paths is broken");
         return (Some(LinkState::Grey), why);
     }
     by_loss(evidence, alive, all, &format!("; its agent {} does not answer at all", gone.join(", ")))
@@ -148,7 +159,10 @@ fn by_loss(evidence: &Evidence<'_>, alive: u64, all: u64, gone: &str) -> (Option
             );
             (Some(LinkState::Lossy), why)
         }
-        Some(loss) => (Some(LinkState::Ok), format!("{alive} of {all} flows to {peer} answer, {:.1} % loss over {settled} probes{gone}", loss * 100.0)),
+        Some(loss) => (
+            Some(LinkState::Ok),
+            format!("{alive} of {all} flows to {peer} answer, {:.1} % loss over {settled} probes{gone}", loss * 100.0),
+        ),
         None => (Some(LinkState::Ok), format!("{alive} of {all} flows to {peer} answer{gone}")),
     }
 }

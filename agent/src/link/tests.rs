@@ -1,0 +1,330 @@
+use lagmesh_model::interval::Interval;
+use lagmesh_model::series::Value;
+use lagmesh_model::time::{Epoch, WallNanos};
+
+use super::*;
+use crate::measurement::{FlowId, PeerClock};
+use crate::mesh::testing::fleet;
+
+/// Oslo's link to Tokyo with four flows, fed second by second.
+struct World {
+    links: Links,
+    ms: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Second {
+    /// STAMP probes answered and lost.
+    stamp: (u64, u64),
+    refused: u64,
+    tcp: bool,
+}
+
+const FINE: Second = Second { stamp: (4, 0), refused: 0, tcp: true };
+const CUT: Second = Second { stamp: (0, 4), refused: 0, tcp: false };
+
+fn reading(ms: u64) -> Reading {
+    Reading { epoch: Epoch(1), raw: RawNanos((1_000_000 + ms) * 1_000_000), wall: WallNanos(0) }
+}
+
+impl World {
+    fn new() -> World {
+        World::of(&[("tcp = false", "tcp = true\nflows = 4")])
+    }
+
+    fn of(replace: &[(&str, &str)]) -> World {
+        World { links: Links::new(&fleet(replace), &"oslo".parse().unwrap()), ms: 0 }
+    }
+
+    fn probe(&mut self, kind: ProbeKind, outcome: Outcome, ms: u64) {
+        let answered = matches!(outcome, Outcome::InTime | Outcome::Late);
+        let rtt_ns = answered.then_some(20_000_000);
+        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), kind, outcome, rtt_ns, at: reading(ms).raw });
+    }
+
+    fn flow(&mut self, index: u16, alive: Option<bool>) {
+        let flow = FlowId { peer: "tokyo".parse().unwrap(), agent: "tokyo-a".parse().unwrap(), index };
+        self.links.record_flow(&FlowChange { flow, alive, at: reading(self.ms).raw });
+    }
+
+    fn flows(&mut self, alive: Option<bool>) {
+        (0..4).for_each(|index| self.flow(index, alive));
+    }
+
+    /// Some seconds alike; losses are settled when they are given up, ten seconds later.
+    fn run(&mut self, seconds: u64, second: Second) {
+        for _ in 0..seconds {
+            self.ms += 1000;
+            (0..second.stamp.0).for_each(|_| self.probe(ProbeKind::Stamp, Outcome::InTime, self.ms));
+            (0..second.stamp.1).for_each(|_| self.probe(ProbeKind::Stamp, Outcome::Lost, self.ms + 10_000));
+            (0..second.refused).for_each(|_| self.probe(ProbeKind::Stamp, Outcome::Refused, self.ms));
+            self.probe(
+                ProbeKind::Tcp,
+                if second.tcp { Outcome::InTime } else { Outcome::Lost },
+                self.ms + if second.tcp { 0 } else { 10_000 },
+            );
+            self.state();
+        }
+    }
+
+    fn link(&mut self) -> Link {
+        self.links.status(reading(self.ms), &PeerView::default()).remove(0)
+    }
+
+    fn state(&mut self) -> LinkState {
+        self.link().state
+    }
+}
+
+/// A link is unknown until something is known, then fine.
+#[test]
+fn from_unknown_to_ok() {
+    let mut world = World::new();
+    let link = world.link();
+    assert_eq!((link.state, link.flows_alive.is_known(), link.flows), (LinkState::Unknown, false, 4));
+    assert!(!link.rtt(ProbeKind::Stamp).is_known() && !link.evidence_age_s.is_known() && link.floor_s.is_none());
+    world.flows(Some(true));
+    world.run(3, FINE);
+    let link = world.link();
+    assert_eq!((link.state, link.flows_alive.current()), (LinkState::Ok, Some(&4)), "{}", link.why);
+    let rtt = link.rtt(ProbeKind::Stamp).current().copied().unwrap();
+    assert_eq!(rtt.samples, 12);
+    assert!((rtt.p50_s - 0.02).abs() < 0.001);
+}
+
+/// A full cut is down as soon as the flows are dead and TCP has been silent for longer than it ever was: within 2.5 s.
+#[test]
+fn full_cut() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(60, FINE);
+    world.ms += 2_100;
+    world.flows(Some(false));
+    assert_eq!(world.state(), LinkState::Unknown);
+    world.ms += 200;
+    let link = world.link();
+    assert_eq!(link.state, LinkState::Down, "{}", link.why);
+    assert!(link.why.contains("4 of 4 flows") && link.why.contains("tcp is silent, too"), "{}", link.why);
+    world.run(20, CUT);
+    assert_eq!(world.state(), LinkState::Down);
+    assert!(matches!(world.link().rtt(ProbeKind::Stamp), Known::Stale { .. }));
+    // What was lost before the way was back is history, not loss.
+    world.flows(Some(true));
+    world.run(1, FINE);
+    assert_eq!(world.state(), LinkState::Ok);
+    world.run(60, FINE);
+    assert_eq!(world.state(), LinkState::Ok, "{}", world.link().why);
+}
+
+/// Where the agent is silent but the database port answers, the link is not down but unknown, and says which is which.
+#[test]
+fn agent_gone_host_answers() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(60, FINE);
+    world.flows(Some(false));
+    world.run(5, Second { tcp: true, ..CUT });
+    let link = world.link();
+    assert_eq!(link.state, LinkState::Unknown);
+    assert!(link.why.contains("the agent in tokyo does not answer, its host does"), "{}", link.why);
+}
+
+/// A refusal proves the path: unknown, not down; when the refusals end as well, it is down.
+#[test]
+fn refused() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(10, FINE);
+    world.flows(None);
+    world.run(10, Second { stamp: (0, 0), refused: 4, tcp: false });
+    let link = world.link();
+    assert_eq!(link.state, LinkState::Unknown);
+    assert!(link.why.contains("does not listen"), "{}", link.why);
+    world.flows(Some(false));
+    world.run(5, CUT);
+    assert_eq!(world.state(), LinkState::Down);
+}
+
+/// One dead flow among live ones is grey, once it has lasted for longer than flows take to change together.
+#[test]
+fn grey() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(10, FINE);
+    world.flow(2, Some(false));
+    assert_eq!(world.state(), LinkState::Ok);
+    world.run(1, Second { stamp: (3, 1), ..FINE });
+    assert_eq!(world.state(), LinkState::Ok);
+    world.run(1, Second { stamp: (3, 1), ..FINE });
+    let link = world.link();
+    assert_eq!((link.state, link.flows_alive.current()), (LinkState::Grey, Some(&3)));
+    assert!(link.why.contains("1 of 4 flows"), "{}", link.why);
+    world.flow(2, Some(true));
+    assert_eq!(world.state(), LinkState::Ok);
+}
+
+/// Flows that die one after the other on a full cut, or come back so, never show as grey.
+#[test]
+fn no_grey_on_the_way() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(10, FINE);
+    world.ms += 1_300;
+    for (index, expected) in [(0, LinkState::Ok), (1, LinkState::Ok), (2, LinkState::Ok), (3, LinkState::Down)] {
+        world.ms += 250;
+        world.flow(index, Some(false));
+        assert_eq!(world.state(), expected, "flow {index}: {}", world.link().why);
+    }
+    for (index, expected) in [(0, LinkState::Down), (1, LinkState::Down), (2, LinkState::Down), (3, LinkState::Ok)] {
+        world.ms += 250;
+        world.flow(index, Some(true));
+        assert_eq!(world.state(), expected, "flow {index}");
+    }
+}
+
+/// Loss counts from 30 settled probes on, enters above one threshold and leaves below the other.
+#[test]
+fn loss_has_hysteresis() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(5, Second { stamp: (3, 1), ..FINE });
+    assert_eq!(world.state(), LinkState::Ok);
+    world.run(25, Second { stamp: (3, 1), ..FINE });
+    let link = world.link();
+    assert_eq!(link.state, LinkState::Lossy);
+    assert!(link.why.contains("probes to tokyo got no answer"), "{}", link.why);
+    let stamp = &link.kinds[0];
+    assert!(stamp.settled > stamp.answered && stamp.answered > 0);
+    // The last lossy second leaves the window after a minute.
+    world.run(58, FINE);
+    assert_eq!(world.state(), LinkState::Lossy);
+    world.run(3, FINE);
+    assert_eq!(world.state(), LinkState::Ok, "{}", world.link().why);
+}
+
+/// Between the two thresholds the state stays what it was.
+#[test]
+fn between_the_thresholds() {
+    let evidence = |before, answered| {
+        let mesh = fleet(&[]).mesh;
+        let agents = [AgentFlows { agent: "a".to_owned(), alive: 4, dead: 0, all: 4 }];
+        let recent = window::Counts { settled: 1000, answered };
+        judge(&Evidence {
+            peer: "tokyo",
+            agents: &agents,
+            mixed_for: None,
+            answered: None,
+            refused: None,
+            unknown_for: None,
+            others: &[],
+            recent,
+            before,
+            mesh: &mesh,
+        })
+        .0
+    };
+    assert_eq!(evidence(LinkState::Ok, 993), Some(LinkState::Ok));
+    assert_eq!(evidence(LinkState::Lossy, 993), Some(LinkState::Lossy));
+    assert_eq!(evidence(LinkState::Ok, 980), Some(LinkState::Lossy));
+    assert_eq!(evidence(LinkState::Lossy, 996), Some(LinkState::Ok));
+}
+
+/// A stall of our own host accuses nobody: the state stays, then becomes unknown, but never down.
+#[test]
+fn our_own_stall() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(10, FINE);
+    world.ms += 8_000;
+    world.flows(None);
+    world.probe(ProbeKind::Stamp, Outcome::Skipped, world.ms);
+    assert_eq!(world.state(), LinkState::Ok, "{}", world.link().why);
+    world.ms += 4_000;
+    assert_eq!(world.state(), LinkState::Unknown);
+    assert!(world.link().why.contains("own host"), "{}", world.link().why);
+}
+
+/// An agent that is gone beside one that answers makes neither a grey nor a lossy link: its colleague shows that the path is fine.
+#[test]
+fn one_of_two_agents_gone() {
+    let second = "mesh = \"127.0.0.1:18621\"\n[[region.agent]]\nname = \"tokyo-b\"\nmesh = \"127.0.0.1:18622\"";
+    let mut world = World::of(&[("tcp = false", "tcp = true\nflows = 4"), ("mesh = \"127.0.0.1:18621\"", second)]);
+    world.flows(Some(true));
+    for index in 0..4 {
+        let flow = FlowId { peer: "tokyo".parse().unwrap(), agent: "tokyo-b".parse().unwrap(), index };
+        world.links.record_flow(&FlowChange { flow, alive: Some(false), at: reading(0).raw });
+    }
+    world.run(30, Second { stamp: (4, 4), ..FINE });
+    let link = world.link();
+    assert_eq!((link.state, link.flows_alive.current(), link.flows), (LinkState::Ok, Some(&4), 8), "{}", link.why);
+    assert!(link.why.contains("tokyo-b does not answer at all"), "{}", link.why);
+}
+
+/// A round-trip time is current, then stale, then unknown; it is never zero.
+#[test]
+fn age_of_a_round_trip_time() {
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(3, FINE);
+    for (after_ms, expected) in [(3_000, "known"), (100, "stale"), (56_000, "stale"), (2_000, "unknown")] {
+        world.ms += after_ms;
+        let known = match world.link().rtt(ProbeKind::Stamp) {
+            Known::Known { .. } => "known",
+            Known::Stale { .. } => "stale",
+            Known::Unknown { .. } => "unknown",
+        };
+        assert_eq!(known, expected, "after {after_ms}");
+    }
+}
+
+/// Every series fits the catalogue; what is unknown has none, but the state always has; fates add up to the probes.
+#[test]
+fn series() {
+    let coordinates = [
+        ("name = \"oslo\"", "name = \"oslo\"\nlatitude = 59.91\nlongitude = 10.75"),
+        ("name = \"tokyo\"", "name = \"tokyo\"\nlatitude = 35.68\nlongitude = 139.69"),
+        ("tcp = false", "tcp = true\nflows = 4"),
+    ];
+    let mut world = World::of(&coordinates);
+    let names = |series: &[Series]| {
+        let mut names: Vec<&str> = series.iter().map(|series| series.metric.name).collect();
+        names.dedup();
+        names
+    };
+    let mut out = Vec::new();
+    world.links.series(reading(0), &PeerView::default(), &mut out);
+    assert_eq!(names(&out), ["lagmesh.link.state", "lagmesh.link.floor"]);
+    world.flows(Some(true));
+    world.run(12, Second { stamp: (3, 1), ..FINE });
+    let agent: AgentName = "tokyo-a".parse().unwrap();
+    let offset = Interval::new(-30_000_000, 0, 10_000_000).unwrap();
+    let now = reading(world.ms);
+    let clock = PeerClock { epoch: Epoch(2), own_epoch: Epoch(1), offset, at: now.raw };
+    let view = PeerView { clocks: [(agent.clone(), clock)].into(), heard: [(agent, now.raw)].into(), ..PeerView::default() };
+    out.clear();
+    world.links.series(now, &view, &mut out);
+    assert!(out.iter().all(|series| series.attributes.fit(series.metric)));
+    for name in [
+        "lagmesh.link.rtt",
+        "lagmesh.link.probes",
+        "lagmesh.link.state",
+        "lagmesh.link.flows",
+        "lagmesh.link.floor",
+        "lagmesh.link.stretch",
+        "lagmesh.clock.error",
+    ] {
+        assert!(out.iter().any(|series| series.metric.name == name), "{name}");
+    }
+    let stamp = |series: &&Series| series.attributes.get(Attribute::Kind) == Some("stamp");
+    let probes: u64 =
+        out.iter().filter(stamp).map(|series| if let Value::Counter(count) = series.value { count } else { 0 }).sum();
+    assert_eq!(probes, 48);
+    let error = out.iter().find(|series| series.metric.name == "lagmesh.clock.error").map(|series| series.value.clone());
+    assert_eq!(error, Some(Value::Gauge(0.02)));
+    let states: f64 = out
+        .iter()
+        .filter(|s| s.metric.name == "lagmesh.link.state")
+        .map(|s| if let Value::Gauge(value) = s.value { value } else { 0.0 })
+        .sum();
+    assert!((states - 1.0).abs() < f64::EPSILON);
+}

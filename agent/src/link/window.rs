@@ -148,7 +148,8 @@ impl Window {
         let first = now.0.checked_sub(nanos(RECENT)).map(|start| start / COUNT_SLOT_NS);
         // A slot that began before `since` may hold probes of before.
         let since = since.map(|since| since.0.div_ceil(COUNT_SLOT_NS));
-        let counts = |slot: &&CountSlot| first.is_none_or(|first| slot.slot > first) && since.is_none_or(|since| slot.slot >= since);
+        let counts =
+            |slot: &&CountSlot| first.is_none_or(|first| slot.slot > first) && since.is_none_or(|since| slot.slot >= since);
         self.counts.iter().filter(counts).fold(Counts::default(), |sum, slot| Counts {
             settled: sum.settled + slot.counts.settled,
             answered: sum.answered + slot.counts.answered,

@@ -32,7 +32,8 @@ enum Notice {
 impl Bulletin {
     /// Takes over what there is to tell: every announcement, and those confirmations whose beats were written in `peer`.
     pub fn update(&mut self, fleet: &Fleet, peer: &RegionName, outbox: &Outbox) {
-        let concerns = |confirmation: &&Confirmation| fleet.node(&confirmation.id.origin).is_some_and(|(_, node)| node.region == *peer);
+        let concerns =
+            |confirmation: &&Confirmation| fleet.node(&confirmation.id.origin).is_some_and(|(_, node)| node.region == *peer);
         let announcements = outbox.announcements.values().cloned().map(Notice::Announcement);
         let confirmations = outbox.confirmations.values().filter(concerns).cloned().map(Notice::Confirmation);
         let old = std::mem::take(&mut self.items);

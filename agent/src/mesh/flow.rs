@@ -150,7 +150,8 @@ impl Flow {
 
     /// A valid answer came.
     pub fn on_answer(&mut self, answer: &Answer) -> Settled {
-        let Some(place) = self.outstanding.iter().position(|sent| sent.sequence == answer.sequence && sent.echo == answer.echo) else {
+        let Some(place) = self.outstanding.iter().position(|sent| sent.sequence == answer.sequence && sent.echo == answer.echo)
+        else {
             return if self.was_answered(answer.sequence) { Settled::Duplicate } else { Settled::NotAwaited };
         };
         let sent = self.outstanding[place];

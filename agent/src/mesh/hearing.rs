@@ -32,7 +32,9 @@ pub struct Entry {
 impl Directory {
     /// The agents of the other regions.
     pub fn new(fleet: &Fleet, own: &RegionName) -> Directory {
-        let entry = |region: &RegionName, agent: &AgentName| (AgentHash::of(agent), Entry { region: region.clone(), agent: agent.clone(), address: None });
+        let entry = |region: &RegionName, agent: &AgentName| {
+            (AgentHash::of(agent), Entry { region: region.clone(), agent: agent.clone(), address: None })
+        };
         let of_region = |region: &lagmesh_model::fleet::Region| {
             region.agents.iter().map(|agent| entry(&region.name, &agent.name)).collect::<Vec<_>>()
         };
@@ -53,12 +55,15 @@ impl Directory {
 
     /// Whether the agent of that hash is configured at that source address.
     pub fn is_at(&self, agent: AgentHash, source: SocketAddr) -> bool {
-        self.get(agent).and_then(|entry| entry.address).is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical())
+        self.get(agent)
+            .and_then(|entry| entry.address)
+            .is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical())
     }
 
     /// Whether any configured agent is at that host.
     pub fn is_known(&self, source: SocketAddr) -> bool {
-        let known = |entry: &Entry| entry.address.is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical());
+        let known =
+            |entry: &Entry| entry.address.is_some_and(|address| address.ip().to_canonical() == source.ip().to_canonical());
         self.agents.values().any(known)
     }
 
@@ -92,38 +97,43 @@ impl Hearing {
         let mut news = false;
         for record in records {
             news |= match record {
-                Record::Announcement { .. } => self.hear_announcement(region, agent, at, record),
-                Record::Seen { .. } => self.hear_seen(region, agent, at, record),
+                Record::Announcement { origin, incarnation, sequence, times, position } => {
+                    // Who announces a beat must stand where it was written.
+                    self.node_in(origin, region).is_some_and(|origin| {
+                        let what = Announcement { id: BeatId { origin, incarnation, sequence }, times, position };
+                        self.hear_announcement(Heard { what, from: agent.clone(), at })
+                    })
+                }
+                Record::Seen { origin, node, incarnation, sequence, held, .. } => {
+                    // Who has seen a beat of ours must stand where it was seen.
+                    if let (Some(origin), Some(node)) = (self.node_in(origin, &self.own), self.node_in(node, region)) {
+                        let what = Seen { id: BeatId { origin, incarnation, sequence }, node, held };
+                        self.hear_seen(Heard { what, from: agent.clone(), at });
+                    }
+                    false
+                }
             };
         }
         news
     }
 
-    /// Who announces a beat must stand where it was written.
-    fn hear_announcement(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, record: Record) -> bool {
-        let Record::Announcement { origin, incarnation, sequence, times, position } = record else { return false };
-        let Some(origin) = self.node_in(origin, region) else { return false };
-        let what = Announcement { id: BeatId { origin, incarnation, sequence }, times, position };
-        let known = self.view.announcements.get(&what.id.origin);
-        let news = known.is_none_or(|known| is_newer(&known.what, &what));
+    fn hear_announcement(&mut self, heard: Heard<Announcement>) -> bool {
+        let origin = heard.what.id.origin.clone();
+        let news = self.view.announcements.get(&origin).is_none_or(|known| is_newer(&known.what, &heard.what));
         if news {
-            self.view.announcements.insert(what.id.origin.clone(), Heard { what, from: agent.clone(), at });
+            self.view.announcements.insert(origin, heard);
         }
         news
     }
 
-    /// Who has seen a beat of ours must stand where it was seen.
-    fn hear_seen(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, record: Record) -> bool {
-        let Record::Seen { origin, node, incarnation, sequence, held, .. } = record else { return false };
-        let (Some(origin), Some(node)) = (self.node_in(origin, &self.own), self.node_in(node, region)) else { return false };
-        let key = (origin.clone(), node.clone());
-        let what = Seen { id: BeatId { origin, incarnation, sequence }, node, held };
-        // The first telling of a beat is the best: later ones have drifted longer.
-        let newer = |known: &Heard<Seen>| known.what.id.incarnation != incarnation || known.what.id.sequence < sequence;
+    /// The first telling of a beat is the best: later ones have drifted longer.
+    fn hear_seen(&mut self, heard: Heard<Seen>) {
+        let id = &heard.what.id;
+        let newer = |known: &Heard<Seen>| known.what.id.incarnation != id.incarnation || known.what.id.sequence < id.sequence;
+        let key = (id.origin.clone(), heard.what.node.clone());
         if self.view.seen.get(&key).is_none_or(newer) {
-            self.view.seen.insert(key, Heard { what, from: agent.clone(), at });
+            self.view.seen.insert(key, heard);
         }
-        false
     }
 
     fn node_in(&self, node: NodeHash, region: &RegionName) -> Option<NodeName> {
@@ -161,7 +171,9 @@ mod tests {
     #[test]
     fn announcements() {
         let (mut hearing, tokyo, agent) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
-        let mut hear = |region, origin, sequence| hearing.hear(region, &agent, RawNanos(sequence), vec![announcement_record(origin, sequence)]);
+        let mut hear = |region, origin, sequence| {
+            hearing.hear(region, &agent, RawNanos(sequence), vec![announcement_record(origin, sequence)])
+        };
         assert!(hear(&tokyo, "tokyo-1", 5));
         assert!(!hear(&tokyo, "tokyo-1", 5));
         assert!(!hear(&tokyo, "tokyo-1", 4));
@@ -189,9 +201,15 @@ mod tests {
     fn confirmations() {
         let (mut hearing, tokyo, agent) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
         let seen = |origin, node, sequence, held| seen_record(origin, node, sequence, Interval::exact(held));
-        hearing.hear(&tokyo, &agent, RawNanos(1), vec![seen("oslo-1", "tokyo-1", 3, 10), seen("tokyo-1", "tokyo-1", 3, 10), seen("oslo-1", "oslo-2", 3, 10)]);
+        hearing.hear(
+            &tokyo,
+            &agent,
+            RawNanos(1),
+            vec![seen("oslo-1", "tokyo-1", 3, 10), seen("tokyo-1", "tokyo-1", 3, 10), seen("oslo-1", "oslo-2", 3, 10)],
+        );
         hearing.hear(&tokyo, &agent, RawNanos(2), vec![seen("oslo-1", "tokyo-1", 3, 99)]);
-        let heard: Vec<_> = hearing.view.seen.values().map(|heard| (heard.what.id.sequence.0, heard.what.held.lower_ns(), heard.at.0)).collect();
+        let heard: Vec<_> =
+            hearing.view.seen.values().map(|heard| (heard.what.id.sequence.0, heard.what.held.lower_ns(), heard.at.0)).collect();
         assert_eq!(heard, [(3, 10, 1)]);
         hearing.hear(&tokyo, &agent, RawNanos(3), vec![seen("oslo-1", "tokyo-1", 4, 20)]);
         assert_eq!(hearing.view.seen.values().next().map(|heard| heard.at.0), Some(3));

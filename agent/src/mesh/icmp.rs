@@ -150,8 +150,14 @@ mod tests {
     /// Only an echo reply is an answer, whatever else arrives in its place.
     #[test]
     fn types() {
-        assert_eq!([0, 3, 11, 5].map(end_of_v4), [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]);
-        assert_eq!([129, 1, 3, 0].map(end_of_v6), [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]);
+        assert_eq!(
+            [0, 3, 11, 5].map(end_of_v4),
+            [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]
+        );
+        assert_eq!(
+            [129, 1, 3, 0].map(end_of_v6),
+            [End::Answered, End::Failed(Outcome::Unreachable), End::Failed(Outcome::Unreachable), End::Failed(Outcome::Corrupt)]
+        );
     }
 
     /// Loopback answers, also to several echoes at once, and never in no time. Without the privilege there is nothing to test.

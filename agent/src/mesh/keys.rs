@@ -91,6 +91,9 @@ impl MeshKeys {
     ///
     /// # Errors
     /// If there are none or too many.
+    ///
+    /// # Panics
+    /// Never: HMAC takes a key of any length.
     pub fn of(secrets: &[&[u8]]) -> Result<MeshKeys, KeyError> {
         if secrets.is_empty() || secrets.len() > KEYS_MAX {
             return Err(KeyError::Count(secrets.len()));

@@ -184,7 +184,8 @@ mod tests {
     }
 
     fn host() -> impl Strategy<Value = Host> {
-        (1_000_000_000_000_i64..1_000_000_000_000_000, -50_000_i64..=50_000).prop_map(|(start_ns, drift_ppb)| Host { start_ns, drift_ppb })
+        (1_000_000_000_000_i64..1_000_000_000_000_000, -50_000_i64..=50_000)
+            .prop_map(|(start_ns, drift_ppb)| Host { start_ns, drift_ppb })
     }
 
     proptest! {

@@ -103,7 +103,9 @@ impl Opinion {
         let start = self.clock.now();
         let (mut epoch, mut schedule) = (start.epoch, Schedule::new(start.raw, self.phase, self.timing.interval));
         let (mut attempts, mut stalled_at) = (FuturesUnordered::<A>::new(), None);
-        let attempts_max = usize::try_from(nanos(self.timing.give_up) / nanos(self.timing.interval).max(1)).unwrap_or(usize::MAX).saturating_add(2);
+        let attempts_max = usize::try_from(nanos(self.timing.give_up) / nanos(self.timing.interval).max(1))
+            .unwrap_or(usize::MAX)
+            .saturating_add(2);
         loop {
             let wait = schedule.next().checked_since(self.clock.now().raw).unwrap_or(Duration::ZERO);
             tokio::select! {
@@ -146,7 +148,8 @@ mod tests {
     /// An answer is in time or late by its own time; silence is a loss; a new clock epoch leaves nothing to say.
     #[test]
     fn fates() {
-        let timing = Timing { interval: Duration::from_secs(1), deadline: Duration::from_secs(1), give_up: Duration::from_secs(10) };
+        let timing =
+            Timing { interval: Duration::from_secs(1), deadline: Duration::from_secs(1), give_up: Duration::from_secs(10) };
         let started = Reading { epoch: Epoch(1), raw: RawNanos(5_000), wall: WallNanos(0) };
         let after = |ms| started.after(Duration::from_millis(ms));
         let other = Reading { epoch: Epoch(2), ..after(5) };

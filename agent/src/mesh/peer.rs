@@ -11,8 +11,8 @@ use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::offset::{Exchange, OffsetWindow};
 use crate::mesh::schedule::phase;
 use crate::mesh::stamp::extension::{
-    HEADER_LENGTH, HMAC_TLV_LENGTH, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, UNRECOGNIZED, frames, put_header, seal, seal_base,
-    verify, verify_base,
+    HEADER_LENGTH, HMAC_TLV_LENGTH, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, UNRECOGNIZED, frames, put_header,
+    seal, seal_base, verify, verify_base,
 };
 use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, NtpTime, Reply, Request};
 use crate::mesh::tlv::{self, AgentHash, Body, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
@@ -135,10 +135,22 @@ impl Peer {
     }
 
     /// Writes the flow's next probe; returns its length. It counts once [`Peer::sent`] or [`Peer::not_sent`] says so.
-    pub fn request(&self, flow: usize, own: AgentHash, now: Reading, records: &[Record], keys: Option<&MeshKeys>, packet: &mut [u8; PACKET_MAX]) -> usize {
+    pub fn request(
+        &self,
+        flow: usize,
+        own: AgentHash,
+        now: Reading,
+        records: &[Record],
+        keys: Option<&MeshKeys>,
+        packet: &mut [u8; PACKET_MAX],
+    ) -> usize {
         let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        let request =
-            Request { sequence: self.flows[flow].next_sequence(), timestamp: NtpTime::of(now.wall), error: ErrorEstimate::UNKNOWN, session: 0 };
+        let request = Request {
+            sequence: self.flows[flow].next_sequence(),
+            timestamp: NtpTime::of(now.wall),
+            error: ErrorEstimate::UNKNOWN,
+            session: 0,
+        };
         request.encode(mode, packet);
         let base = mode.base_length();
         let clock_at = put_header(packet, base, TYPE_LAGMESH, length(CLOCK_LENGTH));
@@ -185,13 +197,17 @@ impl Peer {
     }
 
     /// A packet came back on a flow's connected socket.
-    pub fn on_packet(&mut self, flow: usize, packet: &[u8], now: Reading, keys: Option<&MeshKeys>, out: &mut Vec<Observation>) -> Told {
+    pub fn on_packet(
+        &mut self,
+        flow: usize,
+        packet: &[u8],
+        now: Reading,
+        keys: Option<&MeshKeys>,
+        out: &mut Vec<Observation>,
+    ) -> Told {
         let (reply, clock, records) = match self.open(packet, keys) {
             Ok(opened) => opened,
-            Err(reason) => {
-                out.push(Observation::MeshDropped(reason));
-                return Told::default();
-            }
+            Err(reason) => return unwanted(reason, out),
         };
         let dwell_ns = match &clock {
             Some(clock) => clock.t3.since_ns(clock.t2),
@@ -200,8 +216,8 @@ impl Peer {
         let answer = Answer { sequence: reply.sender_sequence, echo: reply.sender_timestamp, dwell_ns, at: now.raw };
         let fate = match self.flows[flow].on_answer(&answer) {
             Settled::Fate(fate) => fate,
-            Settled::Duplicate => return self.unwanted("duplicate", out),
-            Settled::NotAwaited => return self.unwanted("not-awaited", out),
+            Settled::Duplicate => return unwanted("duplicate", out),
+            Settled::NotAwaited => return unwanted("not-awaited", out),
         };
         out.push(self.probe(fate, now));
         if fate.outcome == Outcome::Corrupt {
@@ -231,7 +247,9 @@ impl Peer {
         };
         let (mut clock, mut records) = (None, Vec::new());
         let filled = |flags: u8| flags & (UNRECOGNIZED | MALFORMED | INTEGRITY) == 0;
-        for frame in frames(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH && filled(frame.flags)) {
+        for frame in
+            frames(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH && filled(frame.flags))
+        {
             match frame.value(packet).map(tlv::read) {
                 Some(Body::Clock(body)) => clock = Some(body),
                 Some(Body::Records(told)) => records = told,
@@ -243,11 +261,6 @@ impl Peer {
             Some(clock) => Ok((reply, Some(clock), records)),
             None => Ok((reply, None, Vec::new())),
         }
-    }
-
-    fn unwanted(&self, reason: &'static str, out: &mut Vec<Observation>) -> Told {
-        out.push(Observation::MeshDropped(reason));
-        Told::default()
     }
 
     fn probe(&self, fate: Fate, now: Reading) -> Observation {
@@ -272,6 +285,12 @@ impl Peer {
             }
         }
     }
+}
+
+/// An answer that settles nothing, and why.
+fn unwanted(reason: &'static str, out: &mut Vec<Observation>) -> Told {
+    out.push(Observation::MeshDropped(reason));
+    Told::default()
 }
 
 fn length(octets: usize) -> u16 {

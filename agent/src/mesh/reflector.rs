@@ -9,7 +9,8 @@ use lagmesh_model::time::{RawNanos, Reading, nanos};
 use crate::mesh::hearing::Directory;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::stamp::extension::{
-    Frames, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, TYPE_PADDING, UNRECOGNIZED, frames, seal, seal_base, verify, verify_base,
+    Frames, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, TYPE_PADDING, UNRECOGNIZED, frames, seal, seal_base,
+    verify, verify_base,
 };
 use crate::mesh::stamp::{ErrorEstimate, Mode, NtpTime, Reply, Request};
 use crate::mesh::tlv::{self, AgentHash, Body, ClockBody, Record};
@@ -95,7 +96,13 @@ impl Reflector {
     ///
     /// # Errors
     /// If not, with the reason.
-    pub fn check(&mut self, packet: &[u8], source: SocketAddr, directory: &Directory, received: Reading) -> Result<Accepted, Drop> {
+    pub fn check(
+        &mut self,
+        packet: &[u8],
+        source: SocketAddr,
+        directory: &Directory,
+        received: Reading,
+    ) -> Result<Accepted, Drop> {
         if packet.len() > REQUEST_MAX {
             return Err(Drop::TooLong);
         }
@@ -114,7 +121,13 @@ impl Reflector {
     }
 
     /// Private TLVs count only from configured agents: by a valid HMAC, or without keys by their source address.
-    fn listen(&self, packet: &[u8], source: SocketAddr, directory: &Directory, integrity: Integrity) -> (Option<ClockBody>, Vec<Record>) {
+    fn listen(
+        &self,
+        packet: &[u8],
+        source: SocketAddr,
+        directory: &Directory,
+        integrity: Integrity,
+    ) -> (Option<ClockBody>, Vec<Record>) {
         let (mut speaker, mut told) = (None, Vec::new());
         for frame in frames(packet, self.mode.base_length()).filter(|frame| frame.kind == TYPE_LAGMESH) {
             match frame.value(packet).map(tlv::read) {
@@ -186,7 +199,10 @@ impl Reflector {
                     TYPE_HMAC => self.keys.is_some(),
                     TYPE_LAGMESH => {
                         let value = frame.value_mut(packet);
-                        accepted.speaker.zip(value).is_some_and(|(speaker, value)| self.answer_private(value, accepted, &speaker, now, records))
+                        accepted
+                            .speaker
+                            .zip(value)
+                            .is_some_and(|(speaker, value)| self.answer_private(value, accepted, &speaker, now, records))
                     }
                     _ => false,
                 };
@@ -201,11 +217,19 @@ impl Reflector {
         hmac_at
     }
 
-    fn answer_private(&self, value: &mut [u8], accepted: &Accepted, speaker: &ClockBody, now: Reading, records: &[Record]) -> bool {
+    fn answer_private(
+        &self,
+        value: &mut [u8],
+        accepted: &Accepted,
+        speaker: &ClockBody,
+        now: Reading,
+        records: &[Record],
+    ) -> bool {
         match tlv::read(value) {
             // Both stamps must be of one clock: if its epoch changed while the packet was here, there is no answer to give.
             Body::Clock(_) if accepted.received.epoch == now.epoch => {
-                let body = ClockBody { agent: self.own, epoch: now.epoch, t1: speaker.t1, t2: accepted.received.raw, t3: now.raw };
+                let body =
+                    ClockBody { agent: self.own, epoch: now.epoch, t1: speaker.t1, t2: accepted.received.raw, t3: now.raw };
                 tlv::put_clock(value, &body);
                 true
             }

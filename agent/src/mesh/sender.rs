@@ -124,7 +124,9 @@ fn send_one(shared: &Shared, peer: usize, flow: usize, socket: Option<&UdpSocket
             // The error may be the answer to an earlier probe: then this one has not been tried yet.
             let earlier = quoted_sequences(socket);
             if !earlier.is_empty() {
-                earlier.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(error), sequence, now));
+                for sequence in earlier {
+                    engine.on_error(peer, flow, outcome_of(error), sequence, now);
+                }
                 result = socket.try_send(&packet[..length]);
             }
         }
@@ -175,7 +177,13 @@ async fn receive(shared: &Shared, peer: usize, address: &Address, own: IpAddr, c
 }
 
 /// New sockets if the peer is to be found elsewhere than at `current`.
-async fn find(shared: &Shared, peer: usize, address: &Address, own: IpAddr, current: Option<SocketAddr>) -> anyhow::Result<Option<Connected>> {
+async fn find(
+    shared: &Shared,
+    peer: usize,
+    address: &Address,
+    own: IpAddr,
+    current: Option<SocketAddr>,
+) -> anyhow::Result<Option<Connected>> {
     let found = timeout(RESOLVE_TIMEOUT, lookup(&address.host, address.port)).await.context("name not resolved in time")??;
     let target = choose(&found, current).context("the name has no address")?;
     if current == Some(target) {
@@ -219,7 +227,12 @@ async fn listen(shared: &Shared, peer: usize, connected: Option<&Connected>) {
     sleep(RESOLVE_EVERY_DEAD).await;
 }
 
-async fn listen_one(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) -> Result<std::convert::Infallible, io::Error> {
+async fn listen_one(
+    shared: &Shared,
+    peer: usize,
+    flow: usize,
+    socket: &UdpSocket,
+) -> Result<std::convert::Infallible, io::Error> {
     let mut packet = [0; REQUEST_MAX];
     loop {
         let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -239,7 +252,9 @@ fn take_errors(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) {
         let sequences = quoted_sequences(socket);
         if let Some(error) = error {
             let sequences = if sequences.is_empty() { vec![None] } else { sequences };
-            shared.with(|engine, now| sequences.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(&error), sequence, now)));
+            shared.with(|engine, now| {
+                sequences.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(&error), sequence, now))
+            });
         }
         Err(io::ErrorKind::WouldBlock.into())
     });

@@ -99,9 +99,10 @@ impl NtpTime {
 
     /// Nanoseconds from `earlier` to `self`; negative if `earlier` is in fact later.
     pub fn since_ns(self, earlier: NtpTime) -> i64 {
-        let units = i128::from(self.0.wrapping_sub(earlier.0).cast_signed());
-        // Half the range of NTP time is 68 years: it fits.
-        i64::try_from((units * 1_000_000_000) >> 32).expect("68 years of nanoseconds fit into 63 bits")
+        let units = self.0.wrapping_sub(earlier.0).cast_signed();
+        let (seconds, fraction) = (units >> 32, units & 0xFFFF_FFFF);
+        // Half the range of NTP time is 68 years: in nanoseconds it fits.
+        seconds * 1_000_000_000 + ((fraction * 1_000_000_000) >> 32)
     }
 }
 
@@ -110,7 +111,7 @@ impl NtpTime {
 pub struct ErrorEstimate {
     /// Whether the clock is synchronised to UTC by an outside source.
     pub synchronized: bool,
-    /// Whether stamps are in the format of PTPv2 instead of NTP.
+    /// Whether stamps are in the format of `PTPv2` instead of NTP.
     pub ptp: bool,
     /// [0, 63].
     pub scale: u8,
@@ -254,8 +255,12 @@ mod tests {
     }
 
     fn error() -> impl Strategy<Value = ErrorEstimate> {
-        (any::<bool>(), any::<bool>(), 0_u8..64, any::<u8>())
-            .prop_map(|(synchronized, ptp, scale, multiplier)| ErrorEstimate { synchronized, ptp, scale, multiplier })
+        (any::<bool>(), any::<bool>(), 0_u8..64, any::<u8>()).prop_map(|(synchronized, ptp, scale, multiplier)| ErrorEstimate {
+            synchronized,
+            ptp,
+            scale,
+            multiplier,
+        })
     }
 
     proptest! {
@@ -287,7 +292,12 @@ mod tests {
     /// The fields lie where RFC 8762 draws them.
     #[test]
     fn layout_of_the_standard() {
-        let request = Request { sequence: 0x0102_0304, timestamp: NtpTime(0x1112_1314_1516_1718), error: ErrorEstimate::UNKNOWN, session: 7 };
+        let request = Request {
+            sequence: 0x0102_0304,
+            timestamp: NtpTime(0x1112_1314_1516_1718),
+            error: ErrorEstimate::UNKNOWN,
+            session: 7,
+        };
         let mut packet = [0xFF; 112];
         request.encode(Mode::Unauthenticated, &mut packet);
         assert_eq!(packet[..16], [1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x3F, 1, 0, 7]);

@@ -112,11 +112,10 @@ mod tests {
     #[tokio::test]
     async fn rotation() {
         let rotation = Rotation::new(vec![Host::new("127.0.0.1", 1), Host::new("127.0.0.2", 2)]);
-        let port = |host: &Host| host.address();
         let mut ports = Vec::new();
         for answered in [true, true, false, true, false, false] {
             let (number, host) = rotation.next();
-            ports.push(port(host).await.unwrap().port());
+            ports.push(host.address().await.unwrap().port());
             if answered {
                 rotation.answered(number);
             }

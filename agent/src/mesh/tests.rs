@@ -1,0 +1,163 @@
+//! The mesh on real sockets, on loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_daemon::{Clock, Shutdown, Supervisor};
+use lagmesh_model::beat::Sequence;
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::state::{Outcome, ProbeKind};
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::measurement::{Observation, Observations, Outbox, PeerViews};
+use crate::mesh::testing::{announcement, confirmation, fleet};
+use crate::mesh::{MeshContext, MeshKeys, start};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Running {
+    observed: mpsc::Receiver<Observation>,
+    views: PeerViews,
+    outbox: watch::Sender<Arc<Outbox>>,
+    clock: Clock,
+    shutdown: Shutdown,
+    supervisor: tokio::task::JoinHandle<()>,
+}
+
+/// A fleet whose two agents listen on free ports, with probes every 100 ms.
+fn loopback_fleet() -> (Arc<Fleet>, [SocketAddr; 2]) {
+    let free = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (oslo, tokyo) = (free(), free());
+    let (oslo_text, tokyo_text) = (oslo.to_string(), tokyo.to_string());
+    let quick = "tcp = false\nflows = 4\ninterval = \"100ms\"";
+    let replaced = fleet(&[("127.0.0.1:18620", &oslo_text), ("127.0.0.1:18621", &tokyo_text), ("tcp = false", quick)]);
+    (Arc::new(replaced), [oslo, tokyo])
+}
+
+fn run(fleet: &Arc<Fleet>, region: &str, listen: SocketAddr, keys: Option<MeshKeys>) -> Running {
+    let (observations, observed) = Observations::queue(10_000);
+    let (outbox, told) = watch::channel(Arc::default());
+    let (clock, shutdown) = (Clock::new(), Shutdown::new());
+    let mut supervisor = Supervisor::new(shutdown.clone());
+    let context = MeshContext {
+        fleet: Arc::clone(fleet),
+        region: region.parse().unwrap(),
+        agent: format!("{region}-a").parse().unwrap(),
+        listen,
+        keys,
+        clock: clock.clone(),
+        observations,
+        outbox: told,
+    };
+    let views = start(context, &mut supervisor).unwrap();
+    let supervisor = tokio::spawn(async move { supervisor.run(Duration::from_secs(5)).await.unwrap() });
+    Running { observed, views, outbox, clock, shutdown, supervisor }
+}
+
+impl Running {
+    /// Waits for an observation.
+    async fn until(&mut self, wanted: impl Fn(&Observation) -> bool) -> Observation {
+        let search = async {
+            loop {
+                let observation = self.observed.recv().await.expect("the mesh runs");
+                if wanted(&observation) {
+                    return observation;
+                }
+            }
+        };
+        timeout(PATIENCE, search).await.expect("observed in time")
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.supervisor.await.unwrap();
+    }
+}
+
+fn is_probe(observation: &Observation, wanted: Outcome) -> bool {
+    matches!(observation, Observation::Probe(probe) if probe.outcome == wanted && probe.kind == ProbeKind::Stamp)
+}
+
+fn key(secret: &[u8]) -> MeshKeys {
+    MeshKeys::of(&[secret]).unwrap()
+}
+
+/// Two agents with one key measure each other, learn each other's clock, and tell each other about beats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents() {
+    for keys in [Some(key(b"a key of sixteen")), None] {
+        let (fleet, [oslo, tokyo]) = loopback_fleet();
+        let mut oslo = run(&fleet, "oslo", oslo, keys.clone());
+        let tokyo = run(&fleet, "tokyo", tokyo, keys);
+        let Observation::Probe(probe) = oslo.until(|observation| is_probe(observation, Outcome::InTime)).await else { panic!() };
+        assert!(probe.rtt_ns.is_some_and(|rtt_ns| rtt_ns > 0 && rtt_ns < 1_000_000_000), "{probe:?}");
+        let mut told = Outbox::default();
+        told.announcements.insert("oslo-1".parse().unwrap(), announcement("oslo-1", 42));
+        let now = oslo.clock.now().raw;
+        let seen = confirmation("tokyo-1", "oslo-1", 9, now, now);
+        told.confirmations.insert((seen.id.origin.clone(), seen.node.clone()), seen);
+        oslo.outbox.send_replace(Arc::new(told));
+        let mut views = tokyo.views.clone();
+        let complete = views.wait_for(|view| !view.announcements.is_empty() && !view.seen.is_empty() && !view.clocks.is_empty());
+        let view = Arc::clone(&timeout(PATIENCE, complete).await.expect("told in time").unwrap());
+        let heard = view.announcements.values().next().unwrap();
+        assert_eq!((heard.what.id.sequence, heard.from.as_str()), (Sequence(42), "oslo-a"));
+        let held = view.seen.values().next().unwrap().what.held;
+        assert!(held.lower_ns() > 0 && held.upper_ns() < 20_000_000_000);
+        // Both clocks are this host's: the true offset is zero.
+        let offset = view.offset_of(oslo.clock.now().epoch, tokyo.clock.now()).expect("the clock of the peer is known");
+        assert!(offset.contains(0) && offset.width_ns() < 1_000_000_000, "{offset:?}");
+        oslo.stop().await;
+        tokyo.stop().await;
+    }
+}
+
+/// Agents with different keys do not hear each other, and the drop has its name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_key() {
+    let (fleet, [oslo, tokyo]) = loopback_fleet();
+    let mut oslo = run(&fleet, "oslo", oslo, Some(key(b"a key of sixteen")));
+    let tokyo = run(&fleet, "tokyo", tokyo, Some(key(b"another key of 16")));
+    oslo.until(|observation| matches!(observation, Observation::MeshDropped("bad-hmac"))).await;
+    oslo.until(|observation| matches!(observation, Observation::Flow(change) if change.alive == Some(false))).await;
+    assert!(oslo.views.borrow().clocks.is_empty());
+    oslo.stop().await;
+    tokyo.stop().await;
+}
+
+/// Where nobody listens the host's refusal is seen as that; when the agent starts, its flows come alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_then_answered() {
+    let (fleet, [oslo, tokyo]) = loopback_fleet();
+    let mut oslo = run(&fleet, "oslo", oslo, None);
+    oslo.until(|observation| is_probe(observation, Outcome::Refused)).await;
+    let tokyo = run(&fleet, "tokyo", tokyo, None);
+    oslo.until(|observation| matches!(observation, Observation::Flow(change) if change.alive == Some(true))).await;
+    oslo.stop().await;
+    tokyo.stop().await;
+}
+
+/// Packets that are too short, too long or noise are dropped and counted; no answer has more octets than its request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_is_not_amplified() {
+    let (fleet, [oslo, _]) = loopback_fleet();
+    let mut agent = run(&fleet, "oslo", oslo, None);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(oslo).await.unwrap();
+    for (length, dropped) in [(0, "too-short"), (43, "too-short"), (1501, "too-long"), (4000, "too-long")] {
+        socket.send(&vec![0xA5; length]).await.unwrap();
+        agent.until(|observation| matches!(observation, Observation::MeshDropped(reason) if *reason == dropped)).await;
+    }
+    let mut answer = [0; 4000];
+    for length in [44, 45, 48, 300, 1500] {
+        socket.send(&vec![0xA5; length]).await.unwrap();
+        let received = timeout(PATIENCE, socket.recv(&mut answer)).await.expect("answered").unwrap();
+        assert_eq!(received, length);
+    }
+    let started = Instant::now();
+    agent.stop().await;
+    assert!(started.elapsed() < Duration::from_secs(5));
+}

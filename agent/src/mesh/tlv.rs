@@ -178,7 +178,8 @@ fn put_record(room: &mut [u8], record: &Record) {
     };
     match record {
         Record::Announcement { origin, incarnation, sequence, times, position } => {
-            for number in [origin.0, incarnation.0.cast_unsigned(), sequence.0, times.epoch.0, times.sent.0, times.acknowledged.0] {
+            for number in [origin.0, incarnation.0.cast_unsigned(), sequence.0, times.epoch.0, times.sent.0, times.acknowledged.0]
+            {
                 field(number);
             }
             field(position.system.0);
@@ -282,25 +283,25 @@ mod tests {
     use super::*;
 
     fn record() -> impl Strategy<Value = Record> {
-        let seen = (any::<[u64; 3]>(), any::<i64>(), 0..1_i64 << 40, 0..1_i64 << 40, 0_u64..1 << 40).prop_map(|(n, i, lower, width, rtt)| {
-            Record::Seen {
+        let seen = (any::<[u64; 3]>(), any::<i64>(), 0..1_i64 << 40, 0..1_i64 << 40, 0_u64..1 << 40).prop_map(
+            |(n, i, lower, width, rtt)| Record::Seen {
                 origin: NodeHash(n[0]),
                 node: NodeHash(n[1]),
                 incarnation: Incarnation(i),
                 sequence: Sequence(n[2]),
                 held: Interval::between(lower, lower + width).unwrap(),
                 previous_rtt_ns: Some(rtt).filter(|rtt| *rtt > 0),
-            }
-        });
-        let announcement = (any::<[u64; 5]>(), any::<i64>(), 0..1_u64 << 60, 0..1_u64 << 60, any::<u32>()).prop_map(|(n, i, sent, took, timeline)| {
-            Record::Announcement {
+            },
+        );
+        let announcement = (any::<[u64; 5]>(), any::<i64>(), 0..1_u64 << 60, 0..1_u64 << 60, any::<u32>()).prop_map(
+            |(n, i, sent, took, timeline)| Record::Announcement {
                 origin: NodeHash(n[0]),
                 incarnation: Incarnation(i),
                 sequence: Sequence(n[1]),
                 times: BeatTimes { epoch: Epoch(n[2]), sent: RawNanos(sent), acknowledged: RawNanos(sent + took) },
                 position: Position { system: SystemIdentifier(n[3]), timeline: Timeline(timeline), lsn: Lsn(n[4]) },
-            }
-        });
+            },
+        );
         prop_oneof![seen, announcement]
     }
 
@@ -341,7 +342,12 @@ mod tests {
     #[test]
     fn the_unknown_is_skipped() {
         let seen = Record::Seen {
-            origin: NodeHash(1), node: NodeHash(2), incarnation: Incarnation(3), sequence: Sequence(4), held: Interval::exact(5), previous_rtt_ns: None,
+            origin: NodeHash(1),
+            node: NodeHash(2),
+            incarnation: Incarnation(3),
+            sequence: Sequence(4),
+            held: Interval::exact(5),
+            previous_rtt_ns: None,
         };
         let mut value = [0; 200];
         put_records(&mut value, [&seen]);
@@ -364,8 +370,12 @@ mod tests {
     fn nonsense_stays_outside() {
         let mut value = [0; RECORDS_LENGTH];
         let seen = Record::Seen {
-            origin: NodeHash(1), node: NodeHash(2), incarnation: Incarnation(3), sequence: Sequence(4),
-            held: Interval::between(-(1 << 61), 0).unwrap(), previous_rtt_ns: None,
+            origin: NodeHash(1),
+            node: NodeHash(2),
+            incarnation: Incarnation(3),
+            sequence: Sequence(4),
+            held: Interval::between(-(1 << 61), 0).unwrap(),
+            previous_rtt_ns: None,
         };
         put_records(&mut value, [&seen]);
         assert_eq!(read(&value), Body::Records(vec![]));

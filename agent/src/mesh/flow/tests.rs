@@ -42,7 +42,9 @@ fn outcome(settled: Settled) -> Option<Outcome> {
 /// An answer is in time until the deadline, late until it is given up, and then none.
 #[test]
 fn deadlines() {
-    for (after_ms, expected) in [(1, Some(Outcome::InTime)), (1000, Some(Outcome::InTime)), (1001, Some(Outcome::Late)), (9999, Some(Outcome::Late))] {
+    for (after_ms, expected) in
+        [(1, Some(Outcome::InTime)), (1000, Some(Outcome::InTime)), (1001, Some(Outcome::Late)), (9999, Some(Outcome::Late))]
+    {
         let mut flow = flow();
         let sequence = send(&mut flow, 0);
         assert_eq!(outcome(answer(&mut flow, sequence, 0, after_ms)), expected, "{after_ms}");
@@ -68,7 +70,14 @@ fn duplicates_and_strangers() {
 /// A round trip is never zero or negative: a little below zero is drift, more is a corrupt answer.
 #[test]
 fn impossible_round_trips_are_corrupt() {
-    let table = [(1_000_000, 0, Some(1_000_000)), (1_000_000, 1_000_000, Some(1)), (1_000_000, 1_000_050, Some(1)), (1_000_000, 1_000_200, None), (5, -1, None), (0, 0, None)];
+    let table = [
+        (1_000_000, 0, Some(1_000_000)),
+        (1_000_000, 1_000_000, Some(1)),
+        (1_000_000, 1_000_050, Some(1)),
+        (1_000_000, 1_000_200, None),
+        (5, -1, None),
+        (0, 0, None),
+    ];
     for (elapsed_ns, dwell_ns, expected) in table {
         assert_eq!(round_trip_ns(elapsed_ns, dwell_ns), expected, "{elapsed_ns} {dwell_ns}");
     }

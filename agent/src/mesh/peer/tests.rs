@@ -1,0 +1,226 @@
+use std::time::Duration;
+
+use lagmesh_model::time::WallNanos;
+use proptest::prelude::*;
+
+use super::*;
+use crate::mesh::hearing::Directory;
+use crate::mesh::reflector::Reflector;
+use crate::mesh::testing::{announcement_record, fleet};
+
+/// Oslo's view of Tokyo's agent and Tokyo's reflector, whose clock is ahead by [`THETA_NS`].
+struct World {
+    peer: Peer,
+    reflector: Reflector,
+    directory: Directory,
+    keys: Option<MeshKeys>,
+    out: Vec<Observation>,
+}
+
+const THETA_NS: u64 = 5_000_000_000;
+
+fn now(ms: u64) -> Reading {
+    Reading { epoch: Epoch(1), raw: RawNanos((100_000 + ms) * 1_000_000), wall: WallNanos((100_000 + ms) * 1_000_000) }
+}
+
+fn tokyo(ms: u64) -> Reading {
+    let Reading { raw, wall, .. } = now(ms);
+    Reading { epoch: Epoch(2), raw: RawNanos(raw.0 + THETA_NS), wall: WallNanos(wall.0 + 77) }
+}
+
+impl World {
+    fn new(keys: Option<MeshKeys>) -> World {
+        let fleet = fleet(&[("tcp = false", "tcp = false\nflows = 2")]);
+        let (oslo, tokyo) = ("oslo".parse().unwrap(), "tokyo".parse().unwrap());
+        let (oslo_a, tokyo_a) = ("oslo-a".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let mut directory = Directory::new(&fleet, &tokyo);
+        directory.found(AgentHash::of(&oslo_a), "127.0.0.1:18620".parse().unwrap());
+        World {
+            peer: Peer::new(&fleet, (&oslo, &oslo_a), (&tokyo, &tokyo_a), now(0)),
+            reflector: Reflector::new(AgentHash::of(&tokyo_a), keys.clone(), 1_000),
+            directory,
+            keys,
+            out: Vec::new(),
+        }
+    }
+
+    /// Lets time pass and sends what is due: the probes, by flow.
+    fn send(&mut self, ms: u64) -> Vec<(usize, Vec<u8>)> {
+        let mut due = Vec::new();
+        self.peer.wake(now(ms), &mut self.out);
+        self.peer.take_due(now(ms), &mut due, &mut self.out);
+        let mut packets = Vec::new();
+        for flow in due {
+            let mut packet = [0; PACKET_MAX];
+            let own = AgentHash::of(&"oslo-a".parse().unwrap());
+            let length = self.peer.request(flow, own, now(ms), &[], self.keys.as_ref(), &mut packet);
+            self.peer.sent(flow, now(ms), &mut self.out);
+            packets.push((flow, packet[..length].to_vec()));
+        }
+        packets
+    }
+
+    /// Tokyo answers a probe that arrives at `ms`.
+    fn reflect(&mut self, packet: &[u8], ms: u64) -> Vec<u8> {
+        let source = "127.0.0.1:45000".parse().unwrap();
+        let accepted = self.reflector.check(packet, source, &self.directory, tokyo(ms)).unwrap();
+        let mut reply = packet.to_vec();
+        self.reflector.answer(&accepted, &mut reply, tokyo(ms + 1), &[announcement_record("tokyo-1", 3)]);
+        reply
+    }
+
+    fn receive(&mut self, flow: usize, packet: &[u8], ms: u64) -> Told {
+        self.peer.wake(now(ms), &mut self.out);
+        self.peer.on_packet(flow, packet, now(ms), self.keys.as_ref(), &mut self.out)
+    }
+
+    fn outcomes(&mut self) -> Vec<Outcome> {
+        let outcome = |observation| match observation {
+            Observation::Probe(probe) => Some(probe.outcome),
+            _ => None,
+        };
+        self.out.drain(..).filter_map(outcome).collect()
+    }
+}
+
+/// The first probe: when it was sent, on which flow, what.
+fn first(world: &mut World) -> (u64, usize, Vec<u8>) {
+    let sent = (0..1000).find_map(|ms| world.send(ms).into_iter().next().map(|(flow, packet)| (ms, flow, packet)));
+    sent.expect("a probe is due within the first interval")
+}
+
+/// A whole exchange: the round-trip time without the responder's, the peer's clock, its records, and the flow's life.
+#[test]
+fn exchange() {
+    for keys in [None, Some(MeshKeys::of(&[b"a key of sixteen"]).unwrap())] {
+        let mut world = World::new(keys);
+        let (sent_ms, flow, packet) = first(&mut world);
+        let reply = world.reflect(&packet, sent_ms + 30);
+        let told = world.receive(flow, &reply, sent_ms + 61);
+        assert_eq!(told, Told { recognised: true, records: vec![announcement_record("tokyo-1", 3)] });
+        let probes: Vec<_> = world
+            .out
+            .iter()
+            .filter_map(|o| if let Observation::Probe(probe) = o { Some((probe.outcome, probe.rtt_ns)) } else { None })
+            .collect();
+        assert_eq!(probes, [(Outcome::InTime, Some(60_000_000))]);
+        let alive: Vec<_> =
+            world.out.iter().filter_map(|o| if let Observation::Flow(change) = o { Some(change.alive) } else { None }).collect();
+        assert_eq!(alive, [Some(true)]);
+        let clock = world.peer.clock(now(sent_ms + 61).raw).unwrap();
+        assert_eq!((clock.epoch, clock.own_epoch), (Epoch(2), Epoch(1)));
+        assert!(clock.offset.contains(i64::try_from(THETA_NS).unwrap()) && clock.offset.width_ns() < 61_000_000);
+    }
+}
+
+/// Runs two flows for some seconds; `answered` says which probes (flow, second) come back.
+fn run(world: &mut World, seconds: std::ops::Range<u64>, answered: impl Fn(usize, u64) -> bool) {
+    for ms in (seconds.start * 1000..seconds.end * 1000).step_by(10) {
+        for (flow, packet) in world.send(ms) {
+            if answered(flow, ms / 1000) {
+                let reply = world.reflect(&packet, ms + 1);
+                world.receive(flow, &reply, ms + 3);
+            }
+        }
+    }
+}
+
+fn changes(world: &mut World) -> Vec<(u16, Option<bool>)> {
+    let change =
+        |observation| if let Observation::Flow(change) = observation { Some((change.flow.index, change.alive)) } else { None };
+    let mut changes: Vec<_> = world.out.drain(..).filter_map(change).collect();
+    changes.sort_unstable();
+    changes
+}
+
+/// Only the flow that gets no answers dies, once, within 2.3 s; it comes back with the first answer.
+#[test]
+fn a_flow_dies_alone() {
+    let mut world = World::new(None);
+    run(&mut world, 0..5, |_, _| true);
+    assert_eq!(changes(&mut world), [(0, Some(true)), (1, Some(true))]);
+    run(&mut world, 5..7, |flow, _| flow == 0);
+    run(&mut world, 7..8, |flow, _| flow == 0);
+    assert_eq!(changes(&mut world), [(1, Some(false))]);
+    run(&mut world, 8..10, |_, _| true);
+    assert_eq!(changes(&mut world), [(1, Some(true))]);
+}
+
+/// While the peer's host refuses, nothing is known about any flow: nobody is called dead. Silence after that is death.
+#[test]
+fn refusal() {
+    let mut world = World::new(None);
+    run(&mut world, 0..3, |_, _| true);
+    world.out.clear();
+    for second in 3..8 {
+        run(&mut world, second..second + 1, |_, _| false);
+        world.peer.on_error(0, Outcome::Refused, None, now((second + 1) * 1000 - 1), &mut world.out);
+    }
+    assert_eq!(changes(&mut world), [(0, None), (1, None)]);
+    run(&mut world, 8..13, |_, _| false);
+    assert_eq!(changes(&mut world), [(0, Some(false)), (1, Some(false))]);
+}
+
+/// After a stall of our own host nothing that was out accuses anybody, and missed attempts are skipped, not lost.
+#[test]
+fn our_own_stall() {
+    let mut world = World::new(None);
+    run(&mut world, 0..3, |_, _| true);
+    run(&mut world, 3..4, |_, _| false);
+    world.outcomes();
+    run(&mut world, 8..20, |_, _| true);
+    let outcomes = world.outcomes();
+    assert!(!outcomes.contains(&Outcome::Lost) && !outcomes.contains(&Outcome::Late), "{outcomes:?}");
+    // Two probes that were out, and the moments that were missed by more than half a second: four of one flow, three of the other.
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Skipped).count(), 2 + 7);
+}
+
+/// A reply with another key, one of another agent, and a second copy settle nothing; each is counted by its reason.
+#[test]
+fn unwanted_replies() {
+    let (right, wrong) = (MeshKeys::of(&[b"a key of sixteen"]).unwrap(), MeshKeys::of(&[b"another key of 16"]).unwrap());
+    let mut world = World::new(Some(right.clone()));
+    let (_, flow, packet) = first(&mut world);
+    let reply = world.reflect(&packet, 1001);
+    let mut forged = reply.clone();
+    seal_base(&mut forged, &wrong, KeyIndex::FIRST);
+    let mut other = World::new(Some(right));
+    other.reflector = Reflector::new(AgentHash::of(&"oslo-a".parse().unwrap()), other.keys.clone(), 10);
+    let other = other.reflect(&packet, 1001);
+    world.out.clear();
+    for packet in [&forged, &other, &reply, &reply, &reply[..100].to_vec()] {
+        world.receive(flow, packet, 1003);
+    }
+    let dropped: Vec<_> =
+        world.out.iter().filter_map(|o| if let Observation::MeshDropped(reason) = o { Some(*reason) } else { None }).collect();
+    assert_eq!(dropped, ["bad-hmac", "wrong-agent", "duplicate", "too-short"]);
+    assert_eq!(world.outcomes(), [Outcome::InTime]);
+}
+
+/// A new epoch of our own clock leaves nothing to say about what was out, and probing goes on.
+#[test]
+fn our_own_new_epoch() {
+    let mut world = World::new(None);
+    run(&mut world, 0..3, |_, _| false);
+    world.outcomes();
+    let moved = Reading { epoch: Epoch(8), ..now(50) };
+    world.peer.wake(moved, &mut world.out);
+    assert_eq!(world.outcomes(), [Outcome::Skipped; 6]);
+    assert!(world.peer.next_due().unwrap() <= moved.raw.after(Duration::from_secs(1)));
+}
+
+proptest! {
+    /// Whatever comes back on a flow's socket, nothing panics.
+    #[test]
+    fn any_reply(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..10), length in 0_usize..400) {
+        let mut world = World::new(None);
+        let (_, flow, packet) = first(&mut world);
+        let mut reply = world.reflect(&packet, 1001);
+        for (at, octet) in &changes {
+            let at = at.index(reply.len());
+            reply[at] = *octet;
+        }
+        reply.resize(length, 1);
+        world.receive(flow, &reply, 1003);
+    }
+}
