@@ -36,7 +36,8 @@ pub fn fleet(status: &FleetStatus, style: Style) -> String {
     let reporting = format!("{} of {} regions report", status.regions_reporting, names.len());
     let all = usize::try_from(status.regions_reporting).is_ok_and(|reporting| reporting >= names.len());
     let reporting = if all { Tone::Good } else { Tone::Warn }.paint(&reporting, style);
-    let head = format!("fleet {} · collector {} · {} · {reporting}\n", clean(&status.fleet), clean(&status.version), date(status.at));
+    let head =
+        format!("fleet {} · collector {} · {} · {reporting}\n", clean(&status.fleet), clean(&status.version), date(status.at));
     [
         head,
         section("REGIONS", "", &parts::regions(&status.regions, style), style),
@@ -72,12 +73,13 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
 }
 
 const LINKS: &str = "median round trip, loss and state of the last minute, by UDP echo";
-const REPLICATION: &str = "apply lag of the newest beat, and how old what users read is now";
+const REPLICATION: &str = "apply lag of the newest beat; staleness: how old what users read is";
 
 fn section(title: &str, explained: &str, body: &str, style: Style) -> String {
-    let title = Tone::Title.paint(title, style);
-    let explained = if explained.is_empty() { String::new() } else { format!("  {}", Tone::Dim.paint(explained, style)) };
-    format!("\n{title}{explained}\n{body}")
+    let fits = style.width.is_none_or(|width| title.len() + 2 + explained.len() <= width);
+    let explained =
+        if explained.is_empty() || !fits { String::new() } else { format!("  {}", Tone::Dim.paint(explained, style)) };
+    format!("\n{}{explained}\n{body}", Tone::Title.paint(title, style))
 }
 
 /// Texts come over the network: no control character may reach the terminal.

@@ -91,13 +91,14 @@ impl Grid {
 
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().into_iter().flat_map(|columns| 0..columns);
-        columns.map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max().map_or(0, |width| width)).collect()
+        columns
+            .map(|column| self.rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max().map_or(0, |width| width))
+            .collect()
     }
 
     /// How wide it is if nothing is broken.
     pub fn width(&self) -> usize {
-        let widths = self.widths();
-        widths.iter().map(|width| width + GAP).sum::<usize>()
+        self.widths().iter().enumerate().map(|(column, width)| width + if column == 0 { 0 } else { GAP }).sum()
     }
 
     /// The rows as lines. Columns that do not fit beside the others continue on an indented line below.
@@ -143,20 +144,21 @@ fn lines(widths: &[usize], limit: Option<usize>) -> Vec<Range<usize>> {
     lines
 }
 
-/// Breaks a sentence into lines, the first after `first`, the others indented.
-pub(super) fn wrap(first: &str, sentence: &str, style: Style) -> String {
-    let mut lines = vec![first.to_owned()];
-    for word in sentence.split_whitespace() {
-        let last = lines.last_mut().expect("there is the first line");
-        let (used, more) = (last.chars().count(), word.chars().count());
-        if style.width.is_some_and(|width| used + 1 + more > width) && used > INDENT {
-            lines.push(format!("{}{word}", " ".repeat(INDENT)));
-        } else {
-            if !last.ends_with(' ') {
-                last.push(' ');
-            }
-            last.push_str(word);
+/// A sentence below a table: indented, and broken between words.
+pub(super) fn wrap(sentence: &str, style: Style) -> String {
+    let mut lines = vec![" ".repeat(INDENT / 2)];
+    let mut used = INDENT / 2;
+    for (number, word) in sentence.split_whitespace().enumerate() {
+        let more = word.chars().count();
+        if number > 0 && style.width.is_some_and(|width| used + 1 + more > width) {
+            lines.push(" ".repeat(INDENT));
+            used = INDENT;
+        } else if number > 0 {
+            lines.iter_mut().last().expect("there is the first line").push(' ');
+            used += 1;
         }
+        lines.iter_mut().last().expect("there is the first line").push_str(word);
+        used += more;
     }
     lines.join("\n")
 }
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn sentences() {
         let narrow = Style { width: Some(16), ..Style::PLAIN };
-        assert_eq!(wrap("  a:", "one two three four", narrow), "  a: one two\n    three four");
-        assert_eq!(wrap("  a:", "one two", Style::PLAIN), "  a: one two");
+        assert_eq!(wrap("a: one two three four", narrow), "  a: one two\n    three four");
+        assert_eq!(wrap("a: one two", Style::PLAIN), "  a: one two");
     }
 }

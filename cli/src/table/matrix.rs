@@ -37,19 +37,19 @@ pub(super) fn render(from: &[RegionName], to: &[RegionName], links: &[Link], sty
 fn shown(region: &RegionName, peer: &RegionName, links: &[Link], notes: &mut Notes) -> Shown {
     let name = format!("{region} -> {peer}");
     let Some(link) = links.iter().find(|link| link.region == *region && link.peer == *peer) else {
-        notes.add(name, "the link is not in the status");
+        notes.add(&name, "the link is not in the status");
         return Shown { rtt: Cell::new("unknown", Tone::Dim), loss: "—".to_owned(), state: state_cell(LinkState::Unknown) };
     };
     if link.state != LinkState::Ok {
         notes.add(&name, &link.why);
     }
-    let rtt = notes.cell(&name, &link.rtt(ProbeKind::Stamp), |quantiles| seconds(quantiles.p50_s));
+    let rtt = notes.cell(&name, "round trip", &link.rtt(ProbeKind::Stamp), |quantiles| seconds(quantiles.p50_s));
     let stamp = link.kinds.iter().find(|kind| kind.kind == ProbeKind::Stamp).filter(|kind| kind.settled > 0);
     let loss = stamp.and_then(|kind| Some(share(kind.settled.checked_sub(kind.answered)?, kind.settled)));
-    let loss = loss.unwrap_or_else(|| {
-        notes.add(&name, "loss is unknown: the fate of no probe of the last minute is settled");
-        "—".to_owned()
-    });
+    if loss.is_none() && link.rtt(ProbeKind::Stamp).is_known() {
+        notes.add_part(&name, "loss", "the fate of no probe of the last minute is settled yet");
+    }
+    let loss = loss.unwrap_or_else(|| "—".to_owned());
     Shown { rtt, loss, state: state_cell(link.state) }
 }
 

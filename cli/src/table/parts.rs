@@ -1,5 +1,6 @@
 //! The tables beside the matrix: replication, regions, clusters, nodes, exports.
 
+use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState};
 use lagmesh_model::status::{Cluster, Export, Node, Region, Replication, Seconds};
@@ -12,7 +13,8 @@ use super::units::{bytes, seconds, server_version};
 /// Lag, staleness and backlog of every replication link.
 pub(super) fn replications(replications: &[Replication], style: Style) -> String {
     let mut notes = Notes::default();
-    let mut grid = Grid::new(["cluster", "origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence"]);
+    let mut grid =
+        Grid::new(["cluster", "origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence"]);
     for link in replications {
         let name = format!("{} -> {}", link.origin, link.node);
         if link.state != ReplicationState::Ok {
@@ -22,11 +24,11 @@ pub(super) fn replications(replications: &[Replication], style: Style) -> String
             Cell::plain(link.cluster.as_str()),
             Cell::plain(&name),
             Cell::new(link.state.as_str(), replication_tone(link.state)),
-            notes.cell(&format!("{name} lag"), &link.lag, interval),
-            notes.cell(&format!("{name} staleness"), &link.staleness, interval),
-            notes.cell(&format!("{name} to receive"), &link.backlog_received_bytes, |count| bytes(*count)),
-            notes.cell(&format!("{name} to replay"), &link.backlog_replayed_bytes, |count| bytes(*count)),
-            age(&mut notes, &format!("{name} evidence"), &link.evidence_age_s),
+            notes.cell(&name, "lag", &link.lag, interval),
+            notes.cell(&name, "staleness", &link.staleness, interval),
+            notes.cell(&name, "to receive", &link.backlog_received_bytes, |count| bytes(*count)),
+            notes.cell(&name, "to replay", &link.backlog_replayed_bytes, |count| bytes(*count)),
+            age(&mut notes, &name, &link.evidence_age_s),
         ]);
     }
     or_none(&grid, "no replication link is known", style) + &notes.render(style)
@@ -42,7 +44,7 @@ fn age(notes: &mut Notes, subject: &str, age_s: &Known<f64>) -> Cell {
     match age_s {
         Known::Known { value } => Cell::plain(seconds(*value)),
         Known::Stale { value, .. } => Cell::new(format!("{}, stale", seconds(*value)), Tone::Warn),
-        Known::Unknown { .. } => notes.cell(subject, age_s, |_| String::new()),
+        Known::Unknown { .. } => notes.cell(subject, "evidence", age_s, |_| String::new()),
     }
 }
 
@@ -65,16 +67,16 @@ pub(super) fn regions(regions: &[Region], style: Style) -> String {
         let name = region.region.as_str();
         let mut row = vec![Cell::plain(name)];
         row.extend(Axis::ALL.iter().map(|axis| verdict(region, *axis, &mut notes)));
-        row.push(age(&mut notes, &format!("{name} evidence"), &region.evidence_age_s));
+        row.push(age(&mut notes, name, &region.evidence_age_s));
         grid.push(row);
     }
     or_none(&grid, "no region is known", style) + &notes.render(style)
 }
 
 fn verdict(region: &Region, axis: Axis, notes: &mut Notes) -> Cell {
-    let subject = format!("{} {axis}", region.region);
+    let name = region.region.as_str();
     let Some(verdict) = region.verdicts.iter().find(|verdict| verdict.axis == axis) else {
-        notes.add(subject, "there is no verdict in the status");
+        notes.add_part(name, axis.as_str(), "there is no verdict in the status");
         return Cell::new("unknown", Tone::Dim);
     };
     let tone = match verdict.state {
@@ -84,7 +86,7 @@ fn verdict(region: &Region, axis: Axis, notes: &mut Notes) -> Cell {
         RegionState::Unknown => Tone::Dim,
     };
     if verdict.state != RegionState::Healthy {
-        notes.add(subject, &verdict.why);
+        notes.add_part(name, axis.as_str(), &verdict.why);
     }
     Cell::new(format!("{} for {}", verdict.state, seconds(verdict.for_s)), tone)
 }
@@ -94,10 +96,13 @@ pub(super) fn clusters(clusters: &[Cluster], style: Style) -> String {
     let mut notes = Notes::default();
     let mut grid = Grid::new(["cluster", "writers", "allowed", "objective"]);
     for cluster in clusters {
-        let names: Vec<&str> = cluster.writers.iter().map(|node| node.as_str()).collect();
+        let names: Vec<&str> = cluster.writers.iter().map(NodeName::as_str).collect();
         let too_many = u64::try_from(names.len()).is_ok_and(|count| count > cluster.writers_max);
         if too_many {
-            notes.add(cluster.cluster.as_str(), "more writers than allowed: a split brain is suspected; find out who is right and fence the other");
+            notes.add(
+                cluster.cluster.as_str(),
+                "more writers than allowed: a split brain is suspected; find out who is right and fence the other",
+            );
         }
         let writers = match (names.is_empty(), too_many) {
             (true, _) => {
@@ -114,10 +119,10 @@ pub(super) fn clusters(clusters: &[Cluster], style: Style) -> String {
 }
 
 /// Every node.
-pub(super) fn nodes(nodes: &[Node], style: Style) -> String {
+pub(super) fn nodes(all: &[Node], style: Style) -> String {
     let mut notes = Notes::default();
     let mut grid = Grid::new(["node", "cluster", "region", "state", "role", "version", "timeline", "evidence"]);
-    for node in nodes {
+    for node in all {
         let name = node.node.as_str();
         let tone = match node.state {
             NodeState::Ok => Tone::Good,
@@ -133,10 +138,10 @@ pub(super) fn nodes(nodes: &[Node], style: Style) -> String {
             Cell::plain(node.cluster.as_str()),
             Cell::plain(node.region.as_str()),
             Cell::new(node.state.as_str(), tone),
-            notes.cell(&format!("{name} role"), &node.role, ToString::to_string),
-            notes.cell(&format!("{name} version"), &node.version, |number| server_version(*number)),
-            notes.cell(&format!("{name} timeline"), &node.timeline, ToString::to_string),
-            age(&mut notes, &format!("{name} evidence"), &node.evidence_age_s),
+            notes.cell(name, "role", &node.role, ToString::to_string),
+            notes.cell(name, "version", &node.version, |number| server_version(*number)),
+            notes.cell(name, "timeline", &node.timeline, ToString::to_string),
+            age(&mut notes, name, &node.evidence_age_s),
         ]);
     }
     or_none(&grid, "no node is known", style) + &notes.render(style)
@@ -149,7 +154,8 @@ pub(super) fn exports(exports: &[Export], style: Style) -> String {
     for export in exports {
         let name = export.collector.as_str();
         let waiting = Cell::plain(bytes(export.pending_bytes));
-        let acknowledged = notes.cell(name, &export.acknowledged_age_s, |age_s| format!("{} ago", seconds(*age_s)));
+        let acknowledged =
+            notes.cell(name, "last acknowledged", &export.acknowledged_age_s, |age_s| format!("{} ago", seconds(*age_s)));
         if let Some(error) = &export.error {
             notes.add(name, error);
         }

@@ -35,7 +35,8 @@ fn silent_link(region: &str, peer: &str) -> Link {
 }
 
 fn replication(node: &str, region: &str, lag_s: f64) -> Replication {
-    let seconds = |estimate_s: f64| Known::known(Seconds { lower_s: estimate_s - 0.000_6, estimate_s, upper_s: estimate_s + 0.000_6 });
+    let seconds =
+        |estimate_s: f64| Known::known(Seconds { lower_s: estimate_s - 0.000_6, estimate_s, upper_s: estimate_s + 0.000_6 });
     Replication {
         cluster: "orders".parse().unwrap(),
         origin: "ny-1".parse().unwrap(),
@@ -115,9 +116,92 @@ fn status() -> FleetStatus {
     }
 }
 
+/// The same from Dublin's agent, whose collector refuses it.
+fn agent_status() -> AgentStatus {
+    let FleetStatus { fleet, version, at, links, nodes, replications, .. } = status();
+    let dublin = "dublin".parse().unwrap();
+    AgentStatus {
+        fleet,
+        agent: "dublin-1".parse().unwrap(),
+        boot: lagmesh_model::ids::BootId(7),
+        version,
+        at,
+        links: links.into_iter().filter(|link| link.region == dublin).collect(),
+        nodes: nodes.into_iter().filter(|node| node.region == dublin).collect(),
+        replications: replications.into_iter().filter(|link| link.region == dublin).collect(),
+        exports: vec![Export {
+            collector: "main".parse().unwrap(),
+            pending_bytes: 20_480,
+            pending_batches: 3,
+            acknowledged_age_s: Known::unknown("nothing was acknowledged yet"),
+            error: Some("503 Service Unavailable".to_owned()),
+        }],
+        region: dublin,
+    }
+}
+
+fn golden(shown: &str, golden: &str) {
+    assert_eq!(shown, golden, "shown:\n{shown}");
+}
+
+/// A collector's status as a file shows it.
 #[test]
-fn look() {
-    eprintln!("{}", fleet(&status(), Style::PLAIN));
-    eprintln!("{}", fleet(&status(), Style { color: false, width: Some(72) }));
-    eprintln!("{}", fleet(&status(), Style { color: false, width: Some(40) }));
+fn wide() {
+    golden(&fleet(&status(), Style::PLAIN), include_str!("golden/wide.txt"));
+}
+
+/// The same in a terminal of 72 columns: nothing is lost, and only the head and names are longer than a line.
+#[test]
+fn narrow() {
+    let shown = fleet(&status(), Style { color: false, width: Some(72) });
+    assert!(shown.lines().skip(1).all(|line| line.chars().count() <= 72));
+    golden(&shown, include_str!("golden/narrow.txt"));
+}
+
+/// In a terminal that is too narrow for a matrix the links are a list.
+#[test]
+fn very_narrow() {
+    let shown = fleet(&status(), Style { color: false, width: Some(36) });
+    assert!(shown.contains("new-york -> dublin  71.2 ms  1.25 %\n    lossy\n"), "{shown}");
+}
+
+/// An agent's status shows its own links and its collectors.
+#[test]
+fn one_agent() {
+    golden(&agent(&agent_status(), Style::PLAIN), include_str!("golden/agent.txt"));
+}
+
+/// Colours change no letter.
+#[test]
+fn colors() {
+    let plain = fleet(&status(), Style::PLAIN);
+    let colored = fleet(&status(), Style { color: true, width: None });
+    let mut stripped = String::new();
+    for (number, piece) in colored.split("\x1b[").enumerate() {
+        stripped.push_str(if number == 0 { piece } else { piece.split_once('m').unwrap().1 });
+    }
+    assert_eq!(stripped, plain);
+    assert!(colored.contains("\x1b[32mHEALTHY"), "{colored:?}");
+}
+
+/// What is unknown never shows as a number: a status without any evidence has no digit but those of its head and counts.
+#[test]
+fn nothing_known() {
+    let mut status = status();
+    status.links.clear();
+    status.regions_reporting = 0;
+    for link in &mut status.replications {
+        link.lag = Known::unknown("no beat was seen");
+        link.staleness = Known::unknown("no beat was seen");
+        link.backlog_received_bytes = Known::unknown("no position");
+        link.backlog_replayed_bytes = Known::unknown("no position");
+        link.evidence_age_s = Known::unknown("nothing came");
+    }
+    let shown = fleet(&status, Style::PLAIN);
+    let links = shown.split("\nLINKS").nth(1).unwrap().split("\nREPLICATION").next().unwrap();
+    assert!(!links.contains(|c: char| c.is_ascii_digit()), "{links}");
+    let replication = shown.split("\nREPLICATION").nth(1).unwrap().split("\nCLUSTERS").next().unwrap();
+    let rows: Vec<&str> = replication.lines().filter(|line| line.starts_with("orders")).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.matches("unknown").count() >= 5 && !row.contains('0')), "{replication}");
+    assert!(replication.contains("(lag, staleness): no beat was seen"), "{replication}");
 }

@@ -100,10 +100,13 @@ mod tests {
     /// Sizes and shares keep three digits; a little loss never looks like none.
     #[test]
     fn sizes_and_shares() {
-        for (count, text) in [(0, "0 B"), (1023, "1023 B"), (12_595, "12.3 KiB"), (1_048_576, "1.00 MiB"), (u64::MAX, "16.0 EiB")] {
+        for (count, text) in [(0, "0 B"), (1023, "1023 B"), (12_595, "12.3 KiB"), (1_048_576, "1.00 MiB"), (u64::MAX, "16.0 EiB")]
+        {
             assert_eq!(bytes(count), text);
         }
-        for ((part, whole), text) in [((0, 9), "0 %"), ((9, 9), "100 %"), ((1, 100_000), "<0.01 %"), ((1, 960), "0.10 %"), ((9999, 10_000), ">99.9 %")] {
+        for ((part, whole), text) in
+            [((0, 9), "0 %"), ((9, 9), "100 %"), ((1, 100_000), "<0.01 %"), ((1, 960), "0.10 %"), ((9999, 10_000), ">99.9 %")]
+        {
             assert_eq!(share(part, whole), text);
         }
         assert_eq!(server_version(160_004), "16.4");

@@ -3,7 +3,7 @@
 /// Why a connection string may not stand in the fleet file. Never repeats the text: it may hold a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadDsn {
-    #[error("is empty; write a connection string such as \"host=db.example dbname=postgres user=lagmesh_agent\"")]
+    #[error("is empty; write a connection string such as \"host=db.example dbname=postgres user=lagmesh\"")]
     Empty,
     #[error("holds {0}, but secrets never stand in the fleet file; put it into .pgpass or PGPASSWORD and take it out here")]
     Secret(String),
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn good() {
         for dsn in [
-            "host=db.example port=5432 dbname=app user=lagmesh_agent sslmode=verify-full",
+            "host=db.example port=5432 dbname=app user=lagmesh sslmode=verify-full",
             "host = '/var/run/my postgres' options='-c search_path=a\\'b'",
             "passfile=/etc/lagmesh/pgpass service=app",
             "postgresql://lagmesh_agent@db.example:5432/app?sslmode=verify-full",

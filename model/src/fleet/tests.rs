@@ -90,148 +90,146 @@ fn toml_keys(text: &str) -> std::collections::BTreeSet<&str> {
     lines.filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect()
 }
 
+/// What is put in place of what in a good file, and how that is told.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    // Keys and types.
+    ("latitude =", "latitud =", r#"fleet.toml:5: region.latitud: unknown key; did you mean "latitude"?"#),
+    (
+        "[[cluster]]",
+        "[[cluster]]\npriority = 1",
+        "fleet.toml:16: cluster.priority: unknown key; known here: name, lag_objective, beat_interval, writers_max, node",
+    ),
+    ("[[collector]]", "[meshes]\n[[collector]]", r#"fleet.toml:22: meshes: unknown key; did you mean "mesh"?"#),
+    ("\"test\"", "7", "fleet.toml:1: name: must be text in quotes, not an integer"),
+    ("name = \"test\"", "", "fleet.toml:1: name: is missing"),
+    (
+        "\"test\"",
+        "\"My Fleet\"",
+        "fleet.toml:1: name: \"My Fleet\" is no name: use 1 to 63 characters of a-z, 0-9, '-', '_' and '.'",
+    ),
+    ("\"test\"", "\"test\"\ninsecure = 1", "fleet.toml:2: insecure: must be true or false, not an integer"),
+    ("\"test\"", "\"test\"\nmesh = 1", "fleet.toml:2: mesh: must be a table [mesh], not an integer"),
+    ("[[collector]]", "[collector]", "fleet.toml:22: collector: write it as [[collector]], with two brackets, once for each"),
+    // Syntax.
+    ("\"test\"", "\"test", "fleet.toml:1: syntax: invalid basic string, expected `\"`"),
+    ("\"test\"", "\"test\"\nname = \"again\"", "fleet.toml:2: syntax: duplicate key"),
+    // Names.
+    ("name = \"west\"", "name = \"east\"", "fleet.toml:11: region.name: \"east\" is the name of the region of line 4 already"),
+    (
+        "name = \"west\"",
+        "name = \"West Coast\"",
+        "fleet.toml:11: region.name: \"West Coast\" is no name: use 1 to 63 characters of a-z, 0-9, '-', '_' and '.'",
+    ),
+    (
+        "mesh = \"localhost:8621\"",
+        "mesh = \"localhost:8621\"\nname = \"east\"",
+        "fleet.toml:14: region.agent.name: \"east\" is the name of the agent of line 7 already",
+    ),
+    (
+        "mesh = \"localhost:8621\"",
+        "mesh = \"localhost:8621\"\n[[region.agent]]\nname = \"b\"\nmesh=\"localhost:1\"",
+        "fleet.toml:12: region.agent.name: is missing; it may be left out only by the one agent of a region",
+    ),
+    (
+        "[[collector]]",
+        "[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:1\"\n[[collector]]",
+        "fleet.toml:26: collector.name: \"main\" is the name of the collector of line 23 already",
+    ),
+    (
+        "[[collector]]",
+        "[[cluster.node]]\nname = \"db-east\"\nregion = \"west\"\ndsn = \"host=x\"\n[[collector]]",
+        "fleet.toml:23: cluster.node.name: \"db-east\" is the name of the node of line 18 already",
+    ),
+    (
+        "[[collector]]",
+        "[[cluster]]\nname = \"app\"\n[[cluster.node]]\nname = \"b\"\nregion = \"west\"\ndsn = \"host=x\"\n[[collector]]",
+        "fleet.toml:23: cluster.name: \"app\" is the name of the cluster of line 16 already",
+    ),
+    // Places.
+    (
+        "region = \"east\"",
+        "region = \"esat\"",
+        r#"fleet.toml:19: cluster.node.region: no region is called "esat"; did you mean "east"?"#,
+    ),
+    (
+        "region = \"east\"",
+        "region = \"eastt\"",
+        r#"fleet.toml:19: cluster.node.region: no region is called "eastt"; did you mean "east"?"#,
+    ),
+    ("127.0.0.1:8620", "foo", r#"fleet.toml:8: region.agent.mesh: "foo" is not host:port"#),
+    ("127.0.0.1:8620", "foo:0", r#"fleet.toml:8: region.agent.mesh: "foo:0" has port 0; write a port from 1 to 65535"#),
+    (
+        "127.0.0.1:8620",
+        "0.0.0.0:1",
+        r#"fleet.toml:8: region.agent.mesh: "0.0.0.0:1" is a wildcard, to which nobody can send; write the address at which peers reach this agent"#,
+    ),
+    (
+        "127.0.0.1:8620",
+        "localhost:8621",
+        "fleet.toml:13: region.agent.mesh: \"localhost:8621\" is the address of the agent of line 8 already",
+    ),
+    ("latitude = 40", "latitude = 90.5", "fleet.toml:5: region.latitude: 90.5 is outside -90 to 90"),
+    ("longitude = -74.5", "longitude = nan", "fleet.toml:6: region.longitude: nan is outside -180 to 180"),
+    ("latitude = 40", "latitude = \"40N\"", "fleet.toml:5: region.latitude: must be a number, not a string"),
+    ("latitude = 40\n", "", "fleet.toml:5: region.longitude: stands alone; write latitude too, or neither"),
+    ("longitude = -74.5\n", "", "fleet.toml:5: region.latitude: stands alone; write longitude too, or neither"),
+    (
+        "[[region.agent]]\nmesh = \"localhost:8621\"",
+        "",
+        "fleet.toml:10: region.agent: the region has no agent; add [[region.agent]] with mesh = \"host:8620\"",
+    ),
+    // Databases.
+    ("dsn = \"host=/run/postgresql dbname=app\"", "", "fleet.toml:17: cluster.node.dsn: is missing"),
+    (
+        "host=/run/postgresql dbname=app",
+        "",
+        r#"fleet.toml:20: cluster.node.dsn: is empty; write a connection string such as "host=db.example dbname=postgres user=lagmesh""#,
+    ),
+    (
+        "dbname=app",
+        "password=hunter2",
+        "fleet.toml:20: cluster.node.dsn: holds a password, but secrets never stand in the fleet file; put it into .pgpass or PGPASSWORD and take it out here",
+    ),
+    ("dbname=app", "app", "fleet.toml:20: cluster.node.dsn: is not a connection string: a word without '='"),
+    (
+        "\"app\"\n[[cluster.node]]",
+        "\"app\"\nlag_objective = \"0s\"\n[[cluster.node]]",
+        "fleet.toml:17: cluster.lag_objective: must be longer than zero",
+    ),
+    (
+        "\"app\"\n[[cluster.node]]",
+        "\"app\"\nbeat_interval = \"1ms\"\n[[cluster.node]]",
+        "fleet.toml:17: cluster.beat_interval: \"1ms\" is outside 50ms to 1year 18h",
+    ),
+    (
+        "\"app\"\n[[cluster.node]]",
+        "\"app\"\nwriters_max = 0\n[[cluster.node]]",
+        "fleet.toml:17: cluster.writers_max: 0 is below 1",
+    ),
+    // Collectors.
+    (
+        "http://127.0.0.1:8622",
+        "127.0.0.1:8622",
+        "fleet.toml:24: collector.otlp: the URL must start with https:// (or http:// on loopback)",
+    ),
+    (
+        "http://127.0.0.1:8622",
+        "http://collector.example:8622",
+        "fleet.toml:24: collector.otlp: \"http://collector.example:8622\" would carry telemetry in plain text; use https://, or write insecure = true at the top",
+    ),
+    (
+        "http://127.0.0.1:8622",
+        "https://me:secret@c:1",
+        "fleet.toml:24: collector.otlp: a user or password stands in the URL, but secrets never stand in the fleet file",
+    ),
+];
+
 /// Each mistake is told in one line that names file, line and key; nothing else is told beside it.
 #[test]
 fn one_mistake_one_line() {
-    for (from, to, line) in [
-        // Keys and types.
-        ("latitude =", "latitud =", r#"fleet.toml:5: region.latitud: unknown key; did you mean "latitude"?"#),
-        (
-            "[[cluster]]",
-            "[[cluster]]\npriority = 1",
-            "fleet.toml:16: cluster.priority: unknown key; known here: name, lag_objective, beat_interval, writers_max, node",
-        ),
-        ("[[collector]]", "[meshes]\n[[collector]]", r#"fleet.toml:22: meshes: unknown key; did you mean "mesh"?"#),
-        ("\"test\"", "7", "fleet.toml:1: name: must be text in quotes, not an integer"),
-        ("name = \"test\"", "", "fleet.toml:1: name: is missing"),
-        (
-            "\"test\"",
-            "\"My Fleet\"",
-            "fleet.toml:1: name: \"My Fleet\" is no name: use 1 to 63 characters of a-z, 0-9, '-', '_' and '.'",
-        ),
-        ("\"test\"", "\"test\"\ninsecure = 1", "fleet.toml:2: insecure: must be true or false, not an integer"),
-        ("\"test\"", "\"test\"\nmesh = 1", "fleet.toml:2: mesh: must be a table [mesh], not an integer"),
-        ("[[collector]]", "[collector]", "fleet.toml:22: collector: write it as [[collector]], with two brackets, once for each"),
-        // Syntax.
-        ("\"test\"", "\"test", "fleet.toml:1: syntax: invalid basic string, expected `\"`"),
-        ("\"test\"", "\"test\"\nname = \"again\"", "fleet.toml:2: syntax: duplicate key"),
-        // Names.
-        (
-            "name = \"west\"",
-            "name = \"east\"",
-            "fleet.toml:11: region.name: \"east\" is the name of the region of line 4 already",
-        ),
-        (
-            "name = \"west\"",
-            "name = \"West Coast\"",
-            "fleet.toml:11: region.name: \"West Coast\" is no name: use 1 to 63 characters of a-z, 0-9, '-', '_' and '.'",
-        ),
-        (
-            "mesh = \"localhost:8621\"",
-            "mesh = \"localhost:8621\"\nname = \"east\"",
-            "fleet.toml:14: region.agent.name: \"east\" is the name of the agent of line 7 already",
-        ),
-        (
-            "mesh = \"localhost:8621\"",
-            "mesh = \"localhost:8621\"\n[[region.agent]]\nname = \"b\"\nmesh=\"localhost:1\"",
-            "fleet.toml:12: region.agent.name: is missing; it may be left out only by the one agent of a region",
-        ),
-        (
-            "[[collector]]",
-            "[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:1\"\n[[collector]]",
-            "fleet.toml:26: collector.name: \"main\" is the name of the collector of line 23 already",
-        ),
-        (
-            "[[collector]]",
-            "[[cluster.node]]\nname = \"db-east\"\nregion = \"west\"\ndsn = \"host=x\"\n[[collector]]",
-            "fleet.toml:23: cluster.node.name: \"db-east\" is the name of the node of line 18 already",
-        ),
-        (
-            "[[collector]]",
-            "[[cluster]]\nname = \"app\"\n[[cluster.node]]\nname = \"b\"\nregion = \"west\"\ndsn = \"host=x\"\n[[collector]]",
-            "fleet.toml:23: cluster.name: \"app\" is the name of the cluster of line 16 already",
-        ),
-        // Places.
-        (
-            "region = \"east\"",
-            "region = \"esat\"",
-            r#"fleet.toml:19: cluster.node.region: no region is called "esat"; did you mean "east"?"#,
-        ),
-        (
-            "region = \"east\"",
-            "region = \"eastt\"",
-            r#"fleet.toml:19: cluster.node.region: no region is called "eastt"; did you mean "east"?"#,
-        ),
-        ("127.0.0.1:8620", "foo", r#"fleet.toml:8: region.agent.mesh: "foo" is not host:port"#),
-        ("127.0.0.1:8620", "foo:0", r#"fleet.toml:8: region.agent.mesh: "foo:0" has port 0; write a port from 1 to 65535"#),
-        (
-            "127.0.0.1:8620",
-            "0.0.0.0:1",
-            r#"fleet.toml:8: region.agent.mesh: "0.0.0.0:1" is a wildcard, to which nobody can send; write the address at which peers reach this agent"#,
-        ),
-        (
-            "127.0.0.1:8620",
-            "localhost:8621",
-            "fleet.toml:13: region.agent.mesh: \"localhost:8621\" is the address of the agent of line 8 already",
-        ),
-        ("latitude = 40", "latitude = 90.5", "fleet.toml:5: region.latitude: 90.5 is outside -90 to 90"),
-        ("longitude = -74.5", "longitude = nan", "fleet.toml:6: region.longitude: nan is outside -180 to 180"),
-        ("latitude = 40", "latitude = \"40N\"", "fleet.toml:5: region.latitude: must be a number, not a string"),
-        ("latitude = 40\n", "", "fleet.toml:5: region.longitude: stands alone; write latitude too, or neither"),
-        ("longitude = -74.5\n", "", "fleet.toml:5: region.latitude: stands alone; write longitude too, or neither"),
-        (
-            "[[region.agent]]\nmesh = \"localhost:8621\"",
-            "",
-            "fleet.toml:10: region.agent: the region has no agent; add [[region.agent]] with mesh = \"host:8620\"",
-        ),
-        // Databases.
-        ("dsn = \"host=/run/postgresql dbname=app\"", "", "fleet.toml:17: cluster.node.dsn: is missing"),
-        (
-            "host=/run/postgresql dbname=app",
-            "",
-            r#"fleet.toml:20: cluster.node.dsn: is empty; write a connection string such as "host=db.example dbname=postgres user=lagmesh_agent""#,
-        ),
-        (
-            "dbname=app",
-            "password=hunter2",
-            "fleet.toml:20: cluster.node.dsn: holds a password, but secrets never stand in the fleet file; put it into .pgpass or PGPASSWORD and take it out here",
-        ),
-        ("dbname=app", "app", "fleet.toml:20: cluster.node.dsn: is not a connection string: a word without '='"),
-        (
-            "\"app\"\n[[cluster.node]]",
-            "\"app\"\nlag_objective = \"0s\"\n[[cluster.node]]",
-            "fleet.toml:17: cluster.lag_objective: must be longer than zero",
-        ),
-        (
-            "\"app\"\n[[cluster.node]]",
-            "\"app\"\nbeat_interval = \"1ms\"\n[[cluster.node]]",
-            "fleet.toml:17: cluster.beat_interval: \"1ms\" is outside 50ms to 1year 18h",
-        ),
-        (
-            "\"app\"\n[[cluster.node]]",
-            "\"app\"\nwriters_max = 0\n[[cluster.node]]",
-            "fleet.toml:17: cluster.writers_max: 0 is below 1",
-        ),
-        // Collectors.
-        (
-            "http://127.0.0.1:8622",
-            "127.0.0.1:8622",
-            "fleet.toml:24: collector.otlp: the URL must start with https:// (or http:// on loopback)",
-        ),
-        (
-            "http://127.0.0.1:8622",
-            "http://collector.example:8622",
-            "fleet.toml:24: collector.otlp: \"http://collector.example:8622\" would carry telemetry in plain text; use https://, or write insecure = true at the top",
-        ),
-        (
-            "http://127.0.0.1:8622",
-            "https://me:secret@c:1",
-            "fleet.toml:24: collector.otlp: a user or password stands in the URL, but secrets never stand in the fleet file",
-        ),
-    ] {
+    for (from, to, line) in MISTAKES {
         assert!(GOOD.contains(from), "{from:?}");
-        let found = errors(&GOOD.replacen(from, to, 1));
-        assert_eq!(found, [line], "{from:?} -> {to:?}");
+        assert_eq!(errors(&GOOD.replacen(from, to, 1)), [*line], "{from:?} -> {to:?}");
     }
 }
 

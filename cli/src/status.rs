@@ -1,0 +1,121 @@
+//! `lagmesh status`: what a collector or an agent says now.
+
+mod fetch;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lagmesh_model::status::{AgentStatus, FleetStatus};
+
+use crate::Failure;
+use crate::table::{self, Style, Tone};
+use crate::terminal;
+use fetch::Source;
+
+/// Where a collector serves, if nobody says otherwise.
+const COLLECTOR: &str = "http://127.0.0.1:8622";
+/// Where an agent serves, if nobody says otherwise.
+const AGENT: &str = "http://127.0.0.1:8621";
+
+/// Show what a collector or an agent says now: regions, links, replication, nodes
+///
+/// What is not known is shown as "unknown", with the reason below the table; it is never shown as 0.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lagmesh status                                      the collector on this machine
+  lagmesh status --url https://collector.example:8622
+  lagmesh status --local                              the agent on this machine: works with every collector dead
+  lagmesh status --watch                              again and again, until Ctrl-C
+  lagmesh status -o json | jq '.replications[].state'
+
+Exit codes: 0 shown, 1 nobody answers, 64 wrong command line.")]
+pub(crate) struct Args {
+    /// The base URL of a collector or an agent
+    #[arg(long, env = "LAGMESH_URL", value_name = "URL", default_value = COLLECTOR)]
+    url: String,
+
+    /// Ask the agent on this machine (127.0.0.1:8621) in place of a collector
+    #[arg(long)]
+    local: bool,
+
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u16).range(1..))]
+    watch: Option<u16>,
+
+    /// How to show it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
+    output: Output,
+
+    /// Certificate authorities (PEM) that may vouch for the server [default: those of the system]
+    #[arg(long, env = "LAGMESH_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// Tables for people.
+    Table,
+    /// The status as it came, one document each time.
+    Json,
+}
+
+pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
+    let source = Source::new(if args.local { AGENT } else { &args.url }, args.ca_file.as_deref())?;
+    let Some(every_s) = args.watch else {
+        let body = source.fetch().await?;
+        out.write_all(show(&body, args.output, terminal::style())?.as_bytes())?;
+        return Ok(());
+    };
+    let mut ticks = tokio::time::interval(Duration::from_secs(every_s.into()));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+        }
+        let style = terminal::style();
+        // Whoever watches through an outage wants to see its end.
+        let shown = source.fetch().await.and_then(|body| show(&body, args.output, style));
+        let text = shown.unwrap_or_else(|failure| format!("{}\n", Tone::Bad.paint(&failure.to_string(), style)));
+        let clear = if style.width.is_some() && args.output == Output::Table { "\x1b[H\x1b[2J" } else { "" };
+        write!(out, "{clear}{text}")?;
+        out.flush()?;
+    }
+}
+
+/// A status of either kind: a collector's names regions, an agent's names the agent.
+fn show(body: &[u8], output: Output, style: Style) -> Result<String, Failure> {
+    let foreign = |error: serde_json::Error| {
+        Failure::Refused(format!(
+            "the answer is no lagmesh status ({error}); does the URL name a collector or an agent of this version?"
+        ))
+    };
+    let value: serde_json::Value = serde_json::from_slice(body).map_err(foreign)?;
+    match output {
+        Output::Json => Ok(format!("{value:#}\n")),
+        Output::Table if value.get("regions").is_some() => {
+            serde_json::from_value::<FleetStatus>(value).map(|status| table::fleet(&status, style)).map_err(foreign)
+        }
+        Output::Table => serde_json::from_value::<AgentStatus>(value).map(|status| table::agent(&status, style)).map_err(foreign),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The two kinds of status are told apart by what they hold; anything else is an error that says what to do.
+    #[test]
+    fn kinds() {
+        let collector = r#"{"fleet":"f","version":"1","at":0,"regions":[],"regions_reporting":0,"links":[],"nodes":[],"replications":[],"clusters":[]}"#;
+        assert!(show(collector.as_bytes(), Output::Table, Style::PLAIN).unwrap().starts_with("fleet f · collector 1"));
+        let agent = r#"{"fleet":"f","region":"r","agent":"a","boot":1,"version":"1","at":0,"links":[],"nodes":[],"replications":[],"exports":[]}"#;
+        assert!(show(agent.as_bytes(), Output::Table, Style::PLAIN).unwrap().contains("agent a"));
+        for other in ["", "[]", "{}", "<html>"] {
+            let error = show(other.as_bytes(), Output::Table, Style::PLAIN).unwrap_err().to_string();
+            assert!(error.contains("does the URL name"), "{error}");
+        }
+    }
+}
