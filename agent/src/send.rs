@@ -22,9 +22,11 @@ pub use post::{Authorities, BadAuthorities, Client};
 
 /// How long one request may take in all; a collector answers once the batch is on its disk.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// On shutdown: how long to wait for the last batch to be made, and how long to try to deliver it.
+/// On shutdown: how long to wait for the last batch to be made, and how long requests may take before and after it.
 const LAST_BATCH_WAIT: Duration = Duration::from_secs(4);
 const LAST_REQUEST_DEADLINE: Duration = Duration::from_secs(2);
+/// On shutdown: how many batches to deliver at most; the rest is for the next run.
+const LAST_BATCHES_MAX: usize = 4;
 
 /// How the delivery to one collector goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,35 +93,53 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
-        // A request that is cut off here may have arrived: the batch stays in the spool, and whoever gets it twice can tell.
-        shutdown.run_until_cancelled(self.deliver()).await;
-        self.deliver_last().await;
-        Ok(())
-    }
-
-    async fn deliver(&mut self) {
-        loop {
+        while !shutdown.is_cancelled() {
             let level = self.level();
             match self.lanes.step(&level, self.clock.now().raw) {
-                Step::Send(id, lane) => self.send(id, lane).await,
+                Step::Send(id, lane) => {
+                    // A request that is cut off may have arrived: the batch stays in the spool, and whoever gets it twice can tell.
+                    let cut_off = async {
+                        shutdown.cancelled().await;
+                        sleep(LAST_REQUEST_DEADLINE).await;
+                    };
+                    tokio::select! {
+                        _ = self.send(id, lane) => {}
+                        () = cut_off => {}
+                    }
+                }
                 Step::Wait(wait) => {
                     tokio::select! {
+                        () = shutdown.cancelled() => {}
                         () = sleep(wait) => {}
                         () = self.news() => {}
                     }
                 }
-                Step::Idle => self.news().await,
+                Step::Idle => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = self.news() => {}
+                    }
+                }
             }
         }
+        self.deliver_last().await;
+        Ok(())
     }
 
-    /// One more attempt at the newest batch, so that others see the end of this run.
+    /// Tries once more to deliver the newest batch, so that others see the end of this run, and a few before it.
     async fn deliver_last(&mut self) {
         timeout(LAST_BATCH_WAIT, self.last_batch.cancelled()).await.ok();
-        let level = self.level();
-        if let Some(newest) = level.newest.filter(|_| level.newest_is_live) {
-            timeout(LAST_REQUEST_DEADLINE, self.send(newest, Lane::Live)).await.ok();
-        }
+        let deliver = async {
+            for _ in 0..LAST_BATCHES_MAX {
+                let level = self.level();
+                let next = if level.newest_is_live { level.newest } else { level.oldest };
+                let Some(id) = next else { return };
+                if self.send(id, Lane::Live).await != Some(Fate::Delivered) {
+                    return;
+                }
+            }
+        };
+        timeout(LAST_REQUEST_DEADLINE, deliver).await.ok();
     }
 
     fn level(&mut self) -> Level {
@@ -134,33 +154,31 @@ impl Sender {
         }
     }
 
-    async fn send(&mut self, id: ParcelId, lane: Lane) {
-        if let Err(e) = self.try_send(id, lane).await {
-            tracing::warn!(collector = %self.collector, error = %e, "take a batch from the spool");
-            self.lanes.hindered(self.clock.now().raw);
+    /// What became of a batch; `None` if it did not come to an attempt, or if the spool did not take note of its end.
+    async fn send(&mut self, id: ParcelId, lane: Lane) -> Option<Fate> {
+        match self.try_send(id, lane).await {
+            Ok(Some(fate)) => return Some(fate),
+            // The level that named it was out of date, as it may be while the disk fails.
+            Ok(None) => {}
+            Err(e) => tracing::warn!(collector = %self.collector, error = %e, "take a batch from the spool"),
         }
+        self.lanes.hindered(self.clock.now().raw);
+        None
     }
 
-    async fn try_send(&mut self, id: ParcelId, lane: Lane) -> Result<(), Unavailable> {
-        let Some(parcel) = self.spool.fetch(&self.collector, id).await? else {
-            // The level that named it was out of date, as it may be while the disk fails.
-            self.lanes.hindered(self.clock.now().raw);
-            return Ok(());
-        };
+    async fn try_send(&mut self, id: ParcelId, lane: Lane) -> Result<Option<Fate>, Unavailable> {
+        let Some(parcel) = self.spool.fetch(&self.collector, id).await? else { return Ok(None) };
         let answer = self.client.post(&parcel).await;
         let now = self.clock.now().raw;
         tracing::debug!(collector = %self.collector, sequence = parcel.sequence, ?lane, ?answer, "sent a batch");
         let fate = self.lanes.answered(id, lane, &answer, now);
         self.tell(&answer, now);
         match fate {
-            Fate::Kept => Ok(()),
-            Fate::Delivered => self.spool.settle(&self.collector, id, Settled::Acknowledged).await,
-            Fate::GivenUp => {
-                let why = answer.trouble();
-                tracing::error!(collector = %self.collector, sequence = parcel.sequence, why, "collector refuses a batch for good");
-                self.spool.settle(&self.collector, id, Settled::Refused).await
-            }
+            Fate::Kept => {}
+            Fate::Delivered => self.spool.settle(&self.collector, id, Settled::Acknowledged).await?,
+            Fate::GivenUp => self.spool.settle(&self.collector, id, Settled::Refused).await?,
         }
+        Ok(Some(fate))
     }
 
     /// Publishes how it went, and logs it if it went otherwise than before.
@@ -169,11 +187,14 @@ impl Sender {
         let collector = &self.collector;
         self.told.send_if_modified(|deliveries| {
             let Some(delivery) = deliveries.get_mut(collector) else { return false };
-            match &error {
-                Some(error) if delivery.error.is_none() => {
-                    tracing::warn!(%collector, url = self.client.url(), error, "collector does not take batches, spooling");
+            match (&error, answer) {
+                (Some(why), Answer::Refused { .. }) if delivery.error != error => {
+                    tracing::error!(%collector, url = self.client.url(), why, "collector refuses batches for good, they are lost");
                 }
-                None if delivery.error.is_some() || delivery.acknowledged.is_none() => {
+                (Some(why), _) if delivery.error.is_none() => {
+                    tracing::warn!(%collector, url = self.client.url(), why, "delivery is in trouble");
+                }
+                (None, _) if delivery.error.is_some() || delivery.acknowledged.is_none() => {
                     tracing::info!(%collector, "collector takes batches");
                 }
                 _ => {}

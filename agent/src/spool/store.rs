@@ -306,7 +306,8 @@ impl Store {
         for one in dropped {
             *self.lost.entry((one.collector.clone(), reason)).or_default() += 1;
         }
-        if let Some(first) = dropped.first() {
+        // Who refused what is logged by whoever was refused.
+        if let Some(first) = dropped.first().filter(|_| reason != LossReason::Refused) {
             tracing::warn!(%reason, collector = %first.collector, batches = dropped.len(), "gave up batches");
         }
     }
