@@ -1,10 +1,168 @@
 //! lagmesh-collector: receives what agents saw, merges it exactly, judges regions and links, and serves the result.
 //!
-//! Modules stand in the order in which data flows.
+//! Data flows one way: what is received goes to the store; what is on disk goes to the engine, which owns the merged view and the
+//! judge; what follows is served. Modules stand in that order.
 
+pub mod listen;
+pub mod config;
+pub mod tally;
 pub mod merge;
 pub mod judge;
+pub mod store;
+pub mod receive;
 pub mod snapshot;
+pub mod engine;
+pub mod serve;
 
 #[cfg(test)]
 mod fixture;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_daemon::{Clock, Ended, Readiness, Shutdown, Supervisor, Watchdog, exit, notify};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::engine::{Engine, Wires};
+use crate::listen::Listener;
+use crate::receive::Intake;
+use crate::serve::Pages;
+use crate::store::{JOBS_QUEUE, Opened, Store, StoreError};
+use crate::tally::Tally;
+
+/// How long an orderly shutdown may take in all.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Committed batches that may wait for the engine; beyond, commits wait, then clients.
+const COMMITTED_QUEUE: usize = 256;
+/// Scrapes that may wait at once.
+const ASKS_QUEUE: usize = 8;
+/// The engine does a step twice a second; the watchdog is not fed when it has not for this long.
+const ENGINE_QUIET_MAX: Duration = Duration::from_secs(10);
+
+/// Why a collector ended other than by an orderly shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not start.
+    #[error("cannot start: {0:#}")]
+    Start(anyhow::Error),
+    /// It could not go on, or not end in order.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl RunError {
+    /// The code with which the process should end.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Start(error) if is_denied(error) => exit::NOPERM,
+            RunError::Start(_) => exit::SOFTWARE,
+            RunError::Ended(ended) => ended.exit_code(),
+        }
+    }
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.chain().any(|cause| match cause.downcast_ref::<StoreError>() {
+        Some(StoreError::Io { error, .. }) => denied(error),
+        _ => cause.downcast_ref::<io::Error>().is_some_and(denied),
+    })
+}
+
+/// A collector that has started: its addresses are bound, its parts run under the supervisor.
+#[derive(Debug)]
+pub struct Collector {
+    /// Where OTLP over gRPC is taken.
+    pub grpc: SocketAddr,
+    /// Where everything else is served.
+    pub http: SocketAddr,
+    /// What is still waited for.
+    pub readiness: Readiness,
+    supervisor: Supervisor,
+}
+
+impl Collector {
+    /// Starts a collector in this process; `shutdown` ends it.
+    ///
+    /// # Errors
+    /// If an address or the store cannot be had.
+    pub async fn start(config: Config, shutdown: Shutdown) -> Result<Collector, RunError> {
+        Collector::start_under(config, Supervisor::new(shutdown)).await
+    }
+
+    /// The same under a supervisor that may have tasks of its own.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn start_under(config: Config, mut supervisor: Supervisor) -> Result<Collector, RunError> {
+        let (grpc, http, readiness) = start(config, &mut supervisor).map_err(RunError::Start)?;
+        Ok(Collector { grpc, http, readiness, supervisor })
+    }
+
+    /// Runs until shutdown or until a part fails.
+    ///
+    /// # Errors
+    /// If a part fails or does not end in time.
+    pub async fn run(self) -> Result<(), RunError> {
+        Ok(self.supervisor.run(SHUTDOWN_DEADLINE).await?)
+    }
+}
+
+/// Runs a collector until `shutdown` is cancelled or a part of it fails.
+///
+/// # Errors
+/// If it cannot start, a part of it fails, or it does not end in time.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    Collector::start(config, shutdown).await?.run().await
+}
+
+/// Builds the chain in the order in which data flows.
+fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<(SocketAddr, SocketAddr, Readiness)> {
+    for warning in config.fleet.warnings() {
+        tracing::warn!(warning, "fleet file");
+    }
+    let (clock, tally) = (Clock::new(), Tally::default());
+    let (readiness, watchdog) = (Readiness::new(), Watchdog::new());
+
+    // What can be refused is asked for before anything runs.
+    let grpc = Listener::bind(config.grpc_listen, "--grpc-listen")?;
+    let http = Listener::bind(config.http_listen, "--http-listen")?;
+    let (grpc_address, http_address) = (grpc.address, http.address);
+    let Opened { store, restored, set_aside } = Store::open(&config.state_dir)?;
+    if set_aside {
+        tally.store_set_aside();
+    }
+    let boots = restored.batches.len();
+
+    let (jobs, jobs_queue) = mpsc::channel(JOBS_QUEUE);
+    let (committed_told, committed) = mpsc::channel(COMMITTED_QUEUE);
+    supervisor.spawn_thread("store", move || store.run(jobs_queue, &committed_told))?;
+
+    let mut engine = Engine::new(config.fleet.clone(), restored, clock.clone(), tally.clone());
+    let (published_told, published) = watch::channel(Arc::new(engine.publish()));
+    let (asks, asks_queue) = mpsc::channel(ASKS_QUEUE);
+    let wires = Wires {
+        committed,
+        asks: asks_queue,
+        published: published_told,
+        jobs: jobs.clone(),
+        progress: watchdog.register("engine", ENGINE_QUIET_MAX),
+        first: readiness.latch("first judgement"),
+    };
+    supervisor.spawn("engine", engine.run(wires, supervisor.shutdown()));
+
+    let intake = Intake::new(config.fleet.clone(), jobs, clock.clone(), tally);
+    let pages = Pages { published, asks, readiness: readiness.clone(), clock };
+    let router = serve::hardened(serve::router(pages).merge(receive::http::router(&intake)));
+    supervisor.spawn("http", http.serve(router, config.tls.clone(), supervisor.shutdown()));
+    supervisor.spawn("grpc", grpc.serve(receive::grpc::router(&intake), config.tls.clone(), supervisor.shutdown()));
+    notify::spawn(supervisor, readiness.clone(), watchdog);
+    tracing::info!(
+        fleet = config.fleet.name, version = engine::VERSION, grpc = %grpc_address, http = %http_address, tls = config.tls.is_some(),
+        state_dir = %config.state_dir.display(), restored_boots = boots, "started"
+    );
+    Ok((grpc_address, http_address, readiness))
+}

@@ -1,1 +1,49 @@
-fn main() {}
+//! The program: arguments -> configuration -> logging -> runtime -> run -> exit code.
+
+use std::process::ExitCode;
+
+use lagmesh_collector::Collector;
+use lagmesh_collector::config::{Args, Config};
+use lagmesh_daemon::{Shutdown, Supervisor, args, cancel_on_signal, exit};
+
+fn main() -> ExitCode {
+    let args: Args = match args::parse() {
+        Ok(args) => args,
+        Err(code) => return code.into(),
+    };
+    let config = match Config::read(&args) {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("{e}");
+            return exit::CONFIG.into();
+        }
+    };
+    args.log.init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!(error = %e, "start the runtime");
+            return exit::SOFTWARE.into();
+        }
+    };
+    runtime.block_on(run(config)).into()
+}
+
+async fn run(config: Config) -> u8 {
+    let mut supervisor = Supervisor::new(Shutdown::new());
+    cancel_on_signal(&mut supervisor);
+    let ended = match Collector::start_under(config, supervisor).await {
+        Ok(collector) => collector.run().await,
+        Err(e) => Err(e),
+    };
+    match ended {
+        Ok(()) => {
+            tracing::info!("stopped");
+            exit::OK
+        }
+        Err(e) => {
+            tracing::error!(error = %e, "ended");
+            e.exit_code()
+        }
+    }
+}

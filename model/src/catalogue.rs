@@ -226,6 +226,8 @@ catalogue! {
         "Beats whose whole lag interval lies below zero: a clock contradiction, never clamped";
     REPLICATION_BEATS = "lagmesh.replication.beats", Counter, One, Agent, [Cluster, Origin, Region, Node, Objective],
         "Beats seen at the node by whether their lag met the objective (met, missed, or unknown where the interval holds the objective)";
+    REPLICATION_DELAY = "lagmesh.replication.delay", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Stage, Bound, Basis],
+        "How long the newest beat took from its commit at the origin to this stage at the node; signed, never clamped";
     REPLICATION_STALENESS = "lagmesh.replication.staleness", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound],
         "Now minus the commit time of the newest visible beat: how old what users read at the node is";
     REPLICATION_BACKLOG = "lagmesh.replication.backlog", Gauge, Bytes, Agent, [Cluster, Origin, Region, Node, Stage],
@@ -272,6 +274,8 @@ catalogue! {
         "OTLP requests by transport and outcome (accepted, duplicate, or the reason of refusal)";
     COLLECTOR_POINTS = "lagmesh.collector.points", Counter, One, Collector, [Outcome],
         "Data points by outcome (accepted, or the reason of rejection)";
+    COLLECTOR_STORES_SET_ASIDE = "lagmesh.collector.stores_set_aside", Counter, One, Collector, [],
+        "Store files that could not be read and were set aside: what agents had delivered before is gone from the totals";
     COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
         "Always 1 while the collector runs: its version";
 }

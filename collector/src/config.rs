@@ -1,0 +1,168 @@
+//! What the collector is told: command line, environment and fleet file, checked in full before anything is opened.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lagmesh_daemon::LogArgs;
+use lagmesh_model::fleet::{Fleet, FleetErrors};
+
+use crate::listen::{BadTls, Tls};
+
+/// A fleet file is read by people; a larger file is something else [bytes].
+const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Certificates and keys are far smaller [bytes].
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+/// Where the state is kept if nobody says otherwise.
+const STATE_DIR: &str = "/var/lib/lagmesh-collector";
+
+/// Receives what the agents of a fleet saw, merges it exactly, judges every region from several vantage points, and serves the result
+///
+/// It serves a status page on /, its data on /v1/status, and everything for Prometheus on /metrics. It takes OTLP metrics over gRPC
+/// and over HTTP (POST /v1/metrics), and acknowledges a batch only once it is on disk.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "lagmesh-collector", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Args {
+    /// The fleet file; the same in every region
+    #[arg(long, env = "LAGMESH_FLEET", value_name = "FILE", default_value = "/etc/lagmesh/fleet.toml")]
+    pub fleet: PathBuf,
+
+    /// Where to take OTLP over gRPC
+    #[arg(long, env = "LAGMESH_GRPC_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4317")]
+    pub grpc_listen: SocketAddr,
+
+    /// Where to serve the status page, /v1/status, /metrics, /health and /ready, and to take OTLP over HTTP
+    #[arg(long, env = "LAGMESH_HTTP_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8622")]
+    pub http_listen: SocketAddr,
+
+    /// The certificate chain (PEM) for both addresses; without it only loopback is allowed, or `insecure = true` in the fleet file
+    #[arg(long, env = "LAGMESH_TLS_CERT_FILE", value_name = "FILE", requires = "tls_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// The private key (PEM) of the certificate
+    #[arg(long, env = "LAGMESH_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// The folder of the store [default: what systemd says, else /var/lib/lagmesh-collector]
+    #[arg(long, env = "LAGMESH_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    /// What systemd says; its `StateDirectory=` may name several folders.
+    #[arg(long, env = "STATE_DIRECTORY", hide = true, value_delimiter = ':')]
+    systemd_state_dir: Vec<PathBuf>,
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 stopped as asked, 64 wrong command line, 70 a part of the collector failed, \
+    77 not permitted, 78 wrong or unsafe configuration.";
+
+/// Everything that a collector needs to know before it opens anything. Checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The fleet.
+    pub fleet: Arc<Fleet>,
+    /// Where to take OTLP over gRPC; port 0 for any free one.
+    pub grpc_listen: SocketAddr,
+    /// Where to serve everything else; port 0 for any free one.
+    pub http_listen: SocketAddr,
+    /// How to encrypt both; `None` only where that is safe, or declared to be.
+    pub tls: Option<Tls>,
+    /// The folder of the store.
+    pub state_dir: PathBuf,
+}
+
+/// Why the collector does not start. Displays as one line per mistake.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The fleet file cannot be read.
+    #[error("{}: {error}; name the fleet file with --fleet", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The fleet file is wrong.
+    #[error(transparent)]
+    Fleet(#[from] FleetErrors),
+    /// Others can reach an address on which nothing is encrypted.
+    #[error(
+        "{}: {address} is beside loopback and has no TLS; give --tls-cert-file and --tls-key-file, or write insecure = true at the \
+         top of the fleet file", file.display()
+    )]
+    Insecure {
+        /// The fleet file.
+        file: PathBuf,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Certificate or key cannot be read.
+    #[error("{}: {error}", path.display())]
+    UnreadablePem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Certificate or key is no good.
+    #[error("{} with {}: {error}", cert.display(), key.display())]
+    Tls {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        error: BadTls,
+    },
+}
+
+impl Config {
+    /// Reads the files that the arguments name and checks everything.
+    ///
+    /// # Errors
+    /// If anything is wrong or unsafe.
+    pub fn read(args: &Args) -> Result<Config, ConfigError> {
+        let file = &args.fleet;
+        let text = read_text(file, FLEET_BYTES_MAX).map_err(|error| ConfigError::Unreadable { path: file.clone(), error })?;
+        let fleet = Fleet::parse(&file.display().to_string(), &text)?;
+        let tls = tls(args)?;
+        let open = [args.grpc_listen, args.http_listen].into_iter().find(|address| !address.ip().to_canonical().is_loopback());
+        match open {
+            Some(address) if tls.is_none() && !fleet.insecure => Err(ConfigError::Insecure { file: file.clone(), address }),
+            _ => Ok(Config {
+                fleet: Arc::new(fleet),
+                grpc_listen: args.grpc_listen,
+                http_listen: args.http_listen,
+                tls,
+                state_dir: state_dir(args),
+            }),
+        }
+    }
+}
+
+fn tls(args: &Args) -> Result<Option<Tls>, ConfigError> {
+    let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) else { return Ok(None) };
+    let read = |path: &PathBuf| {
+        read_text(path, PEM_BYTES_MAX).map_err(|error| ConfigError::UnreadablePem { path: path.clone(), error })
+    };
+    let tls = Tls::from_pem(&read(cert)?, &read(key)?);
+    tls.map(Some).map_err(|error| ConfigError::Tls { cert: cert.clone(), key: key.clone(), error })
+}
+
+fn state_dir(args: &Args) -> PathBuf {
+    args.state_dir.as_ref().or(args.systemd_state_dir.first()).cloned().unwrap_or_else(|| STATE_DIR.into())
+}
+
+fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(bytes_max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
+    }
+    Ok(text)
+}

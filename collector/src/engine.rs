@@ -1,0 +1,163 @@
+//! The one task that owns view and judge: takes in what is on disk, judges twice a second, and publishes what follows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_daemon::{Clock, Latch, Progress, Shutdown};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::series::Series;
+use lagmesh_model::state::RegionState;
+use lagmesh_model::status::FleetStatus;
+use lagmesh_model::time::Reading;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::judge::{Judge, Memory};
+use crate::merge::View;
+use crate::snapshot;
+use crate::store::{Committed, Job, Restored};
+use crate::tally::Tally;
+
+/// How often is judged and published.
+const STEP: Duration = Duration::from_millis(500);
+/// How often the judge's memory is stored although no state changed: what a crash may cost of a span.
+const REMEMBER_EVERY: Duration = Duration::from_secs(10);
+
+/// The version that is published.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What is published, and when it was made.
+#[derive(Debug)]
+pub struct Published {
+    /// What `/v1/status` says.
+    pub status: FleetStatus,
+    /// When.
+    pub made: Reading,
+}
+
+/// A request for everything that `/metrics` shows.
+pub type Ask = oneshot::Sender<Vec<Series>>;
+
+/// View and judge with what they need.
+#[derive(Debug)]
+pub struct Engine {
+    fleet: Arc<Fleet>,
+    view: View,
+    judge: Judge,
+    clock: Clock,
+    tally: Tally,
+    remembered: Option<(Reading, Vec<RegionState>)>,
+}
+
+/// What connects the engine to the rest.
+#[derive(Debug)]
+pub struct Wires {
+    /// What is on disk.
+    pub committed: mpsc::Receiver<Committed>,
+    /// Who asks for `/metrics`.
+    pub asks: mpsc::Receiver<Ask>,
+    /// Where the status goes.
+    pub published: watch::Sender<Arc<Published>>,
+    /// The store, for the judge's memory.
+    pub jobs: mpsc::Sender<Job>,
+    /// Shows the watchdog that judging goes on.
+    pub progress: Progress,
+    /// Dropped after the first step.
+    pub first: Latch,
+}
+
+impl Engine {
+    /// Takes up what an earlier run left.
+    pub fn new(fleet: Arc<Fleet>, restored: Restored, clock: Clock, tally: Tally) -> Engine {
+        let mut view = View::new(fleet.export.interval);
+        for sum in restored.retired {
+            view.accept_retired(sum);
+        }
+        for (batch, arrived) in restored.batches {
+            view.accept(batch, arrived);
+        }
+        let judge = Judge::new(&fleet, restored.memories);
+        Engine { fleet, view, judge, clock, tally, remembered: None }
+    }
+
+    /// Judges now.
+    pub fn publish(&mut self) -> Published {
+        let now = self.clock.now();
+        let verdicts = self.judge.step(&self.fleet, &self.view, now);
+        let status = snapshot::status(&self.fleet, &self.view, verdicts, now, VERSION);
+        Published { status, made: now }
+    }
+
+    /// Works until shutdown.
+    ///
+    /// # Errors
+    /// Never.
+    pub async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut tick = interval(STEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut first = Some(wires.first);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                _ = tick.tick() => {
+                    let published = self.publish();
+                    self.log_changes(&wires.published.borrow().status, &published.status);
+                    if let Some(memories) = self.due_memories(&published) {
+                        // A full queue means that the disk is busy with what matters more; the next step tries again.
+                        if wires.jobs.try_send(Job::Remember(memories)).is_err() {
+                            self.remembered = None;
+                        }
+                    }
+                    wires.progress.mark(published.made);
+                    wires.published.send_replace(Arc::new(published));
+                    first.take();
+                }
+                Some(ask) = wires.asks.recv() => self.answer(ask, &wires.published.borrow()),
+                Some(committed) = wires.committed.recv() => self.take(committed),
+            }
+        }
+        wires.jobs.try_send(Job::Remember(self.judge.memories())).ok();
+        Ok(())
+    }
+
+    fn take(&mut self, committed: Committed) {
+        match committed {
+            Committed::Batch(batch, arrived) => self.view.accept(batch, arrived),
+            Committed::Retired(agent, boot) => self.view.retire(&agent, boot),
+        }
+    }
+
+    fn answer(&self, ask: Ask, published: &Published) {
+        let mut series = snapshot::series(&self.fleet, &self.view, &published.status, published.made);
+        series.extend(self.tally.series());
+        // Who asked may have hung up.
+        ask.send(series).ok();
+    }
+
+    fn due_memories(&mut self, published: &Published) -> Option<Vec<Memory>> {
+        let states = states(&published.status);
+        let due = self.remembered.as_ref().is_none_or(|(at, held)| {
+            *held != states || published.made.raw.checked_since(at.raw).is_none_or(|passed| passed >= REMEMBER_EVERY)
+        });
+        due.then(|| {
+            self.remembered = Some((published.made, states));
+            self.judge.memories()
+        })
+    }
+
+    fn log_changes(&self, before: &FleetStatus, after: &FleetStatus) {
+        for (was, region) in before.regions.iter().zip(&after.regions) {
+            for (was, is) in was.verdicts.iter().zip(&region.verdicts).filter(|(was, is)| was.state != is.state) {
+                tracing::info!(region = %region.region, axis = %is.axis, from = %was.state, to = %is.state, why = is.why, "verdict");
+            }
+        }
+        for (was, is) in before.links.iter().zip(&after.links).filter(|(was, is)| was.state != is.state) {
+            tracing::info!(region = %is.region, peer = %is.peer, from = %was.state, to = %is.state, "link");
+        }
+    }
+}
+
+fn states(status: &FleetStatus) -> Vec<RegionState> {
+    status.regions.iter().flat_map(|region| region.verdicts.iter().map(|verdict| verdict.state)).collect()
+}

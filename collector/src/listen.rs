@@ -1,0 +1,173 @@
+//! Listening: one way for both addresses, with bounds on what clients may take, encrypted if there is a certificate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{Handle, Server};
+use lagmesh_daemon::Shutdown;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Service;
+
+/// Connections at once on one address: every agent of a large fleet, a few scrapers, and people.
+const CONNECTIONS_MAX: usize = 512;
+/// How long a client may take from connecting to its first whole request.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// On shutdown: how long answers that are under way may take.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// A certificate with its key, ready for use.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<ServerConfig>);
+
+/// Why a certificate and a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTls {
+    /// The first file is not PEM.
+    #[error("no certificate can be read: {0}")]
+    Certificate(rustls::pki_types::pem::Error),
+    /// The first file holds no certificate.
+    #[error("there is no certificate in the first file")]
+    NoCertificate,
+    /// The second file holds no key.
+    #[error("no private key can be read: {0}")]
+    Key(rustls::pki_types::pem::Error),
+    /// They do not belong together, or are of a kind that is not supported.
+    #[error(transparent)]
+    Unusable(#[from] rustls::Error),
+}
+
+impl Tls {
+    /// From the text of two PEM files.
+    ///
+    /// # Errors
+    /// If they cannot be used.
+    pub fn from_pem(cert: &str, key: &str) -> Result<Tls, BadTls> {
+        let chain: Vec<CertificateDer<'static>> =
+            CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(BadTls::Certificate)?;
+        if chain.is_empty() {
+            return Err(BadTls::NoCertificate);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(BadTls::Key)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = config.with_no_client_auth().with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Tls(Arc::new(config)))
+    }
+}
+
+/// A bound address. Clients that connect wait until it is served.
+#[derive(Debug)]
+pub struct Listener {
+    listener: std::net::TcpListener,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds; `flag` is what to change if that fails.
+    ///
+    /// # Errors
+    /// If the address is in use, not ours, or not permitted.
+    pub fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<Listener> {
+        let listening = || format!("listen on {address}; choose another address with {flag}");
+        let listener = std::net::TcpListener::bind(address).with_context(listening)?;
+        listener.set_nonblocking(true).with_context(listening)?;
+        let address = listener.local_addr().with_context(listening)?;
+        Ok(Listener { listener, address })
+    }
+
+    /// Serves until `shutdown`, then answers what was asked already.
+    ///
+    /// # Errors
+    /// If the listener breaks.
+    pub async fn serve(self, router: Router, tls: Option<Tls>, shutdown: Shutdown) -> anyhow::Result<()> {
+        let handle = Handle::new();
+        let server = axum_server::from_tcp(self.listener)?.handle(handle.clone()).first_request_timeout(FIRST_REQUEST_WITHIN);
+        let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
+            None => Box::pin(bounded(server, router)),
+            Some(Tls(config)) => Box::pin(encrypted(server, router, config)),
+        };
+        tokio::select! {
+            end = &mut serving => return Ok(end?),
+            () = shutdown.cancelled() => handle.graceful_shutdown(Some(DRAIN_DEADLINE)),
+        }
+        Ok(serving.await?)
+    }
+}
+
+type Plain = Server<SocketAddr>;
+
+async fn bounded(server: Plain, router: Router) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    server.map(|inner| Bounded { inner, places }).serve(router.into_make_service()).await
+}
+
+async fn encrypted(server: Plain, router: Router, config: Arc<ServerConfig>) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(config));
+    server.acceptor(Bounded { inner: acceptor, places }).serve(router.into_make_service()).await
+}
+
+/// Takes a bounded number of connections; what comes beyond is closed at once.
+#[derive(Debug, Clone)]
+struct Bounded<A> {
+    inner: A,
+    places: Arc<Semaphore>,
+}
+
+impl<A, S> Accept<TcpStream, S> for Bounded<A>
+where
+    A: Accept<TcpStream, S> + Clone + Send + 'static,
+    A::Future: Send,
+    A::Stream: Send,
+    A::Service: Send,
+    S: Send + 'static,
+{
+    type Stream = A::Stream;
+    type Service = Placed<A::Service>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let (inner, place) = (self.inner.clone(), self.places.clone().try_acquire_owned());
+        Box::pin(async move {
+            let place = place.map_err(|_| io::Error::other("too many connections"))?;
+            stream.set_nodelay(true)?;
+            let (stream, service) = inner.accept(stream, service).await?;
+            Ok((stream, Placed { service, _place: Arc::new(place) }))
+        })
+    }
+}
+
+/// The service of one connection, which holds its place while it lasts.
+#[derive(Debug, Clone)]
+struct Placed<S> {
+    service: S,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl<S: Service<R>, R> Service<R> for Placed<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.service.call(request)
+    }
+}

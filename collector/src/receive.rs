@@ -1,0 +1,135 @@
+//! The way in: OTLP requests become deliveries to the store, and are answered only once they are on disk.
+//!
+//! [`grpc`] and [`http`] speak the two transports; what they have in common is decided here.
+
+mod body;
+pub mod grpc;
+pub mod http;
+mod vet;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_daemon::Clock;
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::store::{Delivery, Job, Kept};
+use crate::tally::Tally;
+
+/// The largest body as it travels [bytes]. Agents send at most 1 MiB.
+pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest body after decompression [bytes].
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Requests that are worked on at once: bounds the memory that bodies take.
+const REQUESTS_MAX: usize = 32;
+/// How long a request waits for its turn before the client is asked to come back.
+const TURN_WITHIN: Duration = Duration::from_secs(2);
+/// When an overloaded collector asks clients to come back.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What a request is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It is on disk.
+    Accepted {
+        /// Points that will never be taken.
+        rejected_points: u64,
+        /// How many for which reason; empty if there are none.
+        message: String,
+    },
+    /// It will never be taken.
+    Refused {
+        /// The word in metrics.
+        reason: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It may be taken later.
+    Later {
+        /// The word in metrics.
+        reason: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+impl Answer {
+    fn overload() -> Answer {
+        Answer::Later { reason: "overload", why: "too many requests at once: come back later".to_owned() }
+    }
+
+    fn refused(reason: &'static str, why: impl Into<String>) -> Answer {
+        Answer::Refused { reason, why: why.into() }
+    }
+}
+
+/// The common part of both transports.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    fleet: Arc<Fleet>,
+    jobs: mpsc::Sender<Job>,
+    clock: Clock,
+    tally: Tally,
+    turns: Arc<Semaphore>,
+}
+
+impl Intake {
+    /// An intake that delivers to a store.
+    pub fn new(fleet: Arc<Fleet>, jobs: mpsc::Sender<Job>, clock: Clock, tally: Tally) -> Intake {
+        Intake { fleet, jobs, clock, tally, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    }
+
+    /// The leave to read a body, or `None` under overload.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Takes a request: decodes it, delivers it, and waits until it is on disk. Also returns the word for the request's outcome.
+    async fn take(&self, request: ExportMetricsServiceRequest) -> (Answer, &'static str) {
+        let arrived = self.clock.now();
+        let decoded = match otlp::decode(request, &Limits::default()) {
+            Ok(decoded) => decoded,
+            Err(refusal) => return refused(refusal.as_str(), refusal.to_string()),
+        };
+        let vetted = match vet::vet(&self.fleet, decoded) {
+            Ok(vetted) => vetted,
+            Err(refusal) => return refused(refusal.as_str(), refusal.to_string()),
+        };
+        for (reason, count) in &vetted.rejected {
+            self.tally.points(reason, *count);
+        }
+        let points = vetted.batches.iter().map(|batch| batch.series.len() as u64).sum();
+        let outcome = if vetted.batches.is_empty() { Ok(Kept::New) } else { self.deliver(Delivery { batches: vetted.batches, arrived }).await };
+        let word = match outcome {
+            Ok(Kept::New) => "accepted",
+            Ok(Kept::Duplicate) => "duplicate",
+            Err(later) => return later,
+        };
+        self.tally.points(word, points);
+        let message = vetted.rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+        (Answer::Accepted { rejected_points: vetted.rejected.values().sum(), message }, word)
+    }
+
+    async fn deliver(&self, delivery: Delivery) -> Result<Kept, (Answer, &'static str)> {
+        let (done, stored) = oneshot::channel();
+        if self.jobs.try_send(Job::Keep(delivery, done)).is_err() {
+            return Err((Answer::overload(), "overload"));
+        }
+        match stored.await {
+            Ok(Ok(kept)) => Ok(kept),
+            // The store has logged what went wrong; the client keeps its batch.
+            Ok(Err(_)) | Err(_) => {
+                let (reason, why) = ("store", "the collector cannot write to its store: come back later".to_owned());
+                Err((Answer::Later { reason, why }, reason))
+            }
+        }
+    }
+}
+
+fn refused(reason: &'static str, why: String) -> (Answer, &'static str) {
+    (Answer::Refused { reason, why }, reason)
+}

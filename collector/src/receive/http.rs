@@ -1,0 +1,140 @@
+//! OTLP over HTTP: POST /v1/metrics with a protobuf body.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER as RETRY_AFTER_HEADER};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use futures_util::StreamExt as _;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::body::{self, BadBody, Encoding};
+use super::{Answer, BODY_BYTES_MAX, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc, wire};
+use crate::tally::Transport;
+
+const PROTOBUF: &str = "application/x-protobuf";
+/// How long a client may take to send a body.
+const BODY_WITHIN: Duration = Duration::from_secs(15);
+
+/// The route.
+pub fn router(intake: &Intake) -> Router {
+    Router::new().route("/v1/metrics", post(export)).with_state(intake.clone())
+}
+
+async fn export(State(intake): State<Intake>, request: Request) -> Response {
+    let (status, answer, word) = match read(&intake, request).await {
+        // The turn lasts until the request is answered: what was decoded takes memory until then.
+        Ok((request, _turn)) => {
+            let (answer, word) = intake.take(request).await;
+            (StatusCode::BAD_REQUEST, answer, word)
+        }
+        Err((status, answer)) => {
+            let word = word(&answer);
+            (status, answer, word)
+        }
+    };
+    intake.tally.request(Transport::Http, word);
+    respond(status, answer)
+}
+
+fn word(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Accepted { .. } => "accepted",
+        Answer::Refused { reason, .. } | Answer::Later { reason, .. } => reason,
+    }
+}
+
+type Refused = (StatusCode, Answer);
+
+/// The request in the body with its turn, or the status and the answer for a body that holds none.
+async fn read(intake: &Intake, request: Request) -> Result<(ExportMetricsServiceRequest, OwnedSemaphorePermit), Refused> {
+    let (parts, stream) = request.into_parts();
+    let encoding = accepted(&parts.headers)?;
+    if header(&parts.headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|n: usize| n > BODY_BYTES_MAX) {
+        return Err(too_large());
+    }
+    let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
+    let slow = |_| (StatusCode::REQUEST_TIMEOUT, Answer::refused("slow", "the body took too long to arrive"));
+    let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
+    // Decompression takes milliseconds that no connection should wait for.
+    match spawn_blocking(move || decode(encoding, &body)).await {
+        Ok(decoded) => Ok((decoded?, turn)),
+        Err(e) => Err(malformed(format!("the body cannot be read: {e}"))),
+    }
+}
+
+/// The whole body, if it is not too large.
+async fn collect(stream: Body) -> Result<Vec<u8>, Refused> {
+    let mut stream = stream.into_data_stream();
+    let mut body = Vec::new();
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|e| malformed(format!("the body broke off: {e}")))?;
+        if body.len() + part.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+fn too_large() -> Refused {
+    let why = format!("the body is larger than {BODY_BYTES_MAX} bytes: send smaller batches");
+    (StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", why))
+}
+
+fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportMetricsServiceRequest, Refused> {
+    let message = body::unpack(encoding, body, MESSAGE_BYTES_MAX).map_err(|bad| match bad {
+        BadBody::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", bad.to_string())),
+        BadBody::Corrupt(_) => malformed(bad.to_string()),
+    })?;
+    ExportMetricsServiceRequest::decode(message.as_slice()).map_err(|e| malformed(format!("the body is no OTLP request: {e}")))
+}
+
+fn malformed(why: String) -> Refused {
+    (StatusCode::BAD_REQUEST, Answer::Refused { reason: "malformed", why })
+}
+
+fn accepted(headers: &HeaderMap) -> Result<Encoding, Refused> {
+    let unsupported = |reason, why: String| (StatusCode::UNSUPPORTED_MEDIA_TYPE, Answer::Refused { reason, why });
+    let media = header(headers, &CONTENT_TYPE).and_then(|value| value.split(';').next()).map(str::trim);
+    match media {
+        Some(media) if media.eq_ignore_ascii_case(PROTOBUF) => {}
+        _ => {
+            let why = format!("content type {} is not taken: send {PROTOBUF}", media.unwrap_or("(none)"));
+            return Err(unsupported("unsupported-type", why));
+        }
+    }
+    let encoding = headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("(not text)"));
+    Encoding::of(encoding).ok_or_else(|| {
+        let why = format!("content encoding {} is not taken: send gzip, zstd or none", encoding.unwrap_or("(none)"));
+        unsupported("unsupported-encoding", why)
+    })
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn respond(refusal: StatusCode, answer: Answer) -> Response {
+    let protobuf = |status: StatusCode, body: Vec<u8>| (status, [(CONTENT_TYPE, PROTOBUF)], body).into_response();
+    match answer {
+        Answer::Accepted { rejected_points, message } => {
+            protobuf(StatusCode::OK, grpc::response(rejected_points, message).encode_to_vec())
+        }
+        Answer::Refused { why, .. } => protobuf(refusal, wire::Status::new(tonic::Code::InvalidArgument, &why).encode_to_vec()),
+        Answer::Later { why, .. } => {
+            let status = wire::Status::new(tonic::Code::Unavailable, &why).retry_after(RETRY_AFTER);
+            let mut response = protobuf(StatusCode::SERVICE_UNAVAILABLE, status.encode_to_vec());
+            response.headers_mut().insert(RETRY_AFTER_HEADER, RETRY_AFTER.as_secs().into());
+            response
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What must survive a restart, in SQLite: the newest batch of every (agent, boot), which holds all of that boot's counts; which
+//! batches have been taken; the judge's memory.
+//!
+//! One thread owns the file. It commits what is queued in one transaction and one fsync, answers only then, and only then passes
+//! the batches on: what anybody sees is on disk.
+
+mod ledger;
+mod table;
+
+use std::path::Path;
+
+use lagmesh_model::ids::{AgentName, BootId};
+use lagmesh_model::series::Batch;
+use lagmesh_model::time::Reading;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::judge::Memory;
+use crate::merge::News;
+use ledger::Ledger;
+pub use table::StoreError;
+use table::Table;
+
+/// The boots of one agent that are kept one by one; older ones live on in the sum of the retired.
+pub const BOOTS_MAX: usize = 8;
+/// The retired boots of one agent that are remembered, so that their last batches, should they still come, are not counted twice.
+pub const RETIRED_MAX: usize = 1024;
+/// Deliveries that may wait for the disk. Each belongs to a request that has its turn, so more cannot come.
+pub const JOBS_QUEUE: usize = 64;
+/// The most deliveries in one transaction: bounds how long the first of them waits.
+const GROUP_MAX: usize = 64;
+
+/// Batches to keep, of one request.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The batches.
+    pub batches: Vec<Batch>,
+    /// When they arrived.
+    pub arrived: Reading,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is on disk; at least one batch was news.
+    New,
+    /// All of it was there already.
+    Duplicate,
+}
+
+/// The disk did not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotKept;
+
+/// What the store's thread is asked to do.
+#[derive(Debug)]
+pub enum Job {
+    /// To keep a delivery, and say when it is on disk.
+    Keep(Delivery, oneshot::Sender<Result<Kept, NotKept>>),
+    /// To keep the judge's memory.
+    Remember(Vec<Memory>),
+}
+
+/// What is on disk and new, in the order in which it was committed.
+#[derive(Debug)]
+pub enum Committed {
+    /// A batch that was not there before.
+    Batch(Batch, Reading),
+    /// A boot that is no longer kept by itself.
+    Retired(AgentName, BootId),
+}
+
+/// What an earlier run left.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The newest batch of every boot, with its arrival.
+    pub batches: Vec<(Batch, Reading)>,
+    /// The sums of retired boots, one per agent.
+    pub retired: Vec<Batch>,
+    /// The judge's memory.
+    pub memories: Vec<Memory>,
+}
+
+/// The open store.
+#[derive(Debug)]
+pub struct Store {
+    table: Table,
+    ledger: Ledger,
+}
+
+/// A store, what was in it, and whether an unreadable one had to be set aside.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// What was in it.
+    pub restored: Restored,
+    /// Whether an unreadable file was set aside: then nothing was in it.
+    pub set_aside: bool,
+}
+
+impl Store {
+    /// Opens or makes the store in a folder. A file that cannot be read is set aside as `.bad`, once.
+    ///
+    /// # Errors
+    /// If the folder cannot be used, or the file was written by a newer version.
+    pub fn open(folder: &Path) -> Result<Opened, StoreError> {
+        let (table, set_aside) = Table::open(folder)?;
+        let (restored, ledger) = table.load()?;
+        Ok(Opened { store: Store { table, ledger }, restored, set_aside })
+    }
+
+    /// Works until all who may ask are gone. Every job is answered.
+    ///
+    /// # Errors
+    /// Never: a disk that fails is answered to those who asked, and may recover.
+    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>, news: &mpsc::Sender<Committed>) -> anyhow::Result<()> {
+        while let Some(first) = jobs.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX
+                && let Ok(next) = jobs.try_recv()
+            {
+                group.push(next);
+            }
+            self.commit(group, news);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, group: Vec<Job>, news: &mpsc::Sender<Committed>) {
+        let (mut waiting, mut deliveries, mut memories) = (Vec::new(), Vec::new(), None);
+        for job in group {
+            match job {
+                Job::Keep(delivery, done) => {
+                    waiting.push(done);
+                    deliveries.push(delivery);
+                }
+                Job::Remember(newest) => memories = Some(newest),
+            }
+        }
+        match self.write(&deliveries, memories.as_deref()) {
+            Ok((outcomes, told)) => {
+                for (done, kept) in waiting.into_iter().zip(outcomes) {
+                    // A client that hung up will send again and be told that it is a duplicate.
+                    done.send(Ok(kept)).ok();
+                }
+                for one in told {
+                    // At shutdown nobody reads any more; the disk has it.
+                    news.blocking_send(one).ok();
+                }
+            }
+            Err(e) => {
+                tracing::error!(error = %e, deliveries = waiting.len(), "write the store; is the disk full?");
+                waiting.into_iter().for_each(|done| {
+                    done.send(Err(NotKept)).ok();
+                });
+            }
+        }
+    }
+
+    /// One transaction. The ledger in memory follows only once it is committed.
+    fn write(&mut self, deliveries: &[Delivery], memories: Option<&[Memory]>) -> Result<(Vec<Kept>, Vec<Committed>), StoreError> {
+        let mut ledger = self.ledger.clone();
+        let (mut outcomes, mut told) = (Vec::with_capacity(deliveries.len()), Vec::new());
+        let transaction = self.table.begin()?;
+        for delivery in deliveries {
+            let mut kept = Kept::Duplicate;
+            for batch in &delivery.batches {
+                let (agent, boot) = (&batch.exporter.agent, batch.exporter.boot);
+                let entry = match ledger.news(agent, boot, batch.sequence) {
+                    None | Some(News::Duplicate) => continue,
+                    Some(news) => ledger.take(agent, boot, batch.sequence, news),
+                };
+                kept = Kept::New;
+                let body = (entry.news == News::Newest).then_some((batch, delivery.arrived));
+                transaction.put(agent, boot, &entry.sequences, entry.ordinal, body)?;
+                told.push(Committed::Batch(batch.clone(), delivery.arrived));
+                for dead in ledger.retire_beyond(agent, BOOTS_MAX) {
+                    transaction.retire(agent, dead)?;
+                    told.push(Committed::Retired(agent.clone(), dead));
+                }
+            }
+            outcomes.push(kept);
+        }
+        if let Some(memories) = memories {
+            transaction.remember(memories)?;
+        }
+        transaction.commit()?;
+        self.ledger = ledger;
+        Ok((outcomes, told))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! The file and its tables.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lagmesh_model::ids::{AgentName, BootId};
+use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
+use lagmesh_model::series::Batch;
+use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
+use prost::Message as _;
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+
+use super::{Ledger, RETIRED_MAX, Restored};
+use crate::judge::Memory;
+use crate::merge::{self, Sequences};
+
+/// The layout of the tables.
+const LAYOUT: i64 = 1;
+/// The file's name in the state folder.
+const FILE: &str = "collector.db";
+/// How long to wait for a lock; only somebody who looks with another program can hold one.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// Batches are packed once and unpacked at a start: speed counts.
+const ZSTD_LEVEL: i32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS boot (
+    agent TEXT NOT NULL, boot INTEGER NOT NULL, sequences TEXT NOT NULL, ordinal INTEGER NOT NULL,
+    body BLOB NOT NULL, epoch INTEGER NOT NULL, raw INTEGER NOT NULL, wall INTEGER NOT NULL,
+    PRIMARY KEY (agent, boot)
+) STRICT;
+CREATE TABLE IF NOT EXISTS retired (agent TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS retired_boot (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, boot INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS memory (memory TEXT NOT NULL) STRICT;
+";
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder or the file cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A newer version wrote the file.
+    #[error("{} has layout {found}, this version knows {LAYOUT}: run the newer version, or move the file away", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] rusqlite::Error),
+    /// The judge's memory cannot be written.
+    #[error(transparent)]
+    Memory(#[from] serde_json::Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    connection: Connection,
+}
+
+impl Table {
+    /// Opens the file; one that cannot be read is set aside and a new one is made. Says whether that was so.
+    pub(super) fn open(folder: &Path) -> Result<(Table, bool), StoreError> {
+        std::fs::create_dir_all(folder).map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
+        let path = folder.join(FILE);
+        match Table::try_open(&path) {
+            Err(StoreError::Database(e)) if is_damage(&e) => {
+                tracing::error!(file = %path.display(), error = %e, "store cannot be read, set aside as .bad; totals start anew");
+                set_aside(&path)?;
+                Ok((Table::try_open(&path)?, true))
+            }
+            opened => Ok((opened?, false)),
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Table, StoreError> {
+        // SQLite says only "unable to open"; the operating system says why.
+        let touched = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_WAIT)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
+            return Err(rusqlite::Error::SqliteFailure(damage, Some(sound)).into());
+        }
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > LAYOUT {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        connection.execute_batch(TABLES)?;
+        connection.pragma_update(None, "user_version", LAYOUT)?;
+        Ok(Table { connection })
+    }
+
+    /// Everything that was stored. A row that cannot be read is left out, and the next batch of its boot replaces it.
+    pub(super) fn load(&self) -> Result<(Restored, Ledger), StoreError> {
+        let (mut restored, mut ledger) = (Restored::default(), Ledger::default());
+        let mut boots = self.connection.prepare("SELECT agent, boot, sequences, ordinal, body, epoch, raw, wall FROM boot")?;
+        let mut rows = boots.query([])?;
+        while let Some(row) = rows.next()? {
+            let (agent, boot): (String, i64) = (row.get(0)?, row.get(1)?);
+            let (sequences, ordinal): (String, i64) = (row.get(2)?, row.get(3)?);
+            let number = |index| row.get(index).map(i64::cast_unsigned);
+            let arrived = Reading { epoch: Epoch(number(5)?), raw: RawNanos(number(6)?), wall: WallNanos(number(7)?) };
+            let read: (Option<AgentName>, Option<Sequences>, Option<Batch>) =
+                (agent.parse().ok(), serde_json::from_str(&sequences).ok(), unpack(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?));
+            let (Some(name), Some(sequences), Some(batch)) = read else {
+                tracing::warn!(agent, boot = %BootId(boot.cast_unsigned()), "stored batch cannot be read, left out");
+                continue;
+            };
+            ledger.restore(&name, BootId(boot.cast_unsigned()), sequences, ordinal.cast_unsigned());
+            restored.batches.push((batch, arrived));
+        }
+        self.load_retired(&mut restored, &mut ledger)?;
+        let mut memories = self.connection.prepare("SELECT memory FROM memory")?;
+        let texts = memories.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+        restored.memories = texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        Ok((restored, ledger))
+    }
+
+    fn load_retired(&self, restored: &mut Restored, ledger: &mut Ledger) -> Result<(), StoreError> {
+        let mut sums = self.connection.prepare("SELECT agent, body FROM retired")?;
+        let mut rows = sums.query([])?;
+        while let Some(row) = rows.next()? {
+            match unpack(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
+                Some(batch) => restored.retired.push(batch),
+                None => tracing::warn!(agent = row.get::<_, String>(0)?, "stored sum of retired boots cannot be read, left out"),
+            }
+        }
+        let mut boots = self.connection.prepare("SELECT agent, boot FROM retired_boot ORDER BY ordinal")?;
+        let mut rows = boots.query([])?;
+        while let Some(row) = rows.next()? {
+            if let Ok(agent) = row.get::<_, String>(0)?.parse() {
+                ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
+        Ok(Transaction(self.connection.transaction()?))
+    }
+}
+
+/// What is written together. Dropped without [`Transaction::commit`], none of it is.
+#[derive(Debug)]
+pub(super) struct Transaction<'a>(rusqlite::Transaction<'a>);
+
+impl Transaction<'_> {
+    /// Writes that batches were taken and, if one is the newest, the batch.
+    pub(super) fn put(
+        &self,
+        agent: &AgentName,
+        boot: BootId,
+        sequences: &Sequences,
+        ordinal: u64,
+        newest: Option<(&Batch, Reading)>,
+    ) -> Result<(), StoreError> {
+        let sequences = serde_json::to_string(sequences)?;
+        let (agent, boot, ordinal) = (agent.as_str(), boot.0.cast_signed(), ordinal.cast_signed());
+        let Some((batch, arrived)) = newest else {
+            let sql = "UPDATE boot SET sequences = ?3, ordinal = ?4 WHERE agent = ?1 AND boot = ?2";
+            self.0.prepare(sql)?.execute(params![agent, boot, sequences, ordinal])?;
+            return Ok(());
+        };
+        let (epoch, raw, wall) = (arrived.epoch.0.cast_signed(), arrived.raw.0.cast_signed(), arrived.wall.0.cast_signed());
+        let sql = "INSERT OR REPLACE INTO boot (agent, boot, sequences, ordinal, body, epoch, raw, wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        self.0.prepare(sql)?.execute(params![agent, boot, sequences, ordinal, pack(batch), epoch, raw, wall])?;
+        Ok(())
+    }
+
+    /// Adds a boot's counts to those of the retired and forgets it as a boot of its own.
+    pub(super) fn retire(&self, agent: &AgentName, boot: BootId) -> Result<(), StoreError> {
+        let (name, number) = (agent.as_str(), boot.0.cast_signed());
+        let body = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
+            self.0.query_row(sql, parameters, |row| row.get::<_, Vec<u8>>(0)).optional()
+        };
+        let dead = body("SELECT body FROM boot WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
+        let sum = body("SELECT body FROM retired WHERE agent = ?1", &[&name])?;
+        if let Some(dead) = dead.as_deref().and_then(unpack) {
+            let sum = merge::fold(sum.as_deref().and_then(unpack), &dead);
+            self.0.execute("INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)", params![name, pack(&sum)])?;
+        }
+        self.0.execute("DELETE FROM boot WHERE agent = ?1 AND boot = ?2", params![name, number])?;
+        self.0.execute("INSERT INTO retired_boot (agent, boot) VALUES (?1, ?2)", params![name, number])?;
+        let newest = "SELECT ordinal FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
+        let sql = format!("DELETE FROM retired_boot WHERE agent = ?1 AND ordinal NOT IN ({newest})");
+        self.0.execute(&sql, params![name, RETIRED_MAX as i64])?;
+        Ok(())
+    }
+
+    /// Writes the judge's memory in place of the one before.
+    pub(super) fn remember(&self, memories: &[Memory]) -> Result<(), StoreError> {
+        self.0.execute("DELETE FROM memory", [])?;
+        let mut insert = self.0.prepare("INSERT INTO memory (memory) VALUES (?1)")?;
+        for memory in memories {
+            insert.execute(params![serde_json::to_string(memory)?])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn commit(self) -> Result<(), StoreError> {
+        Ok(self.0.commit()?)
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+}
+
+/// Moves the file out of the way, with what belongs to it. An older `.bad` file gives way: one is enough to find out why.
+fn set_aside(path: &Path) -> Result<(), StoreError> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    std::fs::rename(path, beside(".bad")).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
+    for suffix in ["-wal", "-shm"] {
+        match std::fs::remove_file(beside(suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::Io { path: beside(suffix), error }),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn pack(batch: &Batch) -> Vec<u8> {
+    let message = otlp::encode(batch).encode_to_vec();
+    zstd::stream::encode_all(message.as_slice(), ZSTD_LEVEL).expect("memory takes what is written to it")
+}
+
+fn unpack(body: &[u8]) -> Option<Batch> {
+    let message = zstd::stream::decode_all(body).ok()?;
+    let request = ExportMetricsServiceRequest::decode(message.as_slice()).ok()?;
+    otlp::decode(request, &Limits::default()).ok()?.batches.pop()
+}

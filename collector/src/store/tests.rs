@@ -1,0 +1,135 @@
+use lagmesh_model::catalogue;
+use lagmesh_model::series::Value;
+use lagmesh_model::state::LinkState;
+
+use super::*;
+use crate::fixture::{Says, at, fleet};
+use crate::judge::Judge;
+use crate::merge::{Key, View};
+
+fn batch(boot: u64, sequence: u64) -> Batch {
+    let mut batch = Says::new("a", sequence).link("b", LinkState::Ok).rtt("b", sequence * 10, 20).batch();
+    batch.exporter.boot = BootId(boot);
+    batch
+}
+
+fn delivery(batches: Vec<Batch>) -> Delivery {
+    Delivery { batches, arrived: at(5) }
+}
+
+fn keep(store: &mut Store, boot: u64, sequence: u64) -> Kept {
+    store.write(&[delivery(vec![batch(boot, sequence)])], None).unwrap().0[0]
+}
+
+fn open(folder: &Path) -> (Store, View) {
+    let Opened { store, restored, .. } = Store::open(folder).unwrap();
+    let mut view = View::new(std::time::Duration::from_secs(10));
+    restored.retired.into_iter().for_each(|sum| view.accept_retired(sum));
+    restored.batches.into_iter().for_each(|(batch, arrived)| view.accept(batch, arrived));
+    (store, view)
+}
+
+fn probes(view: &View) -> u64 {
+    let counts = view.totals().into_iter().filter(|(key, _): &(Key, _)| key.metric.name == catalogue::LINK_PROBES.name);
+    counts.map(|(_, value)| if let Value::Counter(count) = value { count } else { 0 }).sum()
+}
+
+/// Totals and what is a duplicate survive a restart, whatever came late.
+#[test]
+fn a_restart_keeps_totals_and_duplicates() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, view) = open(folder.path());
+    assert_eq!(probes(&view), 0);
+    assert_eq!(keep(&mut store, 1, 1), Kept::New);
+    assert_eq!(keep(&mut store, 1, 4), Kept::New);
+    assert_eq!(keep(&mut store, 1, 2), Kept::New, "late, and not seen before");
+    assert_eq!(keep(&mut store, 1, 2), Kept::Duplicate);
+    drop(store);
+    let (mut store, view) = open(folder.path());
+    assert_eq!(probes(&view), 40);
+    for sequence in [1, 2, 4] {
+        assert_eq!(keep(&mut store, 1, sequence), Kept::Duplicate);
+    }
+    assert_eq!(keep(&mut store, 1, 3), Kept::New);
+    assert_eq!(keep(&mut store, 1, 5), Kept::New);
+    drop(store);
+    assert_eq!(probes(&open(folder.path()).1), 50);
+}
+
+/// However often an agent restarts the store stays bounded, no count is lost, and stragglers of retired boots change nothing.
+#[test]
+fn dead_boots_are_bounded_and_their_counts_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, mut view) = open(folder.path());
+    let boots = 3 * BOOTS_MAX as u64;
+    for boot in 1..=boots {
+        let (_, told) = store.write(&[delivery(vec![batch(boot, 1)])], None).unwrap();
+        for one in told {
+            match one {
+                Committed::Batch(batch, arrived) => view.accept(batch, arrived),
+                Committed::Retired(agent, boot) => view.retire(&agent, boot),
+            }
+        }
+    }
+    assert_eq!(probes(&view), boots * 10);
+    assert_eq!(keep(&mut store, 1, 9), Kept::Duplicate, "a boot that is retired");
+    drop(store);
+    let (mut store, restored) = open(folder.path());
+    assert_eq!(probes(&restored), boots * 10);
+    assert_eq!(Store::open(folder.path()).unwrap().restored.batches.len(), BOOTS_MAX);
+    assert_eq!(keep(&mut store, 2, 9), Kept::Duplicate);
+}
+
+/// A file that is no database is set aside once, and the collector starts anew.
+#[test]
+fn damage_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("collector.db");
+    std::fs::write(&file, vec![7; 8192]).unwrap();
+    let opened = Store::open(folder.path()).unwrap();
+    assert!(opened.set_aside && opened.restored.batches.is_empty());
+    assert!(folder.path().join("collector.db.bad").exists());
+    drop(opened);
+    assert!(!Store::open(folder.path()).unwrap().set_aside);
+}
+
+/// Damage in the middle of a good file is found too.
+#[test]
+fn torn_pages_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(folder.path());
+    for boot in 1..=BOOTS_MAX as u64 {
+        keep(&mut store, boot, 1);
+    }
+    drop(store);
+    let file = folder.path().join("collector.db");
+    let mut bytes = std::fs::read(&file).unwrap();
+    assert!(bytes.len() > 8192);
+    bytes[4096..].fill(0xAA);
+    std::fs::write(&file, bytes).unwrap();
+    assert!(Store::open(folder.path()).unwrap().set_aside);
+}
+
+/// A file of a newer version is left alone.
+#[test]
+fn a_newer_layout_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path()).unwrap());
+    let connection = rusqlite::Connection::open(folder.path().join("collector.db")).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let refused = Store::open(folder.path()).unwrap_err().to_string();
+    assert!(refused.contains("has layout 99"), "{refused}");
+}
+
+/// The judge's memory survives as the last one written.
+#[test]
+fn memory_survives() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(folder.path());
+    let memories = Judge::new(&fleet(&["a", "b"], &["a"]), Vec::new()).memories();
+    store.write(&[], Some(&memories[..1])).unwrap();
+    store.write(&[], Some(&memories)).unwrap();
+    drop(store);
+    assert_eq!(Store::open(folder.path()).unwrap().restored.memories, memories);
+}

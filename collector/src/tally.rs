@@ -1,0 +1,74 @@
+//! What the collector counts about itself.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lagmesh_model::catalogue::{self, Attribute, Metric};
+use lagmesh_model::series::{Attributes, Series};
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP.
+    Http,
+}
+
+impl Transport {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Grpc => "grpc",
+            Transport::Http => "http",
+        }
+    }
+}
+
+/// Counters, shared by those who count.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<Mutex<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    requests: BTreeMap<(Transport, &'static str), u64>,
+    points: BTreeMap<&'static str, u64>,
+    stores_set_aside: u64,
+}
+
+impl Tally {
+    /// One request and what became of it.
+    pub fn request(&self, transport: Transport, outcome: &'static str) {
+        *self.lock().requests.entry((transport, outcome)).or_insert(0) += 1;
+    }
+
+    /// So many points and what became of them.
+    pub fn points(&self, outcome: &'static str, count: u64) {
+        if count > 0 {
+            *self.lock().points.entry(outcome).or_insert(0) += count;
+        }
+    }
+
+    /// A store file that could not be read was set aside.
+    pub fn store_set_aside(&self) {
+        self.lock().stores_set_aside += 1;
+    }
+
+    /// As series.
+    pub fn series(&self) -> Vec<Series> {
+        let counts = self.lock();
+        let counter = |metric: &'static Metric, attributes, count: u64| Series::counter(metric, attributes, count);
+        let outcome = |word: &str| Attributes::new().with(Attribute::Outcome, word);
+        let requests = counts.requests.iter().map(|((transport, word), count)| {
+            let attributes = outcome(word).with(Attribute::Transport, transport.as_str());
+            counter(&catalogue::COLLECTOR_REQUESTS, attributes, *count)
+        });
+        let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
+        let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
+        requests.chain(points).chain([stores]).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
