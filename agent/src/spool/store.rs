@@ -337,18 +337,20 @@ fn parcel_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parcel> {
 }
 
 fn stored_bytes(db: &Connection) -> rusqlite::Result<u64> {
-    let sum: Option<i64> = db.query_row("SELECT sum(bytes) FROM batch", [], |row| row.get(0))?;
+    let sum: Option<i64> = db.query_row(STORED_BYTES, [], |row| row.get(0))?;
     // The sum of no rows is NULL and means that nothing is stored.
     Ok(sum.map_or(0, i64::cast_unsigned))
 }
+
+const TOO_OLD: &str = "(boot = ?1 AND made_raw_ns < ?2) OR (boot <> ?1 AND made_wall_ns < ?3)";
+const STORED_BYTES: &str = "SELECT sum(bytes) FROM batch";
 
 /// Batches of this run age on the measuring clock; the wall clock, which may step, is asked only about those of other runs.
 fn drop_too_old(transaction: &Transaction<'_>, boot: BootId, now: Reading, age_max: Duration) -> rusqlite::Result<Vec<Dropped>> {
     let oldest = |now_ns: u64| now_ns.checked_sub(nanos(age_max)).map(u64::cast_signed);
     let (raw, wall) = (oldest(now.raw.0), oldest(now.wall.0));
     // A comparison with NULL (nothing can be that old yet) is not true.
-    let condition = "(boot = ?1 AND made_raw_ns < ?2) OR (boot <> ?1 AND made_wall_ns < ?3)";
-    drop_where(transaction, condition, params![boot.0.cast_signed(), raw, wall])
+    drop_where(transaction, TOO_OLD, params![boot.0.cast_signed(), raw, wall])
 }
 
 /// Drops the oldest batches until at most `kept` bytes are left.
@@ -371,6 +373,9 @@ fn drop_oldest_beyond(transaction: &Transaction<'_>, kept: u64) -> rusqlite::Res
 }
 
 fn drop_where(transaction: &Transaction<'_>, condition: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Dropped>> {
+    if !transaction.query_row(&any_where(condition), values, |row| row.get(0))? {
+        return Ok(Vec::new());
+    }
     let lost = format!(
         "SELECT collector, made_wall_ns, pending.bytes FROM pending JOIN batch ON batch.id = pending.batch WHERE {condition}"
     );
@@ -391,6 +396,11 @@ fn drop_where(transaction: &Transaction<'_>, condition: &str, values: &[&dyn rus
         .execute(values)?;
     transaction.prepare(&format!("DELETE FROM batch WHERE {condition}"))?.execute(values)?;
     Ok(dropped)
+}
+
+/// Whether there is anything to drop: nearly always not, so this is asked first, of the index alone.
+fn any_where(condition: &str) -> String {
+    format!("SELECT EXISTS (SELECT 1 FROM batch WHERE {condition})")
 }
 
 /// Adds to the ledger, which says for every run and collector what was lost, why, and from which interval.

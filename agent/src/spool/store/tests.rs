@@ -295,3 +295,17 @@ fn full_disk_keeps_the_newest_in_memory() {
     store.append(&parcel(3)).unwrap();
     assert_eq!((waiting(&store, "a"), level(&store, "b").lost[&LossReason::DiskError]), (vec![3], 2));
 }
+
+/// What is asked for every batch reads no bodies, or a day's backlog would be read from disk every ten seconds.
+#[test]
+fn bounds_read_no_bodies() {
+    let bench = bench(&["a"]);
+    let store = bench.open();
+    for query in [STORED_BYTES.to_owned(), any_where(TOO_OLD)] {
+        let mut statement = store.db.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let numbers = vec![1; statement.parameter_count()];
+        let plan = statement.query_map(rusqlite::params_from_iter(numbers), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<_> = plan.map(Result::unwrap).filter(|step| step.contains("batch")).collect();
+        assert!(!plan.is_empty() && plan.iter().all(|step| step.contains("COVERING INDEX batch_bounds")), "{query}: {plan:?}");
+    }
+}
