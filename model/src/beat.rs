@@ -82,17 +82,21 @@ pub struct Seen {
     pub held: Interval,
 }
 
-/// The apply lag of one beat: `[p0 - acknowledged - theta.upper, p1 - sent - theta.lower]`.
+/// The apply lag of one beat: `[p0 - acknowledged - theta.upper, p1 - sent - theta.lower]`, and no less than `sent - acknowledged`
+/// because no row is visible before it was sent. `None` only if the stamps are out of order.
 ///
 /// The beat was absent in a poll that started at `absent` (p0) and present in one that ended at `present` (p1), both on the
-/// reader's clock. `theta` is the reader's clock minus the writer's at that moment. The lower end may honestly be negative under
-/// synchronous replication.
+/// reader's clock. `theta` is the reader's clock minus the writer's at that moment. The lower end may honestly be negative: under
+/// synchronous replication, and on a short path, a row may be visible on the standby before the writer's commit returns. An
+/// interval wholly below zero is a clock contradiction and comes out as it is.
 pub fn apply_lag(absent: RawNanos, present: RawNanos, times: &BeatTimes, theta: Interval) -> Option<Interval> {
+    let first_possible_ns = times.sent.since_ns(times.acknowledged);
     let lower_ns = absent.since_ns(times.acknowledged) - theta.upper_ns();
     let upper_ns = present.since_ns(times.sent) - theta.lower_ns();
-    let seen_ns = absent.since_ns(times.acknowledged).midpoint(present.since_ns(times.acknowledged));
-    let estimate_ns = seen_ns - theta.estimate_ns();
-    Interval::new(lower_ns, estimate_ns.max(lower_ns).min(upper_ns), upper_ns)
+    let lower_ns = if upper_ns < 0 { lower_ns } else { lower_ns.max(first_possible_ns) };
+    let on_writer = |stamp: RawNanos| stamp.since_ns(times.acknowledged) - theta.estimate_ns();
+    let estimate_ns = on_writer(absent).max(first_possible_ns).midpoint(on_writer(present));
+    Interval::new(lower_ns, estimate_ns.min(upper_ns).max(lower_ns), upper_ns)
 }
 
 /// The staleness at `now` on the reader's clock: `now` minus the commit time of the newest visible beat.

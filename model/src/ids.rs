@@ -82,13 +82,28 @@ name!(
     CollectorName
 );
 
-/// One start of a process: random, so that counters of two runs are never taken for one.
+/// One start of a process: random, so that counters of two runs are never taken for one. Text outside: 64 bits are more than a
+/// browser's numbers hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BootId(pub u64);
 
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl From<BootId> for String {
+    fn from(boot: BootId) -> String {
+        boot.to_string()
+    }
+}
+
+impl TryFrom<String> for BootId {
+    type Error = std::num::ParseIntError;
+    fn try_from(text: String) -> Result<BootId, Self::Error> {
+        text.parse()
     }
 }
 

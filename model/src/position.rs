@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// `pg_control_system().system_identifier`: made at initdb, shared by a primary and its physical standbys.
+/// `pg_control_system().system_identifier`: made at initdb, shared by a primary and its physical standbys. Text outside: 64 bits are
+/// more than a browser's numbers hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SystemIdentifier(pub u64);
 
 /// A timeline id; a promotion starts a new one.
@@ -39,6 +41,19 @@ impl Position {
 impl fmt::Display for SystemIdentifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+impl From<SystemIdentifier> for String {
+    fn from(system: SystemIdentifier) -> String {
+        system.to_string()
+    }
+}
+
+impl TryFrom<String> for SystemIdentifier {
+    type Error = std::num::ParseIntError;
+    fn try_from(text: String) -> Result<SystemIdentifier, Self::Error> {
+        text.parse().map(SystemIdentifier)
     }
 }
 

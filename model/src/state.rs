@@ -239,6 +239,8 @@ words! {
         Received = "received", "its log has been received and flushed";
         /// Its log has been replayed.
         Replayed = "replayed", "its log has been replayed";
+        /// A query sees it.
+        Visible = "visible", "a query sees it";
     }
 }
 

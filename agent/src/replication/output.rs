@@ -5,7 +5,7 @@ use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{Basis, Bound, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
-use lagmesh_model::status;
+use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::Reading;
 
 use crate::replication::lag::Totals;
@@ -73,16 +73,19 @@ pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &m
     for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
         out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
     }
-    if let Some(staleness) = status.staleness.current() {
-        for (bound, seconds) in
-            [(Bound::Lower, staleness.lower_s), (Bound::Estimate, staleness.estimate_s), (Bound::Upper, staleness.upper_s)]
-        {
-            out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, link.clone().with(Attribute::Bound, bound), seconds));
-        }
-    }
+    let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
+    push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
+    push_bounds(out, &catalogue::REPLICATION_STALENESS, &link, &status.staleness);
     let backlog = &catalogue::REPLICATION_BACKLOG;
     push_bytes(out, backlog, &link, Stage::Received, &status.backlog_received_bytes);
     push_bytes(out, backlog, &link, Stage::Replayed, &status.backlog_replayed_bytes);
+}
+
+fn push_bounds(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, value: &Known<Seconds>) {
+    let Some(value) = value.current() else { return };
+    for (bound, seconds) in [(Bound::Lower, value.lower_s), (Bound::Estimate, value.estimate_s), (Bound::Upper, value.upper_s)] {
+        out.push(Series::gauge(metric, link.clone().with(Attribute::Bound, bound), seconds));
+    }
 }
 
 fn push_bytes(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, stage: Stage, bytes: &Known<u64>) {

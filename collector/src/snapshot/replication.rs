@@ -1,11 +1,9 @@
 //! Replication from every origin to every node that must follow it, as the node's own agents see it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::{Cluster, Fleet, Node};
-use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
@@ -16,7 +14,7 @@ use lagmesh_model::time::Reading;
 use super::node::last_role;
 use super::{evidence_age, silence, sources};
 use crate::judge::report::of_node;
-use crate::merge::{Age, FRESH_INTERVALS, View, Witness, named};
+use crate::merge::{View, Witness, named};
 
 /// Every (origin, node) that is known or must exist.
 pub(super) fn all(fleet: &Fleet, view: &View, now: Reading) -> Vec<Replication> {
@@ -25,7 +23,7 @@ pub(super) fn all(fleet: &Fleet, view: &View, now: Reading) -> Vec<Replication> 
         let origins = origins(view, cluster, now);
         for node in &cluster.nodes {
             for origin in origins.iter().filter(|origin| **origin != node.name) {
-                all.push(Row::new(fleet, view, cluster, node, origin, now).replication());
+                all.push(Row::new(view, cluster, node, origin, now).replication());
             }
         }
     }
@@ -53,7 +51,6 @@ struct Row<'a> {
     cluster: &'a Cluster,
     node: &'a Node,
     origin: &'a NodeName,
-    export: Duration,
     sources: Vec<Witness<'a>>,
     source: Option<Witness<'a>>,
     attributes: Attributes,
@@ -61,7 +58,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(fleet: &Fleet, view: &'a View, cluster: &'a Cluster, node: &'a Node, origin: &'a NodeName, now: Reading) -> Row<'a> {
+    fn new(view: &'a View, cluster: &'a Cluster, node: &'a Node, origin: &'a NodeName, now: Reading) -> Row<'a> {
         let sources = sources(view, &node.region, now);
         let silence = silence(&sources, &node.region);
         let attributes = of_node(&cluster.name, &node.region, &node.name).with(Attribute::Origin, origin);
@@ -70,7 +67,7 @@ impl<'a> Row<'a> {
             .filter(|witness| state(witness, &attributes).is_some())
             .min_by_key(|witness| state(witness, &attributes) == Some(ReplicationState::Unknown))
             .cloned();
-        Row { cluster, node, origin, export: fleet.export.interval, sources, source, attributes, silence }
+        Row { cluster, node, origin, sources, source, attributes, silence }
     }
 
     fn replication(self) -> Replication {
@@ -101,27 +98,22 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The newest distribution of a bound, on the better basis, with how many batches ago it began.
-    fn newest(&self, bound: Bound) -> Option<(Exponential, u64)> {
-        let source = self.source.as_ref()?;
-        Basis::ALL.iter().find_map(|basis| source.newest_distribution(&catalogue::REPLICATION_LAG, &self.of(bound, *basis)))
+    /// The lag of the newest beat, as the node's agent says it.
+    fn lag(&self) -> Known<Seconds> {
+        let said = Basis::ALL.iter().find_map(|basis| {
+            let newest = self.attributes.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, basis);
+            self.bounds(&catalogue::REPLICATION_DELAY, &newest)
+        });
+        match (&self.source, said) {
+            (Some(source), Some(lag)) => source.age.of_value(lag),
+            _ => Known::unknown(self.unsaid("no beat has arrived lately, or the clocks of both ends are not bounded yet")),
+        }
     }
 
-    /// The lag of the newest beats: the medians of the newest batch in which any arrived.
-    fn lag(&self) -> Known<Seconds> {
-        let (Some(source), Some((estimate, batches))) = (&self.source, self.newest(Bound::Estimate)) else {
-            return Known::unknown(self.unsaid("no beat has been seen in the last minute"));
-        };
-        let bounds = (self.newest(Bound::Lower), self.newest(Bound::Upper));
-        let median = |distribution: &Exponential| distribution.quantile_s(0.5);
-        let (Some(estimate_s), (Some((lower, _)), Some((upper, _)))) = (median(&estimate), &bounds) else {
-            return Known::unknown(self.unsaid("the clocks of both ends are not bounded yet"));
-        };
-        let (Some(lower_s), Some(upper_s)) = (median(lower), median(upper)) else {
-            return Known::unknown(self.unsaid("the clocks of both ends are not bounded yet"));
-        };
-        let lag = Seconds { lower_s: lower_s.min(estimate_s), estimate_s, upper_s: upper_s.max(estimate_s) };
-        source.age.older(self.ago(batches), self.fresh_for()).of_value(lag)
+    fn bounds(&self, metric: &'static Metric, attributes: &Attributes) -> Option<Seconds> {
+        let source = self.source.as_ref()?;
+        let bound = |bound| source.gauge(metric, &attributes.clone().with(Attribute::Bound, bound));
+        Some(Seconds { lower_s: bound(Bound::Lower)?, estimate_s: bound(Bound::Estimate)?, upper_s: bound(Bound::Upper)? })
     }
 
     fn lag_recent(&self) -> Known<Quantiles> {
@@ -138,13 +130,8 @@ impl<'a> Row<'a> {
     /// What was said, carried on to now: while nothing else is heard the newest visible beat may be as old as the report and the
     /// time since; where replication does not move it is that old.
     fn staleness(&self, state: ReplicationState) -> Known<Seconds> {
-        let bound = |bound| {
-            let attributes = self.attributes.clone().with(Attribute::Bound, bound);
-            self.source.as_ref()?.gauge(&catalogue::REPLICATION_STALENESS, &attributes)
-        };
-        let (Some(source), Some(lower_s), Some(estimate_s), Some(upper_s)) =
-            (&self.source, bound(Bound::Lower), bound(Bound::Estimate), bound(Bound::Upper))
-        else {
+        let said = self.bounds(&catalogue::REPLICATION_STALENESS, &self.attributes);
+        let (Some(source), Some(Seconds { lower_s, estimate_s, upper_s })) = (&self.source, said) else {
             return Known::unknown(self.unsaid("no beat has been seen"));
         };
         let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else {
@@ -172,26 +159,8 @@ impl<'a> Row<'a> {
     fn unsaid(&self, otherwise: &str) -> String {
         self.silence.clone().unwrap_or_else(|| otherwise.to_owned())
     }
-
-    /// How long before the newest batch the batch began in which the newest beat was counted.
-    fn ago(&self, batches: u64) -> Duration {
-        self.export.mul_f64(batches.max(1) as f64 - 1.0)
-    }
-
-    /// Beats come once per interval of theirs, batches once per interval of theirs; three of the longer may pass.
-    fn fresh_for(&self) -> Duration {
-        self.export.max(self.cluster.beat_interval) * FRESH_INTERVALS
-    }
 }
 
 fn state(witness: &Witness<'_>, attributes: &Attributes) -> Option<ReplicationState> {
     witness.state(&catalogue::REPLICATION_STATE, attributes, ReplicationState::ALL)
-}
-
-impl Age {
-    /// The age of something that was already `by` old when the evidence was made.
-    fn older(self, by: Duration, fresh_for: Duration) -> Age {
-        let seconds = self.seconds.map(|seconds| seconds + by.as_secs_f64());
-        Age { fresh: self.fresh && by <= fresh_for, seconds }
-    }
 }
