@@ -79,7 +79,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
 
 /// Looks at the server; findings go to standard error, so that the SQL can be piped.
 async fn look(args: &Args) -> Result<Preflight, Failure> {
-    let fleet = args.target.read_fleet()?;
+    let fleet = if args.target.node.is_some() { args.target.read_fleet()? } else { None };
     let Some(connection) = args.target.connect(fleet.as_ref()).await? else {
         return Err(Failure::Usage("name the server with --dsn or --node"));
     };

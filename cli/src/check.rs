@@ -4,7 +4,10 @@ use std::fs::File;
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use lagmesh_model::fleet::{Agent, Fleet, Mesh, Region};
+use lagmesh_model::fleet::{Agent, Fleet, FleetError, FleetErrors, Mesh, Node, Region};
+use lagmesh_postgres::ConnInfo;
+use toml::Spanned;
+use toml::de::DeValue;
 
 use crate::Failure;
 use crate::table::{Cell, Grid, Style, Tone};
@@ -40,26 +43,58 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
-    let fleet = read_fleet(&args.file)?;
-    out.write_all(summary(&args.file.display().to_string(), &fleet, terminal::style()).as_bytes())?;
+    let name = args.file.display().to_string();
+    let text = read_text(&args.file)?;
+    let fleet = Fleet::parse(&name, &text)?;
+    connection_strings(&name, &text, &fleet)?;
+    out.write_all(summary(&name, &fleet, terminal::style()).as_bytes())?;
     Ok(())
 }
 
 /// Reads a fleet file.
 pub(crate) fn read_fleet(file: &Path) -> Result<Fleet, Failure> {
-    let name = file.display().to_string();
+    Ok(Fleet::parse(&file.display().to_string(), &read_text(file)?)?)
+}
+
+fn read_text(file: &Path) -> Result<String, Failure> {
+    let name = file.display();
     let unreadable = |error: std::io::Error| Failure::Config(format!("{name}: {error}; name the fleet file"));
     let mut bytes = Vec::new();
     File::open(file).map_err(unreadable)?.take(FLEET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > FLEET_BYTES_MAX) {
         return Err(Failure::Config(format!("{name}: larger than {FLEET_BYTES_MAX} bytes; this is no fleet file")));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = before.split(|byte| *byte == b'\n').count();
+    String::from_utf8(bytes).map_err(|error| {
+        let line = line(error.as_bytes(), error.utf8_error().valid_up_to());
         Failure::Config(format!("{name}:{line}: syntax: not UTF-8"))
-    })?;
-    Ok(Fleet::parse(&name, &text)?)
+    })
+}
+
+/// The line of a byte [1 and up].
+fn line(text: &[u8], at: usize) -> usize {
+    text[..at].split(|byte| *byte == b'\n').count()
+}
+
+/// Whether agents will understand every connection string, down to its keywords. The environment of an agent may complete a
+/// string, so a user that is not named here is no mistake.
+fn connection_strings(file: &str, text: &str, fleet: &Fleet) -> Result<(), FleetErrors> {
+    let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
+    let mistake = |(_, node): (_, &Node)| {
+        let message = ConnInfo::parse(&node.dsn, environment).err()?.to_string();
+        Some(FleetError { line: dsn_line(text, node.name.as_str())?, key: "cluster.node.dsn".to_owned(), message })
+    };
+    let errors: Vec<FleetError> = fleet.nodes().filter_map(mistake).collect();
+    if errors.is_empty() { Ok(()) } else { Err(FleetErrors { file: file.to_owned(), errors }) }
+}
+
+/// Where the connection string of a node stands.
+fn dsn_line(text: &str, node: &str) -> Option<usize> {
+    let table = toml::de::DeTable::parse(text).ok()?.into_inner();
+    let inner = |value: &Spanned<DeValue<'_>>, key: &str| Some(value.get_ref().get(key)?.span().start);
+    let clusters = table.get("cluster")?.get_ref().as_array()?;
+    let mut nodes = clusters.iter().filter_map(|cluster| cluster.get_ref().get("node")?.get_ref().as_array()).flatten();
+    let found = nodes.find(|entry| entry.get_ref().get("name").and_then(|name| name.get_ref().as_str()) == Some(node))?;
+    Some(line(text.as_bytes(), inner(found, "dsn")?))
 }
 
 /// What a good file describes and costs.

@@ -111,7 +111,7 @@ mod tests {
     fn kinds() {
         let collector = r#"{"fleet":"f","version":"1","at":0,"regions":[],"regions_reporting":0,"links":[],"nodes":[],"replications":[],"clusters":[]}"#;
         assert!(show(collector.as_bytes(), Output::Table, Style::PLAIN).unwrap().starts_with("fleet f · collector 1"));
-        let agent = r#"{"fleet":"f","region":"r","agent":"a","boot":1,"version":"1","at":0,"links":[],"nodes":[],"replications":[],"exports":[]}"#;
+        let agent = r#"{"fleet":"f","region":"r","agent":"a","boot":"0000000000000007","version":"1","at":0,"links":[],"nodes":[],"replications":[],"exports":[]}"#;
         assert!(show(agent.as_bytes(), Output::Table, Style::PLAIN).unwrap().contains("agent a"));
         for other in ["", "[]", "{}", "<html>"] {
             let error = show(other.as_bytes(), Output::Table, Style::PLAIN).unwrap_err().to_string();

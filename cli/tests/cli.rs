@@ -1,7 +1,7 @@
 //! The real binary: what it prints where, and with which code it ends.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -18,17 +18,17 @@ fn lagmesh_in(folder: &Path, args: &[&str]) -> Output {
     for variable in ["LAGMESH_FLEET", "LAGMESH_URL", "LAGMESH_CA_FILE"] {
         command.env_remove(variable);
     }
-    command.args(args).current_dir(folder).output().unwrap()
+    command.args(args).current_dir(folder).output().expect("the program runs")
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 /// Checks a fleet file: code, standard output, standard error.
 fn check(fleet: &str) -> (Option<i32>, String, String) {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("fleet.toml"), fleet).unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("fleet.toml"), fleet).expect("a file");
     let output = lagmesh_in(folder.path(), &["check", "fleet.toml"]);
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -73,6 +73,13 @@ fn bad_fleets() {
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
         assert_eq!((code, out.as_str(), err.as_str()), (Some(78), "", line));
     }
+    let dsn = check(&GOOD.replacen("sslmode=verify-full", "sslmode=verify-all", 1));
+    assert_eq!(dsn.0, Some(78));
+    assert!(
+        dsn.2.starts_with("fleet.toml:63: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
+        "{}",
+        dsn.2
+    );
     let two = GOOD.replace("insecure = false", "insecure = 7").replace("flows = 16", "flows = 0");
     let (code, _, err) = check(&two);
     assert_eq!(code, Some(78));
@@ -150,18 +157,18 @@ fn status_of_nobody() {
 
 /// Serves one HTTP answer and returns the base URL.
 fn serve(status: &'static str, body: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("its number"));
+    thread::spawn(move || -> io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
+            stream.read_exact(&mut byte)?;
             request.push(byte[0]);
         }
-        assert!(request.starts_with(b"GET /v1/status HTTP/1.1\r\n"));
-        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).unwrap();
+        let status = if request.starts_with(b"GET /v1/status HTTP/1.1\r\n") { status } else { "404 Not Found" };
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
     });
     url
 }
