@@ -112,15 +112,17 @@ SET LOCAL synchronous_commit = local;
 "
     );
     if !options.despite_publications {
-        sql += PUBLICATION_GUARD;
+        sql += &publication_guard();
     }
     sql
 }
 
-/// Stops where the first beat would stop a subscriber's apply.
-const PUBLICATION_GUARD: &str = "\
+/// Stops where the first beat would stop a subscriber's apply, and tells what to do.
+fn publication_guard() -> String {
+    format!(
+        "\
 -- A subscriber that gets a row for a table that it does not have stops applying anything. Where publications would take the table in by
--- themselves, the table has to exist on the subscribers first; lagmesh bootstrap prints the order of steps.
+-- themselves, the table has to exist on the subscribers first: this block then stops everything and tells the safe order of steps.
 DO $lagmesh$
 DECLARE
     found text;
@@ -136,13 +138,16 @@ BEGIN
         IF found IS NOT NULL OR in_schema IS NOT NULL THEN
             RAISE EXCEPTION 'publication % would take lagmesh.beat in before its subscribers have it',
                 pg_catalog.concat_ws(', ', found, in_schema)
-                USING HINT = 'run lagmesh bootstrap for the safe order of steps';
+                USING HINT = {};
         END IF;
     END IF;
 END
 $lagmesh$;
 
-";
+",
+        literal(&format!("the safe order of steps: {SAFE_ORDER}"))
+    )
+}
 
 fn role(name: &str, login: &str, why: &str) -> String {
     format!(
