@@ -8,11 +8,12 @@ use lagmesh_model::time::RawNanos;
 use super::answer::Answer;
 use crate::spool::{Level, ParcelId};
 
-/// After a failure: first wait, longest wait, jitter. Well below the time at which a judge gets suspicious (15 s), so that a
-/// collector that is back learns at once how things stand.
+/// After a failure: first wait and jitter. The longest wait is one export interval within these bounds, so that a collector that is
+/// back learns within one interval how things stand, and well before a judge gets suspicious (15 s).
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-const BACKOFF_CAP: Duration = Duration::from_secs(10);
 const BACKOFF_JITTER: f64 = 0.5;
+const BACKOFF_CAP_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_CAP_MAX: Duration = Duration::from_secs(10);
 
 /// What was missed is sent this many times as fast as it was made: ten minutes in 38 s, a day in 90 minutes, and a hundred
 /// agents at once are no stampede.
@@ -75,7 +76,8 @@ impl Lanes {
     /// Never: the constants make a back-off.
     pub fn new(interval: Duration, seed: u64) -> Lanes {
         let interval = interval.max(BACKFILL_PAUSE_MIN);
-        let backoff = Backoff::try_new(BACKOFF_FIRST, BACKOFF_CAP, BACKOFF_JITTER, seed).expect("the constants make sense");
+        let cap = interval.clamp(BACKOFF_CAP_MIN, BACKOFF_CAP_MAX);
+        let backoff = Backoff::try_new(BACKOFF_FIRST, cap, BACKOFF_JITTER, seed).expect("the constants make sense");
         let spread = Backoff::try_new(interval, interval, 0.99, !seed).expect("the interval is longer than zero");
         let pause = (interval / BACKFILL_SPEED).max(BACKFILL_PAUSE_MIN);
         Lanes { pause, spread, backoff, hold_until: None, backfill_from: None, suspect: None }

@@ -102,7 +102,7 @@ proptest! {
         prop_assert_eq!(ids, (1..=simulation.made).collect::<BTreeSet<_>>());
 
         let after: Vec<_> = simulation.delivered.iter().filter(|(_, at)| *at >= back).copied().collect();
-        prop_assert!(after[0].1.checked_since(back).unwrap() <= BACKOFF_CAP + INTERVAL);
+        prop_assert!(after[0].1.checked_since(back).unwrap() <= BACKOFF_CAP_MAX + INTERVAL);
         let made_when_back = i64::try_from(back.checked_since(START).unwrap().as_secs() / 10).unwrap();
         prop_assert!(after[0].0 >= made_when_back, "live first: {:?}", after[0]);
         let missed: Vec<_> = after.iter().filter(|(id, _)| *id < made_when_back - 2).copied().collect();
@@ -119,7 +119,7 @@ proptest! {
         simulation.run_until(minutes(10), |_, now| { attempts.push(now); later(None) });
         prop_assert!((50..=130).contains(&attempts.len()), "{}", attempts.len());
         let gaps = attempts.windows(2).map(|pair| pair[1].checked_since(pair[0]).unwrap());
-        prop_assert!(gaps.skip(10).all(|gap| gap >= BACKOFF_CAP / 2));
+        prop_assert!(gaps.skip(10).all(|gap| gap >= BACKOFF_CAP_MAX / 2));
     }
 }
 
