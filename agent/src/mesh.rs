@@ -2,7 +2,8 @@
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`flow`], [`offset`], [`peer`], [`bulletin`] (what to tell),
-//! [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] (UDP), [`icmp`], [`tcp`].
+//! [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] and [`responder`] (UDP), [`opinion`]
+//! with [`icmp`] and [`tcp`].
 
 pub mod bulletin;
 pub mod engine;
@@ -15,6 +16,7 @@ pub mod opinion;
 pub mod peer;
 pub mod reflector;
 pub mod resolve;
+pub mod responder;
 pub mod schedule;
 pub mod sender;
 pub mod stamp;
@@ -43,7 +45,8 @@ use tokio::time::sleep;
 use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
 use crate::mesh::engine::Engine;
 pub use crate::mesh::keys::{KeyError, MeshKeys};
-use crate::mesh::sender::{Shared, bind_reflector, probe_peer, reflect};
+use crate::mesh::responder::{bind_reflector, reflect};
+use crate::mesh::sender::{Shared, probe_peer};
 
 /// How often the view is published, unless there is an announcement.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);

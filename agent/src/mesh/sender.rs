@@ -1,4 +1,4 @@
-//! The sockets of the mesh: one connected UDP socket per flow, and the reflector's. They do what [`Engine`] says.
+//! The sockets towards peers: one connected UDP socket per flow. They do what [`Engine`] says.
 //!
 //! Everything here runs on one thread of its own, away from busy workers. Stamps are taken in user space, right before a send and
 //! right after a receive: late or early on the safe side for bounds.
@@ -16,7 +16,7 @@ use lagmesh_daemon::Clock;
 use lagmesh_model::fleet::Address;
 use lagmesh_model::state::Outcome;
 use lagmesh_model::time::Reading;
-use nix::sys::socket::{MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -35,10 +35,6 @@ const TICK: Duration = Duration::from_millis(100);
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How often while nothing answers.
 const RESOLVE_EVERY_DEAD: Duration = Duration::from_secs(5);
-/// The room that the reflector asks the kernel for [octets].
-const RECEIVE_BUFFER: usize = 4 << 20;
-/// How many requests are answered before others get their turn.
-const REFLECT_AT_ONCE: usize = 64;
 /// How many queued errors of a socket are read at once.
 const ERRORS_AT_ONCE: usize = 16;
 
@@ -120,15 +116,12 @@ fn send_one(shared: &Shared, peer: usize, flow: usize, socket: Option<&UdpSocket
         let Some(socket) = socket else { return engine.not_sent(peer, flow, Outcome::SendError, now) };
         let length = engine.request(peer, flow, now, &mut packet);
         let mut result = socket.try_send(&packet[..length]);
-        if let Err(error) = &result {
-            // The error may be the answer to an earlier probe: then this one has not been tried yet.
-            let earlier = quoted_sequences(socket);
-            if !earlier.is_empty() {
-                for sequence in earlier {
-                    engine.on_error(peer, flow, outcome_of(error), sequence, now);
-                }
-                result = socket.try_send(&packet[..length]);
+        if result.as_ref().is_err_and(|error| outcome_of(error) != Outcome::SendError) {
+            // The error may be the answer to an earlier probe, and then this one has not been tried yet.
+            for (outcome, sequence) in queued_errors(socket) {
+                engine.on_error(peer, flow, outcome, sequence, now);
             }
+            result = socket.try_send(&packet[..length]);
         }
         match result {
             Ok(_) => engine.sent(peer, flow, now),
@@ -247,35 +240,47 @@ async fn listen_one(
 
 /// Reads the errors that wait at a socket, within the call that marks it as free of errors, so that none is missed.
 fn take_errors(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) {
+    let mut errors = Vec::new();
     let taken: io::Result<()> = socket.try_io(Interest::ERROR, || {
-        let error = socket.take_error()?;
-        let sequences = quoted_sequences(socket);
-        if let Some(error) = error {
-            let sequences = if sequences.is_empty() { vec![None] } else { sequences };
-            shared.with(|engine, now| {
-                sequences.into_iter().for_each(|sequence| engine.on_error(peer, flow, outcome_of(&error), sequence, now))
-            });
-        }
+        errors = queued_errors(socket);
+        let pending = socket.take_error()?;
+        errors.extend(pending.filter(|_| errors.is_empty()).map(|error| (outcome_of(&error), None)));
         Err(io::ErrorKind::WouldBlock.into())
     });
     if let Err(error) = taken.or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }) {
         tracing::debug!(%error, "read the errors of a mesh socket");
     }
+    shared.with(|engine, now| {
+        for (outcome, sequence) in errors {
+            engine.on_error(peer, flow, outcome, sequence, now);
+        }
+    });
 }
 
-/// Empties a socket's queue of errors: for each, the sequence number of the probe that it quotes, if it quotes that much.
-fn quoted_sequences(socket: &UdpSocket) -> Vec<Option<u32>> {
-    let mut sequences = Vec::new();
-    while sequences.len() < ERRORS_AT_ONCE {
+/// Empties a socket's queue of errors: what each means, and the sequence number of the probe that it quotes, if it quotes that much.
+fn queued_errors(socket: &UdpSocket) -> Vec<(Outcome, Option<u32>)> {
+    let mut errors = Vec::new();
+    let mut control = [0; 256];
+    while errors.len() < ERRORS_AT_ONCE {
         let mut quoted = [0; 4];
         let mut room = [io::IoSliceMut::new(&mut quoted)];
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        match recvmsg::<()>(socket.as_raw_fd(), &mut room, None, flags).map(|message| message.bytes) {
-            Ok(octets) => sequences.push((octets == 4).then(|| u32::from_be_bytes(quoted))),
-            Err(_) => break,
-        }
+        let Ok(message) = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), flags) else { break };
+        let number = message.cmsgs().ok().and_then(|mut controls| controls.find_map(|control| error_number(&control)));
+        let whole = message.bytes == 4;
+        let outcome = number.map_or(Outcome::Unreachable, |number| outcome_of(&io::Error::from_raw_os_error(number)));
+        errors.push((outcome, whole.then(|| u32::from_be_bytes(quoted))));
     }
-    sequences
+    errors
+}
+
+fn error_number(control: &ControlMessageOwned) -> Option<i32> {
+    match control {
+        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+            i32::try_from(error.ee_errno).ok()
+        }
+        _ => None,
+    }
 }
 
 /// What an error of a socket means for a probe.
@@ -284,50 +289,5 @@ pub fn outcome_of(error: &io::Error) -> Outcome {
         io::ErrorKind::ConnectionRefused => Outcome::Refused,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Outcome::Unreachable,
         _ => Outcome::SendError,
-    }
-}
-
-/// Binds the reflector's socket.
-///
-/// # Errors
-/// If the address is not ours or taken.
-pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        if listen.is_ipv6() && listen.ip().is_unspecified() {
-            socket.set_only_v6(false)?;
-        }
-        socket.bind(&listen.into())?;
-        io::Result::Ok(socket.into())
-    };
-    open().with_context(|| format!("listen for mesh packets on {listen} (UDP); see --mesh-listen"))
-}
-
-/// Answers requests for ever.
-///
-/// # Errors
-/// If the socket fails.
-pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> {
-    let mut packet = [0; REQUEST_MAX + 1];
-    loop {
-        socket.readable().await.context("wait for mesh packets")?;
-        for _ in 0..REFLECT_AT_ONCE {
-            match socket.try_recv_from(&mut packet) {
-                Ok((length, source)) => reflect_one(shared, socket, &mut packet[..length], source),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => tracing::debug!(%error, "receive mesh packet"),
-            }
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], source: SocketAddr) {
-    let Some(accepted) = shared.with(|engine, now| engine.check(packet, source, now)) else { return };
-    shared.with(|engine, now| engine.answer(&accepted, packet, now));
-    if let Err(error) = socket.try_send_to(packet, source) {
-        tracing::debug!(%source, %error, "answer mesh packet");
     }
 }

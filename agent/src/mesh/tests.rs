@@ -161,3 +161,22 @@ async fn noise_is_not_amplified() {
     agent.stop().await;
     assert!(started.elapsed() < Duration::from_secs(5));
 }
+
+/// A reflector that listens on all addresses answers from the one that was asked, over IPv4 and IPv6 alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_come_from_the_address_that_was_asked() {
+    for (listen, asked) in [("0.0.0.0:0", "127.0.0.9"), ("[::]:0", "::1"), ("[::]:0", "127.0.0.9")] {
+        let listen: SocketAddr = listen.parse().unwrap();
+        let Ok(free) = std::net::UdpSocket::bind(listen).and_then(|socket| socket.local_addr()) else { continue };
+        let agent = run(&loopback_fleet().0, "oslo", free, None);
+        let asked = SocketAddr::new(asked.parse().unwrap(), free.port());
+        let own = if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+        let socket = UdpSocket::bind(own).await.unwrap();
+        socket.connect(asked).await.unwrap();
+        socket.send(&[0; 44]).await.unwrap();
+        let received =
+            timeout(PATIENCE, socket.recv(&mut [0; 100])).await.expect("answered from the address that was asked").unwrap();
+        assert_eq!(received, 44);
+        agent.stop().await;
+    }
+}
