@@ -20,6 +20,8 @@ use crate::database::trouble::Trouble;
 use crate::database::{reader, writer};
 use crate::measurement::NodeNews;
 
+/// Reading the catalogue tries nine functions, beside the statement that is counted anyway.
+const CATALOGUE_STATEMENTS: u64 = 9;
 /// The first wait after a failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait after a failure: a node that comes back is noticed within it.
@@ -65,6 +67,7 @@ async fn session(site: &Site) -> Trouble {
 async fn watched(site: &Site) -> Result<Infallible, Trouble> {
     let connection = site.connect(READER_SESSION_SQL).await?;
     let catalogue = site.query(&connection, "read the catalogue", Catalogue::discover(connection.client())).await?;
+    site.count(CATALOGUE_STATEMENTS);
     for (function, why) in catalogue.skipped() {
         tracing::debug!(node = %site.node, function, why, "the server does not offer");
     }
@@ -138,6 +141,8 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for look in 1_u32.. {
         ticks.tick().await;
+        // Either sample takes two statements.
+        site.count(1);
         let client = connection.client();
         let in_recovery = if role == NodeRole::Standby {
             let sample = site.query(connection, "read positions", standby_sample(client, catalogue)).await?;

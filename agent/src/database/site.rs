@@ -74,8 +74,13 @@ impl Site {
 
     /// The same with the error as it came.
     pub(super) async fn bounded<T>(&self, connection: &Connection, work: impl Future<Output = Result<T, PgError>>) -> Result<T, QueryError> {
-        self.queries.fetch_add(1, Ordering::Relaxed);
+        self.count(1);
         with_deadline(connection, self.interval.max(STATEMENT_DEADLINE), work).await
+    }
+
+    /// Counts statements.
+    pub(super) fn count(&self, statements: u64) {
+        self.queries.fetch_add(statements, Ordering::Relaxed);
     }
 
     /// Tells news of the node.

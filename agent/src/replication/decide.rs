@@ -313,7 +313,11 @@ fn nothing_to_judge_by(e: &Evidence) -> Option<Verdict> {
 fn fine(e: &Evidence) -> String {
     let arrived = e.arrived_age.map_or(String::new(), |age| format!("the last beat arrived {} ago", s(age)));
     match e.lag {
-        Some(lag) => format!("{arrived}, {:.1} ms after its commit", lag.estimate_ns() as f64 / 1e6),
+        Some(lag) => {
+            let ms = |ns: i64| ns as f64 / 1e6;
+            let (lower, estimate, upper) = (ms(lag.lower_ns()), ms(lag.estimate_ns()), ms(lag.upper_ns()));
+            format!("{arrived}, {estimate:.1} ms after its commit (for certain {lower:.1} to {upper:.1} ms)")
+        }
         None => format!("{arrived}; its lag is not known, but the writer has confirmed none that is missing"),
     }
 }
@@ -328,6 +332,9 @@ fn receiver_words(standby: &Standby) -> String {
 
 /// A duration as people read it.
 fn s(span: Duration) -> String {
+    if span < Duration::from_secs(1) {
+        return format!("{} ms", span.as_millis());
+    }
     format!("{:.1} s", span.as_secs_f64())
 }
 

@@ -207,7 +207,8 @@ impl Lag {
         let row = &pending.sighting.row;
         let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
         let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
-        let lag = offset.and_then(|offset| apply_lag(pending.absent, pending.sighting.present, &times, -offset));
+        let present = pending.sighting.present;
+        let lag = offset.and_then(|offset| Some(after_sent(apply_lag(pending.absent, present, &times, -offset)?, present, &times, -offset)));
         let Some(lag) = lag else {
             self.totals.unknown += 1;
             return;
@@ -217,7 +218,7 @@ impl Lag {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back((pending.sighting.present, lag.estimate_ns()));
+        self.recent.push_back((present, lag.estimate_ns()));
     }
 }
 
@@ -246,6 +247,18 @@ impl Totals {
             self.unknown += 1;
         }
     }
+}
+
+/// A beat is not visible before it is sent, whatever the clocks say of each other: where the poll before was much earlier, this is the
+/// better lower end. A contradiction stays one.
+fn after_sent(lag: Interval, present: RawNanos, times: &BeatTimes, theta: Interval) -> Interval {
+    let lower_ns = times.sent.since_ns(times.acknowledged);
+    if lag.lower_ns() >= lower_ns || lag.upper_ns() < lower_ns {
+        return lag;
+    }
+    let latest_ns = present.since_ns(times.acknowledged) - theta.estimate_ns();
+    let estimate_ns = i64::midpoint(lower_ns, latest_ns).max(lower_ns).min(lag.upper_ns());
+    Interval::new(lower_ns, estimate_ns, lag.upper_ns()).unwrap_or(lag)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ const LAG_MS: u64 = 40;
 
 /// A region with a standby, simulated millisecond by millisecond: beats leave every second, reach the mesh at once and the node
 /// after `LAG_MS`; positions are looked at every second, a little behind the beats.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault to switch on")]
 struct Sim {
     replications: Replications,
     view: PeerView,

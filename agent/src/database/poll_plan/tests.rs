@@ -21,8 +21,8 @@ impl Random {
 struct Run {
     /// Queries per beat.
     queries: Vec<usize>,
-    /// Width of the interval in which each beat was found [ms].
-    widths_ms: Vec<f64>,
+    /// Width of the interval in which each beat was found [ns].
+    widths_ns: Vec<i64>,
 }
 
 impl Run {
@@ -31,21 +31,21 @@ impl Run {
     }
 
     fn width_ms(&self, q: f64) -> f64 {
-        let mut widths: Vec<i64> = self.widths_ms.iter().map(|w| (w * 1e6) as i64).collect();
+        let mut widths = self.widths_ns.clone();
         widths.sort_unstable();
         nearest_rank(&widths, q).unwrap() as f64 / 1e6
     }
 }
 
 /// Runs the plan over the arrivals (ns on the reader's clock, rising); timers wake up to 1 ms late, a poll takes 0.4 to 0.8 ms.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "simulated times are small and positive")]
+#[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
 fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now: i64) -> (Run, i64) {
-    let mut run = Run { queries: Vec::new(), widths_ms: Vec::new() };
+    let mut run = Run { queries: Vec::new(), widths_ns: Vec::new() };
     let mut next = 0;
     let mut queries = 0;
     let mut absent = None;
     while next < arrivals.len() {
-        let due = plan.next_poll(RawNanos(now as u64)).0 as i64;
+        let due = plan.next_poll(RawNanos(now.cast_unsigned())).0.cast_signed();
         assert!(due >= now, "a plan never asks for the past");
         assert!(due <= now + 1_000 * MS, "always a poll within an interval");
         let started = due + (random.uniform() * 1e6) as i64;
@@ -53,12 +53,12 @@ fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now:
         let ended = seen_at + (2e5 + random.uniform() * 2e5) as i64;
         queries += 1;
         let arrived = arrivals[next..].iter().take_while(|at| **at <= seen_at).count();
-        plan.on_poll(RawNanos(started as u64), RawNanos(ended as u64), arrived > 0);
+        plan.on_poll(RawNanos(started.cast_unsigned()), RawNanos(ended.cast_unsigned()), arrived > 0);
         if arrived > 0 {
             next += arrived;
             run.queries.push(queries);
             if let Some(absent) = absent {
-                run.widths_ms.push((ended - absent) as f64 / 1e6);
+                run.widths_ns.push(ended - absent);
             }
             queries = 0;
         }
@@ -119,7 +119,7 @@ fn outage_is_bounded_and_forgotten() {
     let mut arrivals = vec![resumed + 500 * MS];
     arrivals.extend(steady(&mut random, 103, 100, 40.0, 3.0));
     let (run, _) = simulate(&mut plan, &arrivals, &mut random, at);
-    assert!(run.widths_ms[1] < 110.0 && run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0, "{} {}", run.widths_ms[1], run.mean_queries());
+    assert!(run.widths_ns[1] < 110 * MS && run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0, "{} {}", run.widths_ns[1], run.mean_queries());
 }
 
 /// When lag changes for good, or the writer starts on another schedule, the plan is narrow again within a few beats.
@@ -147,7 +147,7 @@ fn drift_is_followed() {
     for drift in [1e-4, -1e-4] {
         let mut random = Random(3);
         let mut plan = PollPlan::new(SECOND);
-        let arrivals: Vec<i64> = (1..2_000).map(|n| ((n as f64 * (1.0 + drift) * 1e3 + random.normal(40.0, 1.0)) * 1e6) as i64).collect();
+        let arrivals: Vec<i64> = (1..2_000).map(|n| ((f64::from(n) * (1.0 + drift) * 1e3 + random.normal(40.0, 1.0)) * 1e6) as i64).collect();
         let (run, _) = simulate(&mut plan, &arrivals, &mut random, 0);
         println!("drift {drift}: {:.2} queries per beat, width p50/p99 {:.2}/{:.2} ms", run.mean_queries(), run.width_ms(0.5), run.width_ms(0.99));
         assert!(run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0);

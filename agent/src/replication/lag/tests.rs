@@ -110,6 +110,16 @@ fn negative_lags() {
     assert_eq!((lag.totals.negative, lag.totals.unknown, lag.totals.upper.count()), (1, 1, 1));
 }
 
+/// A poll that was long ago does not make lag negative: nothing is visible before it is sent.
+#[test]
+fn sent_before_visible() {
+    let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
+    let told = told(&beat, 1_002);
+    lag.see(seen(beat, Some(100), 1_006), &told, at(1_006), &view(), OBJECTIVE);
+    let last = lag.last().unwrap();
+    assert!(within_ms(last, -2, 6) && (last.estimate_ns() - MS).abs() < MS / 5, "{last:?}");
+}
+
 /// Objectives are met or missed only for certain.
 #[test]
 fn objectives() {
