@@ -102,7 +102,7 @@ impl Engine {
                 () = shutdown.cancelled() => break,
                 _ = tick.tick() => {
                     let published = self.publish();
-                    self.log_changes(&wires.published.borrow().status, &published.status);
+                    log_changes(&wires.published.borrow().status, &published.status);
                     if let Some(memories) = self.due_memories(&published) {
                         // A full queue means that the disk is busy with what matters more; the next step tries again.
                         if wires.jobs.try_send(Job::Remember(memories)).is_err() {
@@ -145,16 +145,17 @@ impl Engine {
             self.judge.memories()
         })
     }
+}
 
-    fn log_changes(&self, before: &FleetStatus, after: &FleetStatus) {
-        for (was, region) in before.regions.iter().zip(&after.regions) {
-            for (was, is) in was.verdicts.iter().zip(&region.verdicts).filter(|(was, is)| was.state != is.state) {
-                tracing::info!(region = %region.region, axis = %is.axis, from = %was.state, to = %is.state, why = is.why, "verdict");
-            }
+/// A change of state is news; that it goes on is not.
+fn log_changes(before: &FleetStatus, after: &FleetStatus) {
+    for (was, region) in before.regions.iter().zip(&after.regions) {
+        for (was, is) in was.verdicts.iter().zip(&region.verdicts).filter(|(was, is)| was.state != is.state) {
+            tracing::info!(region = %region.region, axis = %is.axis, from = %was.state, to = %is.state, why = is.why, "verdict");
         }
-        for (was, is) in before.links.iter().zip(&after.links).filter(|(was, is)| was.state != is.state) {
-            tracing::info!(region = %is.region, peer = %is.peer, from = %was.state, to = %is.state, "link");
-        }
+    }
+    for (was, is) in before.links.iter().zip(&after.links).filter(|(was, is)| was.state != is.state) {
+        tracing::info!(region = %is.region, peer = %is.peer, from = %was.state, to = %is.state, "link");
     }
 }
 

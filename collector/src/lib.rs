@@ -85,19 +85,19 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts a collector in this process; `shutdown` ends it.
+    /// Starts a collector in this process, in the current tokio runtime; `shutdown` ends it.
     ///
     /// # Errors
     /// If an address or the store cannot be had.
-    pub async fn start(config: Config, shutdown: Shutdown) -> Result<Collector, RunError> {
-        Collector::start_under(config, Supervisor::new(shutdown)).await
+    pub fn start(config: &Config, shutdown: Shutdown) -> Result<Collector, RunError> {
+        Collector::start_under(config, Supervisor::new(shutdown))
     }
 
     /// The same under a supervisor that may have tasks of its own.
     ///
     /// # Errors
     /// The same.
-    pub async fn start_under(config: Config, mut supervisor: Supervisor) -> Result<Collector, RunError> {
+    pub fn start_under(config: &Config, mut supervisor: Supervisor) -> Result<Collector, RunError> {
         let (grpc, http, readiness) = start(config, &mut supervisor).map_err(RunError::Start)?;
         Ok(Collector { grpc, http, readiness, supervisor })
     }
@@ -115,12 +115,12 @@ impl Collector {
 ///
 /// # Errors
 /// If it cannot start, a part of it fails, or it does not end in time.
-pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
-    Collector::start(config, shutdown).await?.run().await
+pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), RunError> {
+    Collector::start(config, shutdown)?.run().await
 }
 
 /// Builds the chain in the order in which data flows.
-fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<(SocketAddr, SocketAddr, Readiness)> {
+fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(SocketAddr, SocketAddr, Readiness)> {
     for warning in config.fleet.warnings() {
         tracing::warn!(warning, "fleet file");
     }

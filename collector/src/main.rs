@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> u8 {
     let mut supervisor = Supervisor::new(Shutdown::new());
     cancel_on_signal(&mut supervisor);
-    let ended = match Collector::start_under(config, supervisor).await {
+    let ended = match Collector::start_under(&config, supervisor) {
         Ok(collector) => collector.run().await,
         Err(e) => Err(e),
     };

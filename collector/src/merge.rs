@@ -213,9 +213,9 @@ impl Agent {
 }
 
 /// Adds the counts of one boot's last batch to the counts of boots retired before it; current values are dropped.
-pub fn fold(retired: Option<Batch>, dead: &Batch) -> Batch {
+pub fn fold(retired: Option<&Batch>, dead: &Batch) -> Batch {
     let mut totals = BTreeMap::new();
-    for series in retired.iter().flat_map(|batch| &batch.series).chain(&dead.series) {
+    for series in retired.into_iter().flat_map(|batch| &batch.series).chain(&dead.series) {
         key::add(&mut totals, Key::of(series), &series.value);
     }
     let series = totals

@@ -119,14 +119,12 @@ impl Intake {
         if self.jobs.try_send(Job::Keep(delivery, done)).is_err() {
             return Err((Answer::overload(), "overload"));
         }
-        match stored.await {
-            Ok(Ok(kept)) => Ok(kept),
-            // The store has logged what went wrong; the client keeps its batch.
-            Ok(Err(_)) | Err(_) => {
-                let (reason, why) = ("store", "the collector cannot write to its store: come back later".to_owned());
-                Err((Answer::Later { reason, why }, reason))
-            }
+        if let Ok(Ok(kept)) = stored.await {
+            return Ok(kept);
         }
+        // The store has logged what went wrong; the client keeps its batch.
+        let (reason, why) = ("store", "the collector cannot write to its store: come back later".to_owned());
+        Err((Answer::Later { reason, why }, reason))
     }
 }
 

@@ -48,9 +48,9 @@ pub struct Pages {
 /// The routes.
 pub fn router(pages: Pages) -> Router {
     Router::new()
-        .route("/", get(|| asset("text/html; charset=utf-8", PAGE_HTML)))
-        .route("/page.css", get(|| asset("text/css; charset=utf-8", PAGE_CSS)))
-        .route("/page.js", get(|| asset("text/javascript; charset=utf-8", PAGE_JS)))
+        .route("/", get(async || asset("text/html; charset=utf-8", PAGE_HTML)))
+        .route("/page.css", get(async || asset("text/css; charset=utf-8", PAGE_CSS)))
+        .route("/page.js", get(async || asset("text/javascript; charset=utf-8", PAGE_JS)))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
@@ -75,7 +75,7 @@ pub fn hardened(router: Router) -> Router {
     }))
 }
 
-async fn asset(media: &'static str, text: &'static str) -> Response {
+fn asset(media: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, media)], text).into_response()
 }
 

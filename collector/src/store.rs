@@ -150,9 +150,9 @@ impl Store {
             }
             Err(e) => {
                 tracing::error!(error = %e, deliveries = waiting.len(), "write the store; is the disk full?");
-                waiting.into_iter().for_each(|done| {
+                for done in waiting {
                     done.send(Err(NotKept)).ok();
-                });
+                }
             }
         }
     }

@@ -152,7 +152,8 @@ mod tests {
     /// Every transition happens at its time and not before.
     #[test]
     fn transitions() {
-        let table: Vec<(&str, Vec<(Finding, u32)>, Vec<S>)> = vec![
+        type Story = (&'static str, Vec<(Finding, u32)>, Vec<S>);
+        let table: Vec<Story> = vec![
             ("unknown at boot until the first measurement", vec![(missing(), 300), (good(), 1)], vec![S::Unknown, S::Healthy]),
             ("a bad first measurement is believed", vec![(degraded(), 1)], vec![S::Degraded]),
             ("gone from the start", vec![(gone(true), 14), (gone(true), 1)], vec![S::Unknown, S::Suspect]),

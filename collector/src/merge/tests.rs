@@ -105,7 +105,7 @@ proptest! {
         let mut restored = View::new(INTERVAL);
         for boot in 1..5 {
             if once.contains(&boot) {
-                folded = Some(fold(folded.take(), &batch("a", boot, boot * 3)));
+                folded = Some(fold(folded.take().as_ref(), &batch("a", boot, boot * 3)));
             } else {
                 restored.accept(batch("a", boot, boot * 3), at(boot));
             }

@@ -18,7 +18,7 @@ pub(super) enum Encoding {
 impl Encoding {
     /// The encoding of a `Content-Encoding` header; `None` for one that is not supported.
     pub(super) fn of(header: Option<&str>) -> Option<Encoding> {
-        match header.map(str::trim).unwrap_or("identity") {
+        match header.map_or("identity", str::trim) {
             word if word.eq_ignore_ascii_case("identity") || word.is_empty() => Some(Encoding::Identity),
             word if word.eq_ignore_ascii_case("gzip") => Some(Encoding::Gzip),
             word if word.eq_ignore_ascii_case("zstd") => Some(Encoding::Zstd),

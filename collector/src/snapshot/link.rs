@@ -13,6 +13,12 @@ use lagmesh_model::time::Reading;
 use super::{evidence_age, silence, sources};
 use crate::merge::{View, Witness};
 
+/// Fates of probes that left this host.
+const SETTLED: &[Outcome] =
+    &[Outcome::InTime, Outcome::Late, Outcome::Lost, Outcome::Refused, Outcome::Unreachable, Outcome::Corrupt];
+/// Those that show that the other end is there.
+const ANSWERED: &[Outcome] = &[Outcome::InTime, Outcome::Late, Outcome::Refused];
+
 /// The link from one region to another.
 pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, now: Reading) -> Link {
     let sources = sources(view, from, now);
@@ -93,12 +99,11 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
         };
         sources.iter().flat_map(|witness| outcomes.iter().filter_map(move |outcome| of(witness, outcome))).sum()
     };
-    use Outcome as O;
     LinkKind {
         kind,
         rtt: rtt(sources, &attributes, silence),
-        settled: count(&[O::InTime, O::Late, O::Lost, O::Refused, O::Unreachable, O::Corrupt]),
-        answered: count(&[O::InTime, O::Late, O::Refused]),
+        settled: count(SETTLED),
+        answered: count(ANSWERED),
     }
 }
 

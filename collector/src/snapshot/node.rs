@@ -37,10 +37,10 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
         node: node.name.clone(),
         state,
         why,
-        role: known(&source, |witness| role(witness, &attributes), unsaid()),
-        version: known(&source, |_| info(Attribute::Version)?.parse().ok(), unsaid()),
-        system: known(&source, |_| info(Attribute::System)?.parse().ok().map(SystemIdentifier), unsaid()),
-        timeline: known(&source, |witness| timeline(witness, &attributes), unsaid()),
+        role: known(source.as_ref(), |witness| role(witness, &attributes), unsaid()),
+        version: known(source.as_ref(), |_| info(Attribute::Version)?.parse().ok(), unsaid()),
+        system: known(source.as_ref(), |_| info(Attribute::System)?.parse().ok().map(SystemIdentifier), unsaid()),
+        timeline: known(source.as_ref(), |witness| timeline(witness, &attributes), unsaid()),
         received: Known::unknown(AT_THE_AGENT),
         replayed: Known::unknown(AT_THE_AGENT),
         beat: Known::unknown(AT_THE_AGENT),
@@ -101,10 +101,10 @@ fn timeline(witness: &Witness<'_>, attributes: &Attributes) -> Option<Timeline> 
 }
 
 fn known<T>(
-    source: &Option<(&Witness<'_>, NodeState)>,
+    source: Option<&(&Witness<'_>, NodeState)>,
     read: impl FnOnce(&Witness<'_>) -> Option<T>,
     unsaid: String,
 ) -> Known<T> {
-    let value = source.as_ref().and_then(|(witness, _)| Some((witness.age, read(witness)?)));
+    let value = source.and_then(|(witness, _)| Some((witness.age, read(witness)?)));
     value.map_or_else(|| Known::unknown(unsaid), |(age, value)| age.of_value(value))
 }

@@ -182,5 +182,5 @@ fn json_round_trip() {
     assert_eq!(serde_json::from_str::<FleetStatus>(&text).unwrap(), status);
     assert_eq!(status.regions[0].region, region("a"));
     let by_region: BTreeMap<_, _> = status.regions.iter().map(|one| (one.region.as_str(), one.evidence_age_s.is_known())).collect();
-    assert_eq!(by_region["a"], false);
+    assert!(!by_region["a"]);
 }

@@ -134,9 +134,10 @@ impl Table {
         let mut sums = self.connection.prepare("SELECT agent, body FROM retired")?;
         let mut rows = sums.query([])?;
         while let Some(row) = rows.next()? {
-            match unpack(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
-                Some(batch) => restored.retired.push(batch),
-                None => tracing::warn!(agent = row.get::<_, String>(0)?, "stored sum of retired boots cannot be read, left out"),
+            if let Some(batch) = unpack(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
+                restored.retired.push(batch);
+            } else {
+                tracing::warn!(agent = row.get::<_, String>(0)?, "stored sum of retired boots cannot be read, left out");
             }
         }
         let mut boots = self.connection.prepare("SELECT agent, boot FROM retired_boot ORDER BY ordinal")?;
@@ -190,14 +191,14 @@ impl Transaction<'_> {
         let dead = body("SELECT body FROM boot WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
         let sum = body("SELECT body FROM retired WHERE agent = ?1", &[&name])?;
         if let Some(dead) = dead.as_deref().and_then(unpack) {
-            let sum = merge::fold(sum.as_deref().and_then(unpack), &dead);
+            let sum = merge::fold(sum.as_deref().and_then(unpack).as_ref(), &dead);
             self.0.execute("INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)", params![name, pack(&sum)])?;
         }
         self.0.execute("DELETE FROM boot WHERE agent = ?1 AND boot = ?2", params![name, number])?;
         self.0.execute("INSERT INTO retired_boot (agent, boot) VALUES (?1, ?2)", params![name, number])?;
         let newest = "SELECT ordinal FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
         let sql = format!("DELETE FROM retired_boot WHERE agent = ?1 AND ordinal NOT IN ({newest})");
-        self.0.execute(&sql, params![name, RETIRED_MAX as i64])?;
+        self.0.execute(&sql, params![name, i64::try_from(RETIRED_MAX).unwrap_or(i64::MAX)])?;
         Ok(())
     }
 
