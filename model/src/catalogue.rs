@@ -248,7 +248,7 @@ catalogue! {
         "The timeline on which the node writes or replays; it grows with every promotion";
     NODE_QUERIES = "lagmesh.node.queries", Counter, One, Agent, [Cluster, Region, Node],
         "Statements that lagmesh itself has sent to the node: what it costs";
-    SPOOL_BYTES = "lagmesh.spool.bytes", Gauge, Bytes, Agent, [Region, Agent, Collector],
+    SPOOL_BYTES = "lagmesh.spool.pending", Gauge, Bytes, Agent, [Region, Agent, Collector],
         "Bytes in the agent's spool that the collector has not acknowledged yet";
     SPOOL_LOST = "lagmesh.spool.lost", Counter, One, Agent, [Region, Agent, Collector, Reason],
         "Batches that the spool had to give up before the collector acknowledged them";

@@ -13,13 +13,13 @@ pub fn free_tcp() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// `preferred` if it is free, else any free TCP port.
+/// `preferred` if it is free, else any free TCP port; 0 prefers none.
 ///
 /// # Errors
 /// If the system has none.
 pub fn tcp_or_free(preferred: u16) -> Result<u16> {
     match TcpListener::bind((Ipv4Addr::LOCALHOST, preferred)) {
-        Ok(_) => Ok(preferred),
+        Ok(listener) => Ok(listener.local_addr()?.port()),
         Err(_) => free_tcp(),
     }
 }

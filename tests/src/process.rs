@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
+/// A program that was forked but had not yet asked for its parent's death when the parent died must not start.
+const ONLY_UNDER_US: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -49,7 +52,8 @@ impl Process {
         if let Some(user) = &program.user {
             command.args(["--reuid", user, "--regid", user, "--init-groups"]);
         }
-        command.args(["--pdeathsig", "KILL", "--"]).arg(&program.path).args(&program.args);
+        command.args(["--pdeathsig", "KILL", "--", "sh", "-c", ONLY_UNDER_US]).arg(std::process::id().to_string());
+        command.arg(&program.path).args(&program.args);
         command.envs(program.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).current_dir(directory);
         let child =

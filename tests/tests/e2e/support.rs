@@ -16,8 +16,12 @@ static TLS: Once = Once::new();
 
 /// A world in which every link and every lag is known.
 pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
-    let world = starting_world(purpose).await?;
-    world.ready().await.with_context(|| format!("logs are in {}", world.folder().display()))?;
+    let mut world = starting_world(purpose).await?;
+    let ready = world.ready().await;
+    if ready.is_err() {
+        world.keep_folder();
+    }
+    ready.with_context(|| format!("logs stay in {}", world.folder().display()))?;
     Ok(world)
 }
 
