@@ -53,13 +53,12 @@ pub fn build_folder() -> Result<PathBuf> {
 /// # Errors
 /// If it has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("LAGMESH_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let own = std::env::current_exe().context("find our own program")?;
-            let beside = own.parent().context("a program stands in a folder")?;
-            if beside.ends_with("deps") { beside.join("..") } else { beside.to_owned() }
-        }
+    let folder = if let Some(folder) = std::env::var_os("LAGMESH_BIN_DIR") {
+        PathBuf::from(folder)
+    } else {
+        let own = std::env::current_exe().context("find our own program")?;
+        let beside = own.parent().context("a program stands in a folder")?;
+        if beside.ends_with("deps") { beside.join("..") } else { beside.to_owned() }
     };
     let path = folder.join(name);
     path.canonicalize().with_context(|| format!("{} has not been built: run `cargo build --workspace` first", path.display()))

@@ -119,9 +119,9 @@ async fn facts(site: &Site, connection: &Connection, catalogue: &Catalogue) -> R
     Ok((facts, role))
 }
 
-/// Whether the database takes part in logical replication as a subscriber.
+/// Whether the database takes part in logical replication as a subscriber. A disabled subscription counts: it ought to follow.
 async fn is_subscribed(connection: &Connection) -> Result<bool, PgError> {
-    let sql = "SELECT EXISTS (SELECT oid FROM pg_catalog.pg_subscription WHERE subenabled AND subdbid = \
+    let sql = "SELECT EXISTS (SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
                (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))";
     connection.client().query_typed_one(sql, &[]).await?.try_get(0)
 }

@@ -166,13 +166,18 @@ function drawMatrix() {
   const names = status.regions.map((region) => region.region);
   const cells = new Map(status.links.map((link) => [`${link.region} ${link.peer}`, link]));
   const head = el("thead", {}, el("tr", {}, el("th", { class: "corner", scope: "col" }, "from ↓ to →"),
-    names.map((name) => el("th", { scope: "col" }, name))));
+    names.map((name) => column(el("th", { scope: "col" }, name), names.length))));
   const body = el("tbody", {}, names.map((from) => el("tr", {}, el("th", { scope: "row" }, from), names.map((to) => {
     if (from === to) return el("td", { class: "self" }, from);
     const link = cells.get(`${from} ${to}`);
     return link ? cell(link) : el("td", { class: "hatched unknown", "data-region": from, "data-peer": to, "data-state": "unknown" }, "unknown");
   }))));
   $("matrix").replaceChildren(head, body);
+}
+
+function column(head, count) {
+  head.style.width = `${Math.floor(92 / count)}%`;
+  return head;
 }
 
 function cell(link) {
