@@ -204,6 +204,11 @@ impl Flow {
             self.outstanding.pop_front();
             fates.push(Fate::of(if sent.stalled { Outcome::Skipped } else { Outcome::Lost }));
         }
+        // Most of the time nothing is out for long; then the patience need not be known.
+        let waits = |sent: &Sent| !sent.overdue && !sent.stalled && now.since_ns(sent.at) > nanos(PATIENCE_MIN).cast_signed();
+        if !self.outstanding.iter().any(waits) {
+            return;
+        }
         let patience_ns = nanos(self.patience()).cast_signed();
         let overdue = |sent: &&mut Sent| !sent.overdue && !sent.stalled && now.since_ns(sent.at) > patience_ns;
         let newly = self.outstanding.iter_mut().filter(overdue).map(|sent| sent.overdue = true).count();
@@ -234,11 +239,11 @@ impl Flow {
         self.alive
     }
 
-    /// How long an answer may take before it is overdue: four times the 99th percentile of the round-trip time, at least 200 ms,
-    /// at most the deadline; the deadline as long as nothing was ever answered.
+    /// How long an answer may take before it is overdue: four times the 99th percentile of the round-trip time, at most the
+    /// deadline, at least 200 ms; the deadline as long as nothing was ever answered.
     pub fn patience(&self) -> Duration {
         let longest = self.rtts_ns.iter().max().map(|rtt_ns| Duration::from_nanos(rtt_ns.saturating_mul(PATIENCE_FACTOR)));
-        longest.map_or(self.timing.deadline, |patience| patience.max(PATIENCE_MIN).min(self.timing.deadline))
+        longest.unwrap_or(self.timing.deadline).min(self.timing.deadline).max(PATIENCE_MIN)
     }
 
     /// The round-trip time of the newest exchange [ns].
