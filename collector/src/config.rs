@@ -147,9 +147,8 @@ impl Config {
 
 fn tls(args: &Args) -> Result<Option<Tls>, ConfigError> {
     let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) else { return Ok(None) };
-    let read = |path: &PathBuf| {
-        read_text(path, PEM_BYTES_MAX).map_err(|error| ConfigError::UnreadablePem { path: path.clone(), error })
-    };
+    let read =
+        |path: &PathBuf| read_text(path, PEM_BYTES_MAX).map_err(|error| ConfigError::UnreadablePem { path: path.clone(), error });
     let tls = Tls::from_pem(&read(cert)?, &read(key)?);
     tls.map(Some).map_err(|error| ConfigError::Tls { cert: cert.clone(), key: key.clone(), error })
 }

@@ -8,7 +8,7 @@ use lagmesh_model::fleet::Fleet;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{BootId, RegionName};
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series, push_states};
-use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ReplicationState};
+use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ReplicationState, Stage};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 
 /// Regions with one agent each; those in `nodes` have a node `<region>-db` of the cluster `app`.
@@ -22,7 +22,8 @@ pub(crate) fn fleet(regions: &[&str], nodes: &[&str]) -> Fleet {
         text.push_str("[[cluster]]\nname = \"app\"\n");
     }
     for region in nodes {
-        writeln!(text, "[[cluster.node]]\nname = \"{region}-db\"\nregion = \"{region}\"\ndsn = \"host=127.0.0.1 user=lagmesh\"").unwrap();
+        writeln!(text, "[[cluster.node]]\nname = \"{region}-db\"\nregion = \"{region}\"\ndsn = \"host=127.0.0.1 user=lagmesh\"")
+            .unwrap();
     }
     text.push_str("[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:4318\"\n");
     Fleet::parse("fleet.toml", &text).expect("the fixture is a fleet file")
@@ -108,6 +109,8 @@ impl Says {
             let attributes = self.from(origin).with(Attribute::Bound, bound);
             self.0.series.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes.clone(), staleness_s));
             let attributes = attributes.with(Attribute::Basis, "mesh");
+            let newest = attributes.clone().with(Attribute::Stage, Stage::Visible);
+            self.0.series.push(Series::gauge(&catalogue::REPLICATION_DELAY, newest, (ms + off) as f64 / 1e3));
             self.0.series.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, distribution(count, ms + off)));
         }
         self

@@ -8,9 +8,9 @@
 
 pub mod hysteresis;
 pub(crate) mod report;
-pub mod votes;
 #[cfg(test)]
 mod tests;
+pub mod votes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

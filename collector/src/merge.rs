@@ -207,7 +207,11 @@ impl Agent {
         self.boots.values().max_by_key(|boot| {
             let fresh = Age::of(boot.arrived, now, fresh_for).fresh;
             let same_epoch = boot.arrived.epoch == now.epoch;
-            if fresh { (true, same_epoch, boot.start.0, boot.arrived.raw.0) } else { (false, same_epoch, boot.arrived.raw.0, boot.start.0) }
+            if fresh {
+                (true, same_epoch, boot.start.0, boot.arrived.raw.0)
+            } else {
+                (false, same_epoch, boot.arrived.raw.0, boot.start.0)
+            }
         })
     }
 }
@@ -218,9 +222,7 @@ pub fn fold(retired: Option<&Batch>, dead: &Batch) -> Batch {
     for series in retired.into_iter().flat_map(|batch| &batch.series).chain(&dead.series) {
         key::add(&mut totals, Key::of(series), &series.value);
     }
-    let series = totals
-        .into_iter()
-        .map(|(key, value)| Series { metric: key.metric, attributes: key.attributes, value })
-        .collect();
+    let series =
+        totals.into_iter().map(|(key, value)| Series { metric: key.metric, attributes: key.attributes, value }).collect();
     Batch { series, ..dead.clone() }
 }

@@ -103,7 +103,11 @@ impl Intake {
             self.tally.points(reason, *count);
         }
         let points = vetted.batches.iter().map(|batch| batch.series.len() as u64).sum();
-        let outcome = if vetted.batches.is_empty() { Ok(Kept::New) } else { self.deliver(Delivery { batches: vetted.batches, arrived }).await };
+        let outcome = if vetted.batches.is_empty() {
+            Ok(Kept::New)
+        } else {
+            self.deliver(Delivery { batches: vetted.batches, arrived }).await
+        };
         let word = match outcome {
             Ok(Kept::New) => "accepted",
             Ok(Kept::Duplicate) => "duplicate",

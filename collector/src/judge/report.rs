@@ -87,7 +87,8 @@ fn reads(nodes: &[Own<'_>], region: &RegionName) -> Report {
     if known.is_empty() {
         return Report::Silent("its agent knows nothing about its nodes yet".to_owned());
     }
-    let unwell: Vec<String> = known.iter().filter(|own| !is_well(own.state)).map(|own| format!("{} is {}", own.node, own.state)).collect();
+    let unwell: Vec<String> =
+        known.iter().filter(|own| !is_well(own.state)).map(|own| format!("{} is {}", own.node, own.state)).collect();
     // A missing grant or table hides the node from us; it says nothing about users.
     if known.iter().all(|own| !is_well(own.state) && !is_gone(own.state)) {
         return Report::Silent(format!("its nodes cannot be watched: {}", unwell.join(", ")));
@@ -167,7 +168,10 @@ fn failing(own: &Own<'_>, region: &RegionName) -> Option<Failing> {
         }
     }
     let all = acknowledged + other;
-    (other * FAILING_ONE_OF > all).then(|| Failing { all: acknowledged == 0, why: format!("{other} of {all} heartbeat writes on {} failed in the last minute", own.node) })
+    (other * FAILING_ONE_OF > all).then(|| Failing {
+        all: acknowledged == 0,
+        why: format!("{other} of {all} heartbeat writes on {} failed in the last minute", own.node),
+    })
 }
 
 fn list(nodes: &[&Own<'_>]) -> String {

@@ -111,7 +111,13 @@ fn a_partition_of_43_seconds_is_not_down() {
     court.run(60, all_well);
     let mut worst = Vec::new();
     for second in 0..240 {
-        court.run(1, |sequence| if second < 43 { vec![voice("a", sequence, [Up, Down]), voice("b", sequence, [Up, Down])] } else { all_well(sequence) });
+        court.run(1, |sequence| {
+            if second < 43 {
+                vec![voice("a", sequence, [Up, Down]), voice("b", sequence, [Up, Down])]
+            } else {
+                all_well(sequence)
+            }
+        });
         worst.push(court.verdict("c", Axis::Reads).state);
     }
     assert!(!worst.contains(&S::Down));
@@ -161,7 +167,8 @@ fn an_asymmetric_partition_is_grey() {
 fn an_isolated_vantage_has_no_vote() {
     let mut court = Court::new(&THREE, &THREE);
     court.run(60, all_well);
-    let isolated = |sequence| vec![voice("a", sequence, [Down, Down]), voice("b", sequence, [Down, Up]), voice("c", sequence, [Down, Up])];
+    let isolated =
+        |sequence| vec![voice("a", sequence, [Down, Down]), voice("b", sequence, [Down, Up]), voice("c", sequence, [Down, Up])];
     court.run(300, isolated);
     court.expect("b", S::Healthy, S::Healthy);
     court.expect("c", S::Healthy, S::Healthy);
@@ -180,10 +187,7 @@ fn a_dead_agent_is_unknown() {
     court.run(300, silent);
     court.expect("c", S::Unknown, S::Unknown);
     court.expect("a", S::Healthy, S::Healthy);
-    assert_eq!(
-        court.verdict("c", Axis::Reads).why,
-        "its own agent does not report, and no other region can tell"
-    );
+    assert_eq!(court.verdict("c", Axis::Reads).why, "its own agent does not report, and no other region can tell");
 }
 
 /// The region's own agent cannot reach its node: that is enough for SUSPECT, and never for DOWN by itself.
@@ -236,7 +240,9 @@ fn writer_down_is_a_vote_on_writes() {
 fn impaired_links() {
     let mut court = Court::new(&THREE, &THREE);
     court.run(60, all_well);
-    court.run(60, |sequence| vec![voice("a", sequence, [Lossy, Up]), voice("b", sequence, [Up, Up]), voice("c", sequence, [Up, Grey])]);
+    court.run(60, |sequence| {
+        vec![voice("a", sequence, [Lossy, Up]), voice("b", sequence, [Up, Up]), voice("c", sequence, [Up, Grey])]
+    });
     court.expect("b", S::Degraded, S::Degraded);
     court.expect("a", S::Healthy, S::Healthy);
     court.run(200, |sequence| {

@@ -52,7 +52,8 @@ pub struct Poll {
 
 /// Asks every other region, and the region itself.
 pub fn poll(fleet: &Fleet, view: &View, region: &RegionName, axis: Axis, now: Reading) -> Poll {
-    let ballots: Vec<Ballot> = fleet.peers_of(region).map(|vantage| ballot(fleet, view, &vantage.name, region, axis, now)).collect();
+    let ballots: Vec<Ballot> =
+        fleet.peers_of(region).map(|vantage| ballot(fleet, view, &vantage.name, region, axis, now)).collect();
     let report = report::of(fleet, view, region, axis, now);
     let finding = count(&ballots, report);
     Poll { votes: ballots.into_iter().map(|ballot| ballot.cast).collect(), finding }
@@ -75,9 +76,9 @@ fn ballot(fleet: &Fleet, view: &View, vantage: &RegionName, region: &RegionName,
     if axis == Axis::Writes && beats.contains(&ReplicationState::WriterDown) {
         return cast(Vote::Bad, format!("the writer in {region} announces no beats to {vantage}"));
     }
-    let arriving = beats.iter().any(|state| {
-        matches!(state, ReplicationState::Ok | ReplicationState::Lagging | ReplicationState::CatchingUp)
-    });
+    let arriving = beats
+        .iter()
+        .any(|state| matches!(state, ReplicationState::Ok | ReplicationState::Lagging | ReplicationState::CatchingUp));
     match reach(&witnesses, vantage, region) {
         Reach::Through(state) => {
             let impaired = state != LinkState::Ok;
@@ -119,11 +120,9 @@ fn count(ballots: &[Ballot], report: Report) -> Finding {
         Report::Silent(_) if majority_bad => Finding::Gone { confirmed: true, why: seen_bad() },
         Report::Silent(why) if good.is_empty() => Finding::Missing(format!("{why}, and no other region can tell")),
         Report::Silent(why) => Finding::Missing(format!("{} can reach it, but {why}", good.join(", "))),
-        Report::Good(_) | Report::Degraded(_) if !bad.is_empty() => Finding::Degraded(format!(
-            "vantages disagree: {} cannot reach it, {} can",
-            bad.join(", "),
-            good.join(", ")
-        )),
+        Report::Good(_) | Report::Degraded(_) if !bad.is_empty() => {
+            Finding::Degraded(format!("vantages disagree: {} cannot reach it, {} can", bad.join(", "), good.join(", ")))
+        }
         Report::Degraded(why) => Finding::Degraded(why),
         Report::Good(why) => {
             let impaired: Vec<&Ballot> = ballots.iter().filter(|ballot| ballot.impaired).collect();
@@ -181,9 +180,8 @@ fn beats_of(fleet: &Fleet, witnesses: &[Witness<'_>], region: &RegionName) -> Ve
     for (_, origin) in fleet.nodes_of(region) {
         for witness in witnesses {
             let current = witness.having(&catalogue::REPLICATION_STATE, Attribute::Origin, origin.name.as_str());
-            let current = current.filter(|attributes| {
-                witness.gauge(&catalogue::REPLICATION_STATE, attributes).is_some_and(|one| one > 0.5)
-            });
+            let current = current
+                .filter(|attributes| witness.gauge(&catalogue::REPLICATION_STATE, attributes).is_some_and(|one| one > 0.5));
             states.extend(current.filter_map(|attributes| ReplicationState::from_word(attributes.get(Attribute::State)?)));
         }
     }

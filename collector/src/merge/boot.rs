@@ -103,11 +103,6 @@ impl Boot {
         self.recent.get(key)?.growth(&self.seen)
     }
 
-    /// How a histogram has grown over the fewest newest batches in which it did, and over how many batches that is.
-    pub fn last_growth(&self, key: &Key) -> Option<(Growth, u64)> {
-        self.recent.get(key)?.last_growth(&self.seen, self.sequence)
-    }
-
     /// The histograms and counters of a metric of which recent points are kept.
     pub fn recent_keys(&self, metric: &'static Metric) -> impl Iterator<Item = &Key> {
         self.recent.keys().filter(move |key| key.metric.name == metric.name)

@@ -41,12 +41,6 @@ impl Seen {
     fn oldest(&self) -> Option<u64> {
         if self.begin == 0 { Some(0) } else { self.sequences.first().copied() }
     }
-
-    /// Known moments before `sequence`, the newest first.
-    fn before(&self, sequence: u64) -> impl Iterator<Item = u64> {
-        let boot = (self.begin == 0).then_some(0);
-        self.sequences.range(..sequence).rev().copied().chain(boot)
-    }
 }
 
 /// The newest points of one cumulative series.
@@ -68,15 +62,6 @@ impl Points {
         let (newest, value) = self.points.last_key_value()?;
         let oldest = seen.oldest().filter(|oldest| oldest < newest)?;
         self.since(value, oldest)
-    }
-
-    pub(super) fn last_growth(&self, seen: &Seen, now: u64) -> Option<(Growth, u64)> {
-        let (newest, value) = self.points.last_key_value()?;
-        seen.before(*newest).find_map(|earlier| match self.since(value, earlier)? {
-            Growth::Count(0) => None,
-            Growth::Distribution(grown) if grown.is_empty() => None,
-            grown => Some((grown, now - earlier)),
-        })
     }
 
     /// The growth since the batch `earlier`. A batch that arrived without the series stands for a count that had not begun.

@@ -140,21 +140,6 @@ fn recent_is_the_last_minute() {
     assert_eq!(recent(&view([(0, batch("a", 1, 50))]), at(0)), (None, None));
 }
 
-/// The newest distribution reaches back as far as it must to find a value, and says how far that was.
-#[test]
-fn newest_distribution_skips_quiet_intervals() {
-    let mut quiet = batch("a", 1, 3);
-    quiet.sequence = 5;
-    let mut earlier = quiet.clone();
-    earlier.sequence = 4;
-    let view = view([(10, batch("a", 1, 2)), (20, batch("a", 1, 3)), (30, earlier), (40, quiet)]);
-    let witness = view.witnesses(&"new-york".parse().unwrap(), at(40)).into_iter().next().unwrap();
-    let (grown, batches) = witness.newest_distribution(&catalogue::LINK_RTT, &rtt()).unwrap();
-    assert_eq!((grown.count(), batches), (10, 3));
-    let median = grown.quantile_s(0.5).unwrap();
-    assert!((median - 0.003).abs() < 0.003 * 0.0114, "{median}");
-}
-
 /// Silence beyond three intervals makes evidence stale and current values absent; totals stay.
 #[test]
 fn silence_makes_stale() {

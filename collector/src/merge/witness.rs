@@ -9,10 +9,10 @@ use lagmesh_model::series::Attributes;
 use lagmesh_model::state::NodeState;
 use lagmesh_model::time::Reading;
 
+use super::Age;
 use super::boot::Boot;
 use super::key::Key;
 use super::recent::Growth;
-use super::Age;
 
 /// One agent by its current boot.
 #[derive(Debug, Clone)]
@@ -54,7 +54,9 @@ impl<'a> Witness<'a> {
         attribute: Attribute,
         all: &[S],
     ) -> Option<S> {
-        all.iter().copied().find(|word| self.gauge(metric, &attributes.clone().with(attribute, word)).is_some_and(|one| one > 0.5))
+        all.iter()
+            .copied()
+            .find(|word| self.gauge(metric, &attributes.clone().with(attribute, word)).is_some_and(|one| one > 0.5))
     }
 
     /// The attribute sets of a metric's current series that carry `attribute = value`.
@@ -79,14 +81,6 @@ impl<'a> Witness<'a> {
         match self.boot.growth(&Key { metric, attributes: attributes.clone() })? {
             Growth::Count(_) => None,
             Growth::Distribution(grown) => Some(grown),
-        }
-    }
-
-    /// The distribution of the newest batches in which anything was measured, and how many batches ago it began.
-    pub fn newest_distribution(&self, metric: &'static Metric, attributes: &Attributes) -> Option<(Exponential, u64)> {
-        match self.boot.last_growth(&Key { metric, attributes: attributes.clone() })? {
-            (Growth::Distribution(grown), batches) => Some((grown, batches)),
-            (Growth::Count(_), _) => None,
         }
     }
 

@@ -112,7 +112,6 @@ fn corrected(status: &HeaderValue) -> Option<(Code, &'static str)> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

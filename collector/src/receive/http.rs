@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER as RETRY_AFTER_HEADER};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER as RETRY_AFTER_HEADER};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -21,6 +21,8 @@ use super::{Answer, BODY_BYTES_MAX, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc
 use crate::tally::Transport;
 
 const PROTOBUF: &str = "application/x-protobuf";
+/// How much of a body that is too large is read to its end, so that the client hears the answer [bytes].
+const DRAINED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 /// How long a client may take to send a body.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
 
@@ -58,9 +60,6 @@ type Refused = (StatusCode, Answer);
 async fn read(intake: &Intake, request: Request) -> Result<(ExportMetricsServiceRequest, OwnedSemaphorePermit), Refused> {
     let (parts, stream) = request.into_parts();
     let encoding = accepted(&parts.headers)?;
-    if header(&parts.headers, &CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|n: usize| n > BODY_BYTES_MAX) {
-        return Err(too_large());
-    }
     let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
     let slow = |_| (StatusCode::REQUEST_TIMEOUT, Answer::refused("slow", "the body took too long to arrive"));
     let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
@@ -72,17 +71,25 @@ async fn read(intake: &Intake, request: Request) -> Result<(ExportMetricsService
 }
 
 /// The whole body, if it is not too large.
+///
+/// What is too large is still read, and dropped, up to a second limit: a client that is cut off while it sends learns of a broken
+/// connection instead of the refusal, and tries again for ever.
 async fn collect(stream: Body) -> Result<Vec<u8>, Refused> {
     let mut stream = stream.into_data_stream();
-    let mut body = Vec::new();
+    let (mut body, mut bytes) = (Vec::new(), 0);
     while let Some(part) = stream.next().await {
         let part = part.map_err(|e| malformed(format!("the body broke off: {e}")))?;
-        if body.len() + part.len() > BODY_BYTES_MAX {
-            return Err(too_large());
+        bytes += part.len();
+        if bytes <= BODY_BYTES_MAX {
+            body.extend_from_slice(&part);
+        } else {
+            body = Vec::new();
         }
-        body.extend_from_slice(&part);
+        if bytes > DRAINED_BYTES_MAX {
+            break;
+        }
     }
-    Ok(body)
+    if bytes > BODY_BYTES_MAX { Err(too_large()) } else { Ok(body) }
 }
 
 fn too_large() -> Refused {

@@ -80,7 +80,10 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
         (is(Attribute::Region, &|name| name == exporter.region.as_str()), "foreign-region"),
         (is(Attribute::Agent, &|name| name == exporter.agent.as_str()), "foreign-agent"),
         (is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.region(name).is_some())), "unknown-peer"),
-        (is(Attribute::Cluster, &|name| named(name, |name: &ClusterName| fleet.clusters.iter().any(|c| c.name == *name))), "unknown-cluster"),
+        (
+            is(Attribute::Cluster, &|name| named(name, |name: &ClusterName| fleet.clusters.iter().any(|c| c.name == *name))),
+            "unknown-cluster",
+        ),
         (is(Attribute::Node, &|name| named(name, |name: &NodeName| fleet.node(name).is_some())), "unknown-node"),
         (is(Attribute::Origin, &|name| named(name, |name: &NodeName| fleet.node(name).is_some())), "unknown-origin"),
     ];
@@ -121,9 +124,7 @@ mod tests {
     #[test]
     fn misfits() {
         let gauge = |metric, attributes: Attributes| Series::gauge(metric, attributes, 1.0);
-        let link = |region: &str, peer: &str| {
-            Attributes::new().with(Attribute::Region, region).with(Attribute::Peer, peer)
-        };
+        let link = |region: &str, peer: &str| Attributes::new().with(Attribute::Region, region).with(Attribute::Peer, peer);
         let table = [
             (gauge(&catalogue::LINK_FLOOR, link("b", "a")), "foreign-region"),
             (gauge(&catalogue::LINK_FLOOR, link("a", "z")), "unknown-peer"),

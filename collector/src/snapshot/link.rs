@@ -71,7 +71,8 @@ impl Flows {
     fn of(sources: &[Witness<'_>], pair: &Attributes) -> Option<Flows> {
         let count = |state: &str| -> Option<u64> {
             let attributes = pair.clone().with(Attribute::State, state);
-            let known: Vec<f64> = sources.iter().filter_map(|witness| witness.gauge(&catalogue::LINK_FLOWS, &attributes)).collect();
+            let known: Vec<f64> =
+                sources.iter().filter_map(|witness| witness.gauge(&catalogue::LINK_FLOWS, &attributes)).collect();
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small count; hostile values saturate")]
             let sum = known.iter().sum::<f64>() as u64;
             (!known.is_empty()).then_some(sum)
@@ -99,12 +100,7 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
         };
         sources.iter().flat_map(|witness| outcomes.iter().filter_map(move |outcome| of(witness, outcome))).sum()
     };
-    LinkKind {
-        kind,
-        rtt: rtt(sources, &attributes, silence),
-        settled: count(SETTLED),
-        answered: count(ANSWERED),
-    }
+    LinkKind { kind, rtt: rtt(sources, &attributes, silence), settled: count(SETTLED), answered: count(ANSWERED) }
 }
 
 /// The round-trip times of the last minute, of all agents of the region together.

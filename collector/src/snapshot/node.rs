@@ -25,11 +25,12 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
         (Some(why), _) => (NodeState::Unknown, why.clone()),
         (None, Some((_, NodeState::Ok))) => (NodeState::Ok, String::new()),
         (None, Some((_, state))) => (*state, state.explain().to_owned()),
-        (None, None) => (NodeState::Unknown, format!("the agent of {} does not say: does it have the same fleet file?", node.region)),
+        (None, None) => {
+            (NodeState::Unknown, format!("the agent of {} does not say: does it have the same fleet file?", node.region))
+        }
     };
-    let (attributes, unsaid) = (attributes(cluster, node), || {
-        silence.clone().unwrap_or_else(|| "the agent has not been able to read it".to_owned())
-    });
+    let (attributes, unsaid) =
+        (attributes(cluster, node), || silence.clone().unwrap_or_else(|| "the agent has not been able to read it".to_owned()));
     let info = |attribute| source.as_ref().and_then(|(witness, _)| info(witness, &attributes, attribute));
     status::Node {
         cluster: cluster.name.clone(),

@@ -94,7 +94,10 @@ impl<'a> Row<'a> {
         }
         match self.source.as_ref().and_then(|witness| state(witness, &self.attributes)) {
             Some(state) => (state, state.explain().to_owned()),
-            None => (ReplicationState::Unknown, format!("the agent of {} says nothing about beats of {}", self.node.region, self.origin)),
+            None => (
+                ReplicationState::Unknown,
+                format!("the agent of {} says nothing about beats of {}", self.node.region, self.origin),
+            ),
         }
     }
 
@@ -144,7 +147,10 @@ impl<'a> Row<'a> {
 
     fn backlog(&self, stage: Stage) -> Known<u64> {
         let attributes = self.attributes.clone().with(Attribute::Stage, stage);
-        let bytes = self.source.as_ref().and_then(|witness| Some((witness, witness.gauge(&catalogue::REPLICATION_BACKLOG, &attributes)?)));
+        let bytes = self
+            .source
+            .as_ref()
+            .and_then(|witness| Some((witness, witness.gauge(&catalogue::REPLICATION_BACKLOG, &attributes)?)));
         match bytes {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of log are whole and below 2^63")]
             Some((witness, bytes)) if bytes >= 0.0 => witness.age.of_value(bytes as u64),

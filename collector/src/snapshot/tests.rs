@@ -61,7 +61,8 @@ fn replication<'a>(status: &'a FleetStatus, node: &str) -> &'a Replication {
 }
 
 fn value(series: &[Series], metric: &catalogue::Metric, wanted: &[(Attribute, &str)]) -> Option<f64> {
-    let fits = |one: &&Series| one.metric == metric && wanted.iter().all(|(name, value)| one.attributes.get(*name) == Some(value));
+    let fits =
+        |one: &&Series| one.metric == metric && wanted.iter().all(|(name, value)| one.attributes.get(*name) == Some(value));
     match &series.iter().find(fits)?.value {
         Value::Gauge(value) => Some(*value),
         Value::Counter(value) => Some(*value as f64),
@@ -105,8 +106,13 @@ fn a_working_fleet_is_known_in_full() {
     }
     assert_eq!(status.replications.len(), 2);
     for row in &status.replications {
-        let (Known::Known { value: lag }, Known::Known { value: staleness }) = (&row.lag, &row.staleness) else { panic!("{row:?}") };
-        assert!(lag.lower_s < lag.estimate_s && lag.estimate_s < lag.upper_s && (lag.estimate_s - 0.110).abs() < 0.002, "{lag:?}");
+        let (Known::Known { value: lag }, Known::Known { value: staleness }) = (&row.lag, &row.staleness) else {
+            panic!("{row:?}")
+        };
+        assert!(
+            lag.lower_s < lag.estimate_s && lag.estimate_s < lag.upper_s && (lag.estimate_s - 0.110).abs() < 0.002,
+            "{lag:?}"
+        );
         assert!((staleness.lower_s - 0.6).abs() < 1e-9 && (staleness.upper_s - 2.6).abs() < 1e-9, "{staleness:?}");
         assert!(matches!(&row.lag_recent, Known::Known { value } if value.samples == 20));
         assert!(matches!(&row.backlog_received_bytes, Known::Unknown { .. }), "not reported, so not zero");
@@ -126,7 +132,12 @@ fn a_working_fleet_is_known_in_full() {
 /// stays what they say, and totals stay.
 #[test]
 fn a_dead_agent_leaves_unknown_not_zero() {
-    let scene = Scene::new().hear(well("a", 1), 0).hear(well("b", 1), 0).hear(well("c", 1), 0).hear(well("a", 2), 35).hear(well("b", 2), 35);
+    let scene = Scene::new()
+        .hear(well("a", 1), 0)
+        .hear(well("b", 1), 0)
+        .hear(well("c", 1), 0)
+        .hear(well("a", 2), 35)
+        .hear(well("b", 2), 35);
     let status = scene.status(40);
     assert_eq!(status.regions_reporting, 2);
     for peer in ["a", "b"] {
@@ -181,6 +192,7 @@ fn json_round_trip() {
     let text = serde_json::to_string(&status).unwrap();
     assert_eq!(serde_json::from_str::<FleetStatus>(&text).unwrap(), status);
     assert_eq!(status.regions[0].region, region("a"));
-    let by_region: BTreeMap<_, _> = status.regions.iter().map(|one| (one.region.as_str(), one.evidence_age_s.is_known())).collect();
+    let by_region: BTreeMap<_, _> =
+        status.regions.iter().map(|one| (one.region.as_str(), one.evidence_age_s.is_known())).collect();
     assert!(!by_region["a"]);
 }

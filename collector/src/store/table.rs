@@ -114,8 +114,11 @@ impl Table {
             let (sequences, ordinal): (String, i64) = (row.get(2)?, row.get(3)?);
             let number = |index| row.get(index).map(i64::cast_unsigned);
             let arrived = Reading { epoch: Epoch(number(5)?), raw: RawNanos(number(6)?), wall: WallNanos(number(7)?) };
-            let read: (Option<AgentName>, Option<Sequences>, Option<Batch>) =
-                (agent.parse().ok(), serde_json::from_str(&sequences).ok(), unpack(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?));
+            let read: (Option<AgentName>, Option<Sequences>, Option<Batch>) = (
+                agent.parse().ok(),
+                serde_json::from_str(&sequences).ok(),
+                unpack(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?),
+            );
             let (Some(name), Some(sequences), Some(batch)) = read else {
                 tracing::warn!(agent, boot = %BootId(boot.cast_unsigned()), "stored batch cannot be read, left out");
                 continue;
