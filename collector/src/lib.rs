@@ -3,16 +3,16 @@
 //! Data flows one way: what is received goes to the store; what is on disk goes to the engine, which owns the merged view and the
 //! judge; what follows is served. Modules stand in that order.
 
-pub mod config;
-pub mod engine;
-pub mod judge;
 pub mod listen;
-pub mod merge;
-pub mod receive;
-pub mod serve;
-pub mod snapshot;
-pub mod store;
+pub mod config;
 pub mod tally;
+pub mod merge;
+pub mod judge;
+pub mod store;
+pub mod receive;
+pub mod snapshot;
+pub mod engine;
+pub mod serve;
 
 #[cfg(test)]
 mod fixture;
