@@ -136,6 +136,22 @@ impl World {
         format!("http://127.0.0.1:{}/", self.collector_http)
     }
 
+    /// What a visitor may do to this world, ready to be pasted into another terminal.
+    pub fn things_to_try(&self) -> String {
+        let psql = |region: &str, sql: &str| {
+            let server = self.servers.get(region);
+            let (folder, port) = server.map_or_else(|| (String::new(), 0), |s| (s.folder().display().to_string(), s.port()));
+            format!("psql -h {folder} -p {port} -U postgres -d {} -Atc \"{sql}\"", postgres::DATABASE)
+        };
+        let agent = |region: &str| self.agents.get(region).map_or_else(String::new, |agent| agent.pid().to_string());
+        format!(
+            "try:  pause replay in Dublin    {}\n      freeze Tokyo's receiver   kill -STOP $({})\n      kill Tokyo's agent        kill -9 {}",
+            psql("dublin", "SELECT pg_wal_replay_pause()"),
+            psql("tokyo", "SELECT pid FROM pg_stat_wal_receiver"),
+            agent("tokyo"),
+        )
+    }
+
     /// The address of a region's agent.
     pub fn agent_page(&self, region: &str) -> Option<String> {
         self.agent_http.get(region).map(|port| format!("http://127.0.0.1:{port}/"))

@@ -55,13 +55,13 @@ async fn show(world: &World, args: &Args, interrupt: &mut Interrupt) -> Result<(
         ready = world.ready() => { ready?; }
         () = interrupt.wait() => return Ok(()),
     }
-    say(&format!("demo: ready; status page {}   (Ctrl-C ends)", world.page()));
+    say(&format!("demo: ready; status page {}   (Ctrl-C ends)\n{}", world.page(), world.things_to_try()));
     let end = args.seconds.map(|seconds| tokio::time::Instant::now() + Duration::from_secs(seconds));
     let live = std::io::stdout().is_terminal();
     let mut ticks = tokio::time::interval(if live { REDRAW } else { REPRINT });
     loop {
         tokio::select! {
-            _ = ticks.tick() => print_table(world, live).await?,
+            _ = ticks.tick() => print_table(world, live).await,
             () = interrupt.wait() => return Ok(()),
             () = until(end) => return final_verdict(world).await,
         }
@@ -75,15 +75,17 @@ async fn until(end: Option<tokio::time::Instant>) {
     }
 }
 
-async fn print_table(world: &World, live: bool) -> Result<()> {
-    let status = world.fleet_status().await?;
+/// A collector that was killed on purpose is part of the show, not the end of it.
+async fn print_table(world: &World, live: bool) {
     let clear = if live { "\x1b[H\x1b[2J" } else { "" };
-    say(&format!(
-        "{clear}{}\nstatus page {}   (Ctrl-C ends)",
-        lagmesh_cli::table::fleet(&status, lagmesh_cli::terminal::style()),
-        world.page()
-    ));
-    Ok(())
+    let table = match world.fleet_status().await {
+        Ok(status) => lagmesh_cli::table::fleet(&status, lagmesh_cli::terminal::style()),
+        Err(error) => format!("the collector does not answer: {error:#}"),
+    };
+    say(&format!("{clear}{table}\nstatus page {}   (Ctrl-C ends)", world.page()));
+    if live {
+        say(&world.things_to_try());
+    }
 }
 
 async fn final_verdict(world: &World) -> Result<()> {
