@@ -135,3 +135,72 @@ impl Intake {
 fn refused(reason: &'static str, why: String) -> (Answer, &'static str) {
     (Answer::Refused { reason, why }, reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::state::LinkState;
+
+    use super::*;
+    use crate::fixture::{Says, fleet};
+    use crate::store::NotKept;
+
+    fn intake(queue: usize) -> (Intake, mpsc::Receiver<Job>) {
+        let (jobs, queue) = mpsc::channel(queue);
+        (Intake::new(Arc::new(fleet(&["a", "b"], &["a"])), jobs, Clock::new(), Tally::default()), queue)
+    }
+
+    fn request() -> ExportMetricsServiceRequest {
+        otlp::encode(&Says::new("a", 1).link("b", LinkState::Ok).batch())
+    }
+
+    /// A full queue, a disk that fails and a store that is gone are temporary: the client keeps its batch and comes back.
+    #[tokio::test]
+    async fn what_is_temporary_looks_temporary() {
+        let (full, _queue) = intake(1);
+        full.jobs.try_send(Job::Remember(Vec::new())).unwrap();
+        assert!(matches!(full.take(request()).await, (Answer::Later { .. }, "overload")));
+
+        let (failing, mut queue) = intake(1);
+        let disk = async {
+            if let Some(Job::Keep(_, done)) = queue.recv().await {
+                done.send(Err(NotKept)).unwrap();
+            }
+        };
+        let ((answer, word), ()) = tokio::join!(failing.take(request()), disk);
+        assert!(matches!(answer, Answer::Later { .. }) && word == "store");
+
+        let (gone, queue) = intake(1);
+        drop(queue);
+        assert!(matches!(gone.take(request()).await, (Answer::Later { .. }, _)));
+    }
+
+    /// Nothing is answered before the store has said that it is on disk.
+    #[tokio::test]
+    async fn acknowledged_only_once_kept() {
+        let (intake, mut queue) = intake(1);
+        let taking = intake.take(request());
+        tokio::pin!(taking);
+        let job = tokio::select! {
+            _ = &mut taking => None,
+            job = queue.recv() => job,
+        };
+        let Some(Job::Keep(delivery, done)) = job else { panic!("answered before the store was asked") };
+        assert!(timeout(Duration::ZERO, &mut taking).await.is_err());
+        assert_eq!(delivery.batches.len(), 1);
+        done.send(Ok(Kept::New)).unwrap();
+        assert!(matches!(taking.await, (Answer::Accepted { rejected_points: 0, .. }, "accepted")));
+    }
+
+    /// Beyond so many requests at once a client waits for its turn, and is asked to come back when that takes too long.
+    #[tokio::test(start_paused = true)]
+    async fn turns_are_bounded() {
+        let (intake, _queue) = intake(1);
+        let mut turns = Vec::new();
+        for _ in 0..REQUESTS_MAX {
+            turns.push(intake.turn().await.unwrap());
+        }
+        assert!(intake.turn().await.is_none());
+        turns.pop();
+        assert!(intake.turn().await.is_some());
+    }
+}

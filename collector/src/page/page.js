@@ -71,7 +71,7 @@ function quantity(seconds) {
 }
 function digits(value) {
   const size = Math.abs(value);
-  return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
+  return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0).replace("-", "\u2212");
 }
 const words = (seconds) => quantity(seconds).join(" ").trim();
 function number(seconds, cls) {

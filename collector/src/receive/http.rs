@@ -145,3 +145,22 @@ fn respond(refusal: StatusCode, answer: Answer) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Overload says when to come back, in the header and in the body; a refusal says why.
+    #[tokio::test]
+    async fn answers() {
+        let later = respond(StatusCode::BAD_REQUEST, Answer::overload());
+        assert_eq!((later.status(), &later.headers()[RETRY_AFTER_HEADER]), (StatusCode::SERVICE_UNAVAILABLE, &5.into()));
+        let body = axum::body::to_bytes(later.into_body(), 4096).await.unwrap();
+        assert_eq!(wire::Status::decode(body).unwrap().details.len(), 1);
+
+        let refused = respond(StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", "too large"));
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let body = axum::body::to_bytes(refused.into_body(), 4096).await.unwrap();
+        assert_eq!(wire::Status::decode(body).unwrap().message, "too large");
+    }
+}
