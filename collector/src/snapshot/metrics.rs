@@ -7,8 +7,8 @@ use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
-use lagmesh_model::state::{LinkState, NodeState, RegionState, ReplicationState, Vote};
-use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication};
+use lagmesh_model::state::{Bound, LinkState, NodeState, RegionState, ReplicationState, Vote};
+use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication, Seconds};
 use lagmesh_model::time::Reading;
 
 use super::node;
@@ -33,7 +33,7 @@ fn own(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Se
     let mut out = Vec::new();
     status.links.iter().for_each(|link| link_state(link, &mut out));
     status.nodes.iter().for_each(|node| node_state(node, &mut out));
-    status.replications.iter().for_each(|replication| replication_state(replication, &mut out));
+    status.replications.iter().for_each(|replication| self::replication(replication, &mut out));
     status.regions.iter().for_each(|region| verdicts(region, &mut out));
     let regions = |state, count: u64| Series::gauge(&catalogue::FLEET_REGIONS, one(Attribute::State, state), count as f64);
     out.push(regions("expected", status.regions.len() as u64));
@@ -57,9 +57,16 @@ fn node_state(node: &Node, out: &mut Vec<Series>) {
     push_states(out, &catalogue::NODE_STATE, &attributes, NodeState::ALL, node.state);
 }
 
-fn replication_state(row: &Replication, out: &mut Vec<Series>) {
+fn replication(row: &Replication, out: &mut Vec<Series>) {
     let attributes = of_node(&row.cluster, &row.region, &row.node).with(Attribute::Origin, &row.origin);
     push_states(out, &catalogue::REPLICATION_STATE, &attributes, ReplicationState::ALL, row.state);
+    // What the agent exported was true then; this is carried on to now.
+    if let Some(Seconds { lower_s, estimate_s, upper_s }) = row.staleness.current() {
+        for (bound, seconds) in [(Bound::Lower, lower_s), (Bound::Estimate, estimate_s), (Bound::Upper, upper_s)] {
+            let attributes = attributes.clone().with(Attribute::Bound, bound);
+            out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes, *seconds));
+        }
+    }
 }
 
 fn verdicts(region: &Region, out: &mut Vec<Series>) {

@@ -130,19 +130,20 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// What was said, carried on to now: while nothing else is heard the newest visible beat may be as old as the report and the
-    /// time since; where replication does not move it is that old.
+    /// What was said, carried on to now. The newest visible beat may be as old as the report and the time since. While replication
+    /// moves a newer one may have become visible meanwhile, so the lower end falls to zero; where it is stuck none has.
     fn staleness(&self, state: ReplicationState) -> Known<Seconds> {
         let said = self.bounds(&catalogue::REPLICATION_STALENESS, &self.attributes);
-        let (Some(source), Some(Seconds { lower_s, estimate_s, upper_s })) = (&self.source, said) else {
+        let (Some(source), Some(said)) = (&self.source, said) else {
             return Known::unknown(self.unsaid("no beat has been seen"));
         };
-        let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else {
-            return source.age.of_value(Seconds { lower_s, estimate_s, upper_s });
-        };
-        let stands = state.is_stuck() || state == ReplicationState::WriterDown;
-        let estimate_s = if stands { estimate_s + age_s } else { estimate_s };
-        Known::known(Seconds { lower_s, estimate_s, upper_s: upper_s + age_s })
+        let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else { return source.age.of_value(said) };
+        let upper_s = said.upper_s + age_s;
+        Known::known(if state.is_stuck() || state == ReplicationState::WriterDown {
+            Seconds { estimate_s: said.estimate_s + age_s, upper_s, ..said }
+        } else {
+            Seconds { lower_s: said.lower_s.min(0.0), upper_s, ..said }
+        })
     }
 
     fn backlog(&self, stage: Stage) -> Known<u64> {

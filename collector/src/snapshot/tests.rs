@@ -113,7 +113,8 @@ fn a_working_fleet_is_known_in_full() {
             lag.lower_s < lag.estimate_s && lag.estimate_s < lag.upper_s && (lag.estimate_s - 0.110).abs() < 0.002,
             "{lag:?}"
         );
-        assert!((staleness.lower_s - 0.6).abs() < 1e-9 && (staleness.upper_s - 2.6).abs() < 1e-9, "{staleness:?}");
+        assert!(staleness.lower_s == 0.0 && (staleness.estimate_s - 0.6).abs() < 1e-9, "{staleness:?}");
+        assert!((staleness.upper_s - 2.6).abs() < 1e-9, "{staleness:?}");
         assert!(matches!(&row.lag_recent, Known::Known { value } if value.samples == 20));
         assert!(matches!(&row.backlog_received_bytes, Known::Unknown { .. }), "not reported, so not zero");
     }
@@ -162,15 +163,29 @@ fn a_dead_agent_leaves_unknown_not_zero() {
     assert_eq!(value(&series, &catalogue::REGION_EVIDENCE_AGE, &of_c), Some(40.0));
 }
 
-/// Where replication does not move, staleness grows with the time that passes, between reports too.
+/// Staleness holds for the moment of serving, on pages and in `/metrics`: where replication does not move it grows with the time that
+/// passes between reports; where it moves only its upper end does, and a newer beat may be visible already.
 #[test]
-fn staleness_grows_while_stuck() {
-    let stuck = Says::new("b", 1).node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", ReplicationState::Silent);
-    let scene = Scene::new().hear(stuck.lag("a", 10, 100, 7.0), 0);
-    for second in [1, 5, 20] {
-        let status = scene.status(second);
-        let Known::Known { value } = &replication(&status, "b-db").staleness else { panic!() };
-        assert!((value.estimate_s - 7.0 - second as f64).abs() < 1e-9);
+fn staleness_holds_for_the_moment_of_serving() {
+    let said = |state| Says::new("b", 1).node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", state).lag("a", 10, 100, 7.0);
+    for (state, is_stuck) in [
+        (ReplicationState::Silent, true),
+        (ReplicationState::WriterDown, true),
+        (ReplicationState::Ok, false),
+        (ReplicationState::Lagging, false),
+    ] {
+        let scene = Scene::new().hear(said(state), 0);
+        for second in [1, 5, 20] {
+            let grown = 7.0 + second as f64;
+            let expected = if is_stuck { [7.0, grown, grown] } else { [0.0, 7.0, grown] };
+            let status = scene.status(second);
+            let Known::Known { value } = &replication(&status, "b-db").staleness else { panic!("{state}") };
+            assert_eq!([value.lower_s, value.estimate_s, value.upper_s], expected, "{state}");
+            let series = scene.series(second);
+            let exported = ["lower", "estimate", "upper"]
+                .map(|bound| self::value(&series, &catalogue::REPLICATION_STALENESS, &[(Attribute::Bound, bound)]).unwrap());
+            assert_eq!(exported, expected, "{state}");
+        }
     }
 }
 
