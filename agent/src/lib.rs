@@ -110,7 +110,8 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     let (observations, queue) = Observations::queue(OBSERVATIONS_QUEUE);
     let (outbox_told, outbox) = watch::channel(Arc::new(Outbox::default()));
     let views = mesh::start(mesh_context(&config, &clock, &observations, outbox), supervisor).context("start the mesh")?;
-    database::start(database_context(&config, &clock, &observations, outbox_told), supervisor).context("start the database part")?;
+    database::start(database_context(&config, &clock, &observations, outbox_told), supervisor)
+        .context("start the database part")?;
 
     let spool = Spool::start(store, supervisor)?;
     let last_batch = Shutdown::new();
@@ -177,7 +178,12 @@ fn open_spool(config: &Config, boot: BootId) -> Result<Store, OpenError> {
     })
 }
 
-fn mesh_context(config: &Config, clock: &Clock, observations: &Observations, outbox: watch::Receiver<Arc<Outbox>>) -> MeshContext {
+fn mesh_context(
+    config: &Config,
+    clock: &Clock,
+    observations: &Observations,
+    outbox: watch::Receiver<Arc<Outbox>>,
+) -> MeshContext {
     MeshContext {
         fleet: config.fleet.clone(),
         region: config.region.clone(),
@@ -191,7 +197,10 @@ fn mesh_context(config: &Config, clock: &Clock, observations: &Observations, out
 }
 
 fn database_context(
-    config: &Config, clock: &Clock, observations: &Observations, outbox: watch::Sender<Arc<Outbox>>,
+    config: &Config,
+    clock: &Clock,
+    observations: &Observations,
+    outbox: watch::Sender<Arc<Outbox>>,
 ) -> DatabaseContext {
     DatabaseContext {
         fleet: config.fleet.clone(),

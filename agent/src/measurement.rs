@@ -243,4 +243,3 @@ impl Observations {
 
 /// The published view of the mesh.
 pub type PeerViews = watch::Receiver<Arc<PeerView>>;
-

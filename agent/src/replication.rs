@@ -62,7 +62,8 @@ struct Link {
 impl Replications {
     /// What the fleet file says of the region; nothing is measured yet.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Replications {
-        let clusters: BTreeMap<_, _> = fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster))).collect();
+        let clusters: BTreeMap<_, _> =
+            fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster))).collect();
         let own = |(cluster, node): (&fleet::Cluster, &fleet::Node)| {
             (node.name.clone(), NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval))
         };

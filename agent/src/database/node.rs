@@ -43,7 +43,8 @@ pub(super) async fn run(site: Arc<Site>, shutdown: Shutdown) -> anyhow::Result<(
 
 /// Runs a part for ever: when it fails, says so, waits and starts it again.
 async fn again_and_again<F: Future<Output = Trouble>>(site: &Site, part: Part, body: impl Fn() -> F) -> Infallible {
-    let mut backoff = Backoff::try_new(BACKOFF_FIRST, BACKOFF_CAP, BACKOFF_JITTER, random_seed()).expect("the limits are constants in order");
+    let mut backoff =
+        Backoff::try_new(BACKOFF_FIRST, BACKOFF_CAP, BACKOFF_JITTER, random_seed()).expect("the limits are constants in order");
     loop {
         site.report(part, Condition::Starting);
         let trouble = body().await;
@@ -131,7 +132,10 @@ fn grants(facts: &NodeFacts) -> Condition {
     if facts.reads_statistics {
         return Condition::Fine;
     }
-    let why = format!("role {} cannot see the statistics of other sessions, so the receiver is hidden: GRANT pg_monitor TO {}", facts.role, facts.role);
+    let why = format!(
+        "role {} cannot see the statistics of other sessions, so the receiver is hidden: GRANT pg_monitor TO {}",
+        facts.role, facts.role
+    );
     Condition::Trouble(Trouble::new(NodeState::MissingGrant, why))
 }
 

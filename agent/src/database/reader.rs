@@ -34,7 +34,8 @@ async fn reading(site: &Site) -> Trouble {
 
 async fn prepare(site: &Site) -> Result<Connection, Trouble> {
     let connection = site.connect(READER_SESSION_SQL).await?;
-    let finding = site.query(&connection, "look at the heartbeat table", layout::discover(connection.client(), Need::Read)).await?;
+    let finding =
+        site.query(&connection, "look at the heartbeat table", layout::discover(connection.client(), Need::Read)).await?;
     if finding.is_ready() { Ok(connection) } else { Err(Trouble::layout(&finding)) }
 }
 

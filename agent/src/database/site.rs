@@ -67,13 +67,20 @@ impl Site {
 
     /// Runs a statement under a deadline that holds on both sides. After a deadline the connection must go.
     pub(super) async fn query<T>(
-        &self, connection: &Connection, doing: &str, work: impl Future<Output = Result<T, PgError>>,
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, Trouble> {
         self.bounded(connection, work).await.map_err(|error| Trouble::query(doing, &error))
     }
 
     /// The same with the error as it came.
-    pub(super) async fn bounded<T>(&self, connection: &Connection, work: impl Future<Output = Result<T, PgError>>) -> Result<T, QueryError> {
+    pub(super) async fn bounded<T>(
+        &self,
+        connection: &Connection,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, QueryError> {
         self.count(1);
         with_deadline(connection, self.interval.max(STATEMENT_DEADLINE), work).await
     }

@@ -29,7 +29,6 @@ pub(super) struct Watch {
     last: Option<Reading>,
 }
 
-
 impl Watch {
     /// A watch at `node` for beats of the other `members` of its cluster, which leave every `interval`.
     pub(super) fn new(node: NodeName, members: BTreeSet<NodeName>, interval: Duration) -> Watch {
@@ -58,7 +57,8 @@ impl Watch {
 
     /// Takes in a poll that ended well: the beats that are new, oldest first within each origin.
     pub(super) fn on_poll(&mut self, started: Reading, ended: Reading, rows: Vec<(Stream, BeatRow)>) -> Vec<Sighting> {
-        if self.last.is_some_and(|last| last.epoch != ended.epoch) || started.epoch != ended.epoch || self.marks.len() > MARKS_MAX {
+        if self.last.is_some_and(|last| last.epoch != ended.epoch) || started.epoch != ended.epoch || self.marks.len() > MARKS_MAX
+        {
             *self = Watch::new(self.node.clone(), std::mem::take(&mut self.members), self.interval);
         }
         let absent = self.last.map(|last| last.raw);
@@ -67,7 +67,8 @@ impl Watch {
         let arrived: BTreeMap<NodeName, Incarnation> =
             fresh.iter().filter(|_| absent.is_some()).map(|row| (row.id.origin.clone(), row.id.incarnation)).collect();
         for (origin, incarnation) in &arrived {
-            let (current, plan) = self.plans.entry(origin.clone()).or_insert_with(|| (*incarnation, PollPlan::new(self.interval)));
+            let (current, plan) =
+                self.plans.entry(origin.clone()).or_insert_with(|| (*incarnation, PollPlan::new(self.interval)));
             if *current != *incarnation {
                 // Another start of the writer beats on a schedule of its own.
                 *current = *incarnation;
@@ -129,8 +130,15 @@ mod tests {
         let first = watch.on_poll(at(0), at(1), vec![(Stream::Beat, row("b", 5, 7))]);
         assert_eq!((first.len(), first[0].absent, first[0].present), (1, None, at(1).raw));
         assert!(watch.on_poll(at(500), at(501), vec![]).is_empty());
-        let second = watch.on_poll(at(900), at(901), vec![(Stream::Beat, row("c", 3, 9)), (Stream::Beat, row("b", 5, 8)), (Stream::Beat, row("b", 5, 9))]);
-        assert_eq!(second.iter().map(|s| (s.row.id.sequence.0, s.absent)).collect::<Vec<_>>(), [(8, Some(at(500).raw)), (9, Some(at(500).raw)), (9, Some(at(500).raw))]);
+        let second = watch.on_poll(
+            at(900),
+            at(901),
+            vec![(Stream::Beat, row("c", 3, 9)), (Stream::Beat, row("b", 5, 8)), (Stream::Beat, row("b", 5, 9))],
+        );
+        assert_eq!(
+            second.iter().map(|s| (s.row.id.sequence.0, s.absent)).collect::<Vec<_>>(),
+            [(8, Some(at(500).raw)), (9, Some(at(500).raw)), (9, Some(at(500).raw))]
+        );
     }
 
     /// Own rows, the ledger's rows and rows of strangers are no sightings, and are not asked for again.

@@ -105,7 +105,11 @@ impl Writer<'_> {
             stream: Stream::Beat,
             sequence: self.sequence,
             sent,
-            previous_acknowledged: self.acknowledged.take().filter(|reading| reading.epoch == sent.epoch).map(|reading| reading.raw),
+            previous_acknowledged: self
+                .acknowledged
+                .take()
+                .filter(|reading| reading.epoch == sent.epoch)
+                .map(|reading| reading.raw),
             system: self.system,
         };
         let written = self.site.bounded(self.connection, layout::write_beat(self.connection.client(), &beat)).await;
@@ -147,7 +151,8 @@ impl Writer<'_> {
     }
 
     async fn check_size(&self) -> Result<(), Trouble> {
-        let size = self.site.query(self.connection, "measure the heartbeat table", layout::table_size(self.connection.client())).await?;
+        let size =
+            self.site.query(self.connection, "measure the heartbeat table", layout::table_size(self.connection.client())).await?;
         if size.bytes <= TABLE_BYTES_MAX {
             return Ok(());
         }

@@ -174,9 +174,10 @@ fn node_cannot_be_read(e: &Evidence) -> Option<Verdict> {
 fn reader_slept(e: &Evidence) -> Option<Verdict> {
     match e.poll_age {
         None => Some((ReplicationState::Unknown, "the node has not been read yet".to_owned())),
-        Some(age) if age > e.intervals(READER_INTERVALS, READER_MIN) => {
-            Some((ReplicationState::Unknown, format!("no read of the node has ended for {}: nothing can be said about replication", s(age))))
-        }
+        Some(age) if age > e.intervals(READER_INTERVALS, READER_MIN) => Some((
+            ReplicationState::Unknown,
+            format!("no read of the node has ended for {}: nothing can be said about replication", s(age)),
+        )),
         Some(_) => None,
     }
 }
@@ -185,7 +186,10 @@ fn reader_slept(e: &Evidence) -> Option<Verdict> {
 fn other_log(e: &Evidence) -> Option<Verdict> {
     let other = e.other_log.as_ref()?;
     let late = e.late_beat()?;
-    Some((ReplicationState::Diverged, format!("{other}; beat {} was committed {} ago and is not visible", late.sequence, s(late.known_for))))
+    Some((
+        ReplicationState::Diverged,
+        format!("{other}; beat {} was committed {} ago and is not visible", late.sequence, s(late.known_for)),
+    ))
 }
 
 fn writer_is_down(e: &Evidence) -> Option<Verdict> {
@@ -194,12 +198,14 @@ fn writer_is_down(e: &Evidence) -> Option<Verdict> {
         return None;
     }
     match e.writer.beat_age {
-        Some(age) if age > limit => {
-            Some((ReplicationState::WriterDown, format!("the writer's agent is heard and has told of no new beat for {}", s(age))))
-        }
-        None if e.watched > limit => {
-            Some((ReplicationState::WriterDown, format!("the writer's agent is heard and has told of no beat in {}", s(e.watched))))
-        }
+        Some(age) if age > limit => Some((
+            ReplicationState::WriterDown,
+            format!("the writer's agent is heard and has told of no new beat for {}", s(age)),
+        )),
+        None if e.watched > limit => Some((
+            ReplicationState::WriterDown,
+            format!("the writer's agent is heard and has told of no beat in {}", s(e.watched)),
+        )),
         _ => None,
     }
 }
@@ -207,7 +213,9 @@ fn writer_is_down(e: &Evidence) -> Option<Verdict> {
 fn no_receiver(e: &Evidence) -> Option<Verdict> {
     let missing = e.standby.as_ref().is_some_and(|standby| standby.receiver == Receiver::Missing);
     missing.then(|| {
-        let arrived = e.arrived_age.map_or_else(|| "no beat arrived since".to_owned(), |age| format!("the last beat arrived {} ago", s(age)));
+        let arrived = e
+            .arrived_age
+            .map_or_else(|| "no beat arrived since".to_owned(), |age| format!("the last beat arrived {} ago", s(age)));
         (ReplicationState::Disconnected, format!("the standby has no WAL receiver; {arrived}"))
     })
 }
@@ -219,7 +227,11 @@ fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
         let received = e.standby.as_ref().and_then(|standby| standby.received_unseen);
         let receiving = e.standby.as_ref().and_then(|standby| standby.receiving);
         if received == Some(false) && receiving == Some(false) {
-            let why = format!("beat {} was committed {} ago and its log has not been received{in_name}", late.sequence, s(late.known_for));
+            let why = format!(
+                "beat {} was committed {} ago and its log has not been received{in_name}",
+                late.sequence,
+                s(late.known_for)
+            );
             return Some((ReplicationState::Silent, why));
         }
         let unknowable = received.is_none() && late.known_for > e.intervals(WRITER_DOWN_INTERVALS, LATE_MIN);
@@ -269,7 +281,11 @@ fn replay_stands(e: &Evidence) -> Option<Verdict> {
         return None;
     }
     let waiting = standby.unreplayed_bytes.map_or(String::new(), |bytes| format!(", {bytes} bytes wait"));
-    let why = format!("the log of beat {} was received and is not replayed {} after its commit{waiting}", late.sequence, s(late.known_for));
+    let why = format!(
+        "the log of beat {} was received and is not replayed {} after its commit{waiting}",
+        late.sequence,
+        s(late.known_for)
+    );
     Some((ReplicationState::Stalled, why))
 }
 
@@ -277,8 +293,12 @@ fn nobody_speaks(e: &Evidence) -> Option<Verdict> {
     if e.writer_is_heard() || e.is_arriving(WRITER_DOWN_INTERVALS, Duration::ZERO) {
         return None;
     }
-    let arrived = e.arrived_age.map_or_else(|| "no beat has arrived yet".to_owned(), |age| format!("no beat has arrived for {}", s(age)));
-    Some((ReplicationState::Unknown, format!("{arrived} and the writer's agent is not heard: it may be the writer, its region or the path")))
+    let arrived =
+        e.arrived_age.map_or_else(|| "no beat has arrived yet".to_owned(), |age| format!("no beat has arrived for {}", s(age)));
+    Some((
+        ReplicationState::Unknown,
+        format!("{arrived} and the writer's agent is not heard: it may be the writer, its region or the path"),
+    ))
 }
 
 fn late(e: &Evidence) -> Option<Verdict> {
@@ -324,7 +344,9 @@ fn fine(e: &Evidence) -> String {
 
 fn receiver_words(standby: &Standby) -> String {
     match &standby.receiver {
-        Receiver::Present { status, receipt_age: Some(age) } => format!("; the receiver says {status}, its last message came {} ago", s(*age)),
+        Receiver::Present { status, receipt_age: Some(age) } => {
+            format!("; the receiver says {status}, its last message came {} ago", s(*age))
+        }
         Receiver::Present { status, receipt_age: None } => format!("; the receiver says {status}"),
         Receiver::Missing | Receiver::Unknown => String::new(),
     }

@@ -23,7 +23,8 @@ impl Replications {
         let evidence = self.evidence(link, cluster, now, view);
         let (state, why) = decide(&evidence);
         let told = self.told.get(&link.origin);
-        let backlog = |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
+        let backlog =
+            |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
         let status = status::Replication {
             cluster: cluster.name.clone(),
             origin: link.origin.clone(),
@@ -81,14 +82,18 @@ impl Replications {
 
     fn writer(&self, link: &Link, cluster: &Cluster, now: Reading, view: &PeerView) -> Writer {
         let newest = self.told.get(&link.origin).and_then(Told::newest);
-        Writer {
-            heard_age: self.heard_age(link, cluster, newest, now, view),
-            beat_age: newest.map(|beat| age(now.raw, beat.at)),
-        }
+        Writer { heard_age: self.heard_age(link, cluster, newest, now, view), beat_age: newest.map(|beat| age(now.raw, beat.at)) }
     }
 
     /// Since the agent that beats on the origin was last heard; before it is known which one that is, any that could.
-    fn heard_age(&self, link: &Link, cluster: &Cluster, newest: Option<&ToldBeat>, now: Reading, view: &PeerView) -> Option<Duration> {
+    fn heard_age(
+        &self,
+        link: &Link,
+        cluster: &Cluster,
+        newest: Option<&ToldBeat>,
+        now: Reading,
+        view: &PeerView,
+    ) -> Option<Duration> {
         if let Some(origin) = self.nodes.get(&link.origin) {
             // Our own node: we hear ourselves, unless another agent of the region beats there.
             return (origin.state() != NodeState::StandingBy).then_some(Duration::ZERO);

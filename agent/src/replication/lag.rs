@@ -164,7 +164,9 @@ impl Lag {
     /// If it is not known: says why.
     pub(super) fn staleness(&self, now: Reading) -> Result<Interval, &'static str> {
         let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
-        let offset = self.offset_now(newest.row.epoch, now).ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
+        let offset = self
+            .offset_now(newest.row.epoch, now)
+            .ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
         let (theta, sent) = (-offset, newest.row.sent);
         let known = if let Some(acknowledged) = newest.acknowledged {
             staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta)
@@ -208,7 +210,8 @@ impl Lag {
         let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
         let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
         let present = pending.sighting.present;
-        let lag = offset.and_then(|offset| Some(after_sent(apply_lag(pending.absent, present, &times, -offset)?, present, &times, -offset)));
+        let lag = offset
+            .and_then(|offset| Some(after_sent(apply_lag(pending.absent, present, &times, -offset)?, present, &times, -offset)));
         let Some(lag) = lag else {
             self.totals.unknown += 1;
             return;
@@ -231,11 +234,9 @@ impl Totals {
             self.unknown += 1;
             return;
         }
-        for (histogram, ns) in [
-            (&mut self.lower, lag.lower_ns()),
-            (&mut self.estimate, lag.estimate_ns()),
-            (&mut self.upper, lag.upper_ns()),
-        ] {
+        for (histogram, ns) in
+            [(&mut self.lower, lag.lower_ns()), (&mut self.estimate, lag.estimate_ns()), (&mut self.upper, lag.upper_ns())]
+        {
             histogram.record_ns(if ns > 0 { ns.cast_unsigned() } else { 0 });
         }
         let objective_ns = nanos(objective).cast_signed();

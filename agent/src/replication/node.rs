@@ -172,7 +172,11 @@ impl NodeTrack {
             state: self.state,
             why: self.why.clone(),
             role: self.as_of_now(facts().map(|(_, role)| *role), self.heard, now),
-            version: self.as_of_now(facts().and_then(|(facts, _)| u32::try_from(facts.version).map_err(|_| "the server gave no version")), self.heard, now),
+            version: self.as_of_now(
+                facts().and_then(|(facts, _)| u32::try_from(facts.version).map_err(|_| "the server gave no version")),
+                self.heard,
+                now,
+            ),
             system: self.as_of_now(self.system().ok_or("the node hides it or has not been reached yet"), self.heard, now),
             timeline: self.as_of_now(self.timeline().ok_or("the node hides it or has not been reached yet"), self.heard, now),
             received: self.position(self.written.or_else(|| standby(received)), now),

@@ -65,7 +65,8 @@ pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &m
         .with(Attribute::Region, &status.region)
         .with(Attribute::Node, &status.node);
     push_states(out, &catalogue::REPLICATION_STATE, &link, ReplicationState::ALL, status.state);
-    for (bound, histogram) in [(Bound::Lower, &totals.lower), (Bound::Estimate, &totals.estimate), (Bound::Upper, &totals.upper)] {
+    for (bound, histogram) in [(Bound::Lower, &totals.lower), (Bound::Estimate, &totals.estimate), (Bound::Upper, &totals.upper)]
+    {
         let attributes = link.clone().with(Attribute::Bound, bound).with(Attribute::Basis, Basis::Mesh);
         out.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, histogram.clone()));
     }

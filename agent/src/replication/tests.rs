@@ -376,12 +376,20 @@ fn series_fit_the_catalogue() {
 fn nodes_age() {
     let mut sim = healthy();
     let node = sim.replications.nodes(sim.now()).remove(0);
-    assert_eq!((node.state, node.role.current(), node.system.current()), (NodeState::Ok, Some(&NodeRole::Standby), Some(&SystemIdentifier(7))));
+    assert_eq!(
+        (node.state, node.role.current(), node.system.current()),
+        (NodeState::Ok, Some(&NodeRole::Standby), Some(&SystemIdentifier(7)))
+    );
     assert!(node.received.is_known() && node.replayed.is_known() && !node.beat.is_known());
     let later = sim.now().after(Duration::from_secs(30));
     let node = sim.replications.nodes(later).remove(0);
     assert!(!node.role.is_known() && !node.received.is_known());
-    sim.tell(NodeNews::Writer(WriterSample { in_recovery: false, inserted: Some(Lsn(9)), flushed: Some(Lsn(9)), senders: vec![] }));
+    sim.tell(NodeNews::Writer(WriterSample {
+        in_recovery: false,
+        inserted: Some(Lsn(9)),
+        flushed: Some(Lsn(9)),
+        senders: vec![],
+    }));
     let node = sim.replications.nodes(sim.now()).remove(0);
     assert_eq!((node.received.current(), node.replayed.current()), (Some(&Lsn(9)), None));
 }

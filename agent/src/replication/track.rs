@@ -62,11 +62,7 @@ impl Track {
     /// Beats that the writer has confirmed and that are not visible.
     pub(super) fn unseen(&self, now: RawNanos) -> Option<Unseen> {
         let oldest = self.unseen.front()?;
-        Some(Unseen {
-            sequence: oldest.announcement.id.sequence.0,
-            beats: self.unseen_beats,
-            known_for: age(now, oldest.at),
-        })
+        Some(Unseen { sequence: oldest.announcement.id.sequence.0, beats: self.unseen_beats, known_for: age(now, oldest.at) })
     }
 
     /// Where the writer's log stood when it wrote the oldest invisible beat, and when we heard of it.
@@ -84,7 +80,6 @@ impl Track {
         let told = told.and_then(Told::newest).map(|beat| beat.at);
         self.lag.arrived().max(told)
     }
-
 
     /// Forgets every stamp of our own clock, which has begun a new epoch.
     pub(super) fn new_epoch(&mut self, now: RawNanos) {

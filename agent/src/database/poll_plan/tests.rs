@@ -76,7 +76,9 @@ fn steady(random: &mut Random, from: i64, count: i64, mean_ms: f64, deviation_ms
 /// On a steady link the plan costs few queries per beat and finds beats within a few milliseconds.
 #[test]
 fn steady_link_is_cheap_and_narrow() {
-    for (mean_ms, deviation_ms, queries_max, width_max_ms) in [(40.0, 3.0, 7.0, 5.0), (1.0, 0.3, 7.0, 5.0), (300.0, 10.0, 8.0, 14.0)] {
+    for (mean_ms, deviation_ms, queries_max, width_max_ms) in
+        [(40.0, 3.0, 7.0, 5.0), (1.0, 0.3, 7.0, 5.0), (300.0, 10.0, 8.0, 14.0)]
+    {
         let mut random = Random(7);
         let mut plan = PollPlan::new(SECOND);
         let (_, now) = simulate(&mut plan, &steady(&mut random, 1, 30, mean_ms, deviation_ms), &mut random, 0);
@@ -109,7 +111,11 @@ fn outage_is_bounded_and_forgotten() {
         let due = plan.next_poll(RawNanos(at.cast_unsigned())).0.cast_signed();
         let since_last = due - now;
         assert!(due - at <= if since_last < 10_000 * MS { 1_000 * MS } else { 1_001 * MS });
-        if since_last < 10_000 * MS { early += 1 } else { late += 1 }
+        if since_last < 10_000 * MS {
+            early += 1
+        } else {
+            late += 1
+        }
         plan.on_poll(RawNanos(due.cast_unsigned()), RawNanos((due + MS).cast_unsigned()), false);
         at = due + MS;
     }
@@ -119,7 +125,12 @@ fn outage_is_bounded_and_forgotten() {
     let mut arrivals = vec![resumed + 500 * MS];
     arrivals.extend(steady(&mut random, 103, 100, 40.0, 3.0));
     let (run, _) = simulate(&mut plan, &arrivals, &mut random, at);
-    assert!(run.widths_ns[1] < 110 * MS && run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0, "{} {}", run.widths_ns[1], run.mean_queries());
+    assert!(
+        run.widths_ns[1] < 110 * MS && run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0,
+        "{} {}",
+        run.widths_ns[1],
+        run.mean_queries()
+    );
 }
 
 /// When lag changes for good, or the writer starts on another schedule, the plan is narrow again within a few beats.
@@ -147,9 +158,15 @@ fn drift_is_followed() {
     for drift in [1e-4, -1e-4] {
         let mut random = Random(3);
         let mut plan = PollPlan::new(SECOND);
-        let arrivals: Vec<i64> = (1..2_000).map(|n| ((f64::from(n) * (1.0 + drift) * 1e3 + random.normal(40.0, 1.0)) * 1e6) as i64).collect();
+        let arrivals: Vec<i64> =
+            (1..2_000).map(|n| ((f64::from(n) * (1.0 + drift) * 1e3 + random.normal(40.0, 1.0)) * 1e6) as i64).collect();
         let (run, _) = simulate(&mut plan, &arrivals, &mut random, 0);
-        println!("drift {drift}: {:.2} queries per beat, width p50/p99 {:.2}/{:.2} ms", run.mean_queries(), run.width_ms(0.5), run.width_ms(0.99));
+        println!(
+            "drift {drift}: {:.2} queries per beat, width p50/p99 {:.2}/{:.2} ms",
+            run.mean_queries(),
+            run.width_ms(0.5),
+            run.width_ms(0.99)
+        );
         assert!(run.mean_queries() < 8.0 && run.width_ms(0.5) < 5.0);
     }
 }
@@ -167,6 +184,12 @@ fn heavy_tail_does_not_explode_the_range() {
         })
         .collect();
     let (run, _) = simulate(&mut plan, &arrivals, &mut random, 0);
-    println!("heavy tail: {:.2} queries per beat, width p50/p90/p99 {:.2}/{:.2}/{:.2} ms", run.mean_queries(), run.width_ms(0.5), run.width_ms(0.9), run.width_ms(0.99));
+    println!(
+        "heavy tail: {:.2} queries per beat, width p50/p90/p99 {:.2}/{:.2}/{:.2} ms",
+        run.mean_queries(),
+        run.width_ms(0.5),
+        run.width_ms(0.9),
+        run.width_ms(0.99)
+    );
     assert!(run.mean_queries() < 9.0 && run.width_ms(0.5) < 6.0);
 }

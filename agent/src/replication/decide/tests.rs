@@ -92,7 +92,11 @@ fn our_own_trouble_accuses_nobody() {
         ("healthy", healthy(), S::Ok),
         ("node is unreachable", changed(|e| e.node_trouble = Some("connection refused".to_owned())), S::Unknown),
         ("never polled", changed(|e| e.poll_age = None), S::Unknown),
-        ("our host slept", changed(|e| (e.poll_age, e.arrived_age, e.unseen) = (Some(ms(2_500)), Some(ms(2_900)), Some(unseen(2_400)))), S::Unknown),
+        (
+            "our host slept",
+            changed(|e| (e.poll_age, e.arrived_age, e.unseen) = (Some(ms(2_500)), Some(ms(2_900)), Some(unseen(2_400)))),
+            S::Unknown,
+        ),
         ("a poll that is merely late is no sleep", changed(|e| e.poll_age = Some(ms(1_400))), S::Ok),
     ]);
 }
@@ -106,30 +110,58 @@ fn writer_and_link_stay_apart() {
     };
     check(&[
         ("heard, no beats", changed(no_beats), S::WriterDown),
-        ("heard, two intervals are not enough", changed(|e| (e.arrived_age, e.writer.beat_age) = (Some(ms(2_100)), Some(ms(2_200)))), S::Ok),
+        (
+            "heard, two intervals are not enough",
+            changed(|e| (e.arrived_age, e.writer.beat_age) = (Some(ms(2_100)), Some(ms(2_200)))),
+            S::Ok,
+        ),
         ("heard, never told of any", changed(|e| (e.writer.beat_age, e.arrived_age) = (None, None)), S::WriterDown),
-        ("just started to listen", changed(|e| (e.writer.beat_age, e.arrived_age, e.watched, e.lag) = (None, None, ms(900), None)), S::Unknown),
+        (
+            "just started to listen",
+            changed(|e| (e.writer.beat_age, e.arrived_age, e.watched, e.lag) = (None, None, ms(900), None)),
+            S::Unknown,
+        ),
         ("old beats still come in", changed(|e| (e.writer.beat_age, e.arrived_age) = (Some(ms(9_000)), Some(ms(300)))), S::Ok),
-        ("writer down wins over the receiver that it took along", on_standby(|e, standby| {
-            no_beats(e);
-            standby.receiver = Receiver::Missing;
-        }), S::WriterDown),
-        ("nobody speaks", changed(|e| {
-            no_beats(e);
-            e.writer.heard_age = Some(ms(4_000));
-        }), S::Unknown),
-        ("nobody speaks and the receiver is gone", on_standby(|e, standby| {
-            no_beats(e);
-            e.writer.heard_age = None;
-            standby.receiver = Receiver::Missing;
-        }), S::Disconnected),
-        ("nobody speaks and the line has been dead for long", on_standby(|e, standby| {
-            no_beats(e);
-            e.writer.heard_age = None;
-            standby.receiver = streaming(46_000);
-        }), S::Silent),
+        (
+            "writer down wins over the receiver that it took along",
+            on_standby(|e, standby| {
+                no_beats(e);
+                standby.receiver = Receiver::Missing;
+            }),
+            S::WriterDown,
+        ),
+        (
+            "nobody speaks",
+            changed(|e| {
+                no_beats(e);
+                e.writer.heard_age = Some(ms(4_000));
+            }),
+            S::Unknown,
+        ),
+        (
+            "nobody speaks and the receiver is gone",
+            on_standby(|e, standby| {
+                no_beats(e);
+                e.writer.heard_age = None;
+                standby.receiver = Receiver::Missing;
+            }),
+            S::Disconnected,
+        ),
+        (
+            "nobody speaks and the line has been dead for long",
+            on_standby(|e, standby| {
+                no_beats(e);
+                e.writer.heard_age = None;
+                standby.receiver = streaming(46_000);
+            }),
+            S::Silent,
+        ),
         ("beats arrive, the mesh is blocked", changed(|e| e.writer = Writer::default()), S::Ok),
-        ("beats arrive, the mesh is blocked and nothing tells their age", changed(|e| (e.writer, e.lag) = (Writer::default(), None)), S::Unknown),
+        (
+            "beats arrive, the mesh is blocked and nothing tells their age",
+            changed(|e| (e.writer, e.lag) = (Writer::default(), None)),
+            S::Unknown,
+        ),
     ]);
 }
 
@@ -140,16 +172,32 @@ fn frozen_receiver() {
         ("a natural wait", frozen(300), S::Ok),
         ("just before", frozen(1_490), S::Ok),
         ("1.5 intervals", frozen(1_500), S::Silent),
-        ("beats of a slow line still arrive", changed(|e| {
-            e.unseen = Some(unseen(1_600));
-            e.arrived_age = Some(ms(700));
-        }), S::Ok),
-        ("log still comes in", on_standby(|e, standby| {
-            (e.unseen, e.arrived_age) = (Some(unseen(3_000)), Some(ms(4_000)));
-            (standby.received_unseen, standby.receiving) = (Some(false), Some(true));
-        }), S::Ok),
-        ("a subscriber shows no positions", subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(3_100)), Some(ms(4_100)))), S::Silent),
-        ("a subscriber is given three intervals", subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(2_900)), Some(ms(3_900)))), S::Ok),
+        (
+            "beats of a slow line still arrive",
+            changed(|e| {
+                e.unseen = Some(unseen(1_600));
+                e.arrived_age = Some(ms(700));
+            }),
+            S::Ok,
+        ),
+        (
+            "log still comes in",
+            on_standby(|e, standby| {
+                (e.unseen, e.arrived_age) = (Some(unseen(3_000)), Some(ms(4_000)));
+                (standby.received_unseen, standby.receiving) = (Some(false), Some(true));
+            }),
+            S::Ok,
+        ),
+        (
+            "a subscriber shows no positions",
+            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(3_100)), Some(ms(4_100)))),
+            S::Silent,
+        ),
+        (
+            "a subscriber is given three intervals",
+            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(2_900)), Some(ms(3_900)))),
+            S::Ok,
+        ),
     ]);
     let why = decide(&frozen(2_000)).1;
     assert!(why.contains("beat 42") && why.contains("2.0 s") && why.contains("streaming") && why.contains("3.0 s"), "{why}");
@@ -171,11 +219,15 @@ fn replay_stands_for_a_reason() {
         ("paused and idle", on_standby(|_, standby| standby.paused = Some(true)), S::Paused),
         ("delayed", held(|standby| standby.apply_delay = Some(ms(5_000))), S::DelayedOnPurpose),
         ("conflicts", held(|standby| standby.conflicts = true), S::Conflict),
-        ("frozen while paused: nothing comes in, which is worse", {
-            let mut e = frozen(4_000);
-            e.standby.as_mut().unwrap().paused = Some(true);
-            e
-        }, S::Silent),
+        (
+            "frozen while paused: nothing comes in, which is worse",
+            {
+                let mut e = frozen(4_000);
+                e.standby.as_mut().unwrap().paused = Some(true);
+                e
+            },
+            S::Silent,
+        ),
         ("replay moves", held(|standby| standby.replaying = Some(true)), S::Ok),
     ]);
     let mut beyond = held(|standby| standby.apply_delay = Some(ms(5_000)));
@@ -198,7 +250,11 @@ fn lagging_has_hysteresis() {
         ("after a stall", behind(6_000, S::Stalled, true), S::CatchingUp),
         ("is over", behind(4_900, S::CatchingUp, true), S::Ok),
         ("stays ok in between", behind(8_000, S::Ok, false), S::Ok),
-        ("known only from the wait", subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(11_000)), Some(ms(200)))), S::Lagging),
+        (
+            "known only from the wait",
+            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(11_000)), Some(ms(200)))),
+            S::Lagging,
+        ),
     ]);
 }
 
@@ -208,7 +264,11 @@ fn diverged() {
     let other = || Some("the node follows timeline 1, the writer writes timeline 2".to_owned());
     check(&[
         ("on the way to the new timeline", changed(|e| e.other_log = other()), S::Ok),
-        ("left behind", changed(|e| (e.other_log, e.unseen, e.arrived_age) = (other(), Some(unseen(2_000)), Some(ms(3_000)))), S::Diverged),
+        (
+            "left behind",
+            changed(|e| (e.other_log, e.unseen, e.arrived_age) = (other(), Some(unseen(2_000)), Some(ms(3_000)))),
+            S::Diverged,
+        ),
     ]);
 }
 

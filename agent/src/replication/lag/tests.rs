@@ -75,7 +75,8 @@ fn lag_of_a_confirmed_beat() {
 #[test]
 fn next_row_settles() {
     let (mut lag, told, view) = (Lag::default(), Told::default(), view());
-    let see = |lag: &mut Lag, row, absent, present| lag.see(seen(row, Some(absent), present), &told, at(present), &view, OBJECTIVE);
+    let see =
+        |lag: &mut Lag, row, absent, present| lag.see(seen(row, Some(absent), present), &told, at(present), &view, OBJECTIVE);
     see(&mut lag, row(1, 1_000, None), 1_040, 1_042);
     assert_eq!((lag.last(), lag.totals.estimate.count()), (None, 0), "pending");
     see(&mut lag, row(2, 2_000, Some(1_001)), 2_040, 2_042);
