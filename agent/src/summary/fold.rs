@@ -9,7 +9,7 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series};
 use lagmesh_model::status::{AgentStatus, Export};
-use lagmesh_model::time::{RawNanos, Reading, nanos};
+use lagmesh_model::time::{RawNanos, Reading, WallNanos, nanos};
 
 use super::Snapshot;
 use crate::link::Links;
@@ -22,7 +22,9 @@ use crate::spool::Levels;
 #[derive(Debug)]
 pub struct Summary {
     exporter: Exporter,
-    start: Reading,
+    began: Reading,
+    /// The label of the moment at which counting began.
+    start: WallNanos,
     links: Links,
     replications: Replications,
     lateness: Exponential,
@@ -53,7 +55,8 @@ impl Summary {
             links: Links::new(fleet, &exporter.region),
             replications: Replications::new(fleet, &exporter.region),
             exporter,
-            start,
+            began: start,
+            start: start.wall,
             lateness: Exponential::new(),
             mesh_dropped: BTreeMap::new(),
             contradictions: 0,
@@ -101,10 +104,11 @@ impl Summary {
     /// The next batch, of what a snapshot says.
     pub fn batch(&mut self, snapshot: &Snapshot) -> Batch {
         self.batches += 1;
+        self.start = start_label(self.start, self.began, snapshot.made);
         Batch {
             exporter: self.exporter.clone(),
             sequence: self.batches,
-            start: self.start.wall,
+            start: self.start,
             time: snapshot.made.wall,
             series: snapshot.series.clone(),
         }
@@ -131,6 +135,18 @@ impl Summary {
         }
         out.push(Series::gauge(&catalogue::AGENT_INFO, agent.with(Attribute::Version, &self.exporter.version), 1.0));
     }
+}
+
+/// When counting began, as a label beside one of `now`. It stays what it is, for another start would look like another run; but where the
+/// wall clock was set back behind it, it is set back as well, to what the measuring clock says: no count ends before it begins.
+fn start_label(label: WallNanos, began: Reading, now: Reading) -> WallNanos {
+    if label <= now.wall {
+        return label;
+    }
+    let elapsed = now.raw.checked_since(began.raw).filter(|_| began.epoch == now.epoch);
+    // Across two epochs nobody knows how long ago it was.
+    let before = elapsed.and_then(|elapsed| now.wall.0.checked_sub(nanos(elapsed)));
+    before.map_or(now.wall, WallNanos)
 }
 
 fn exports(now: RawNanos, around: &Around<'_>) -> Vec<Export> {

@@ -4,7 +4,7 @@ use lagmesh_daemon::Readiness;
 use lagmesh_model::ids::{BootId, CollectorName};
 use lagmesh_model::series::Value;
 use lagmesh_model::state::{NodeState, Outcome, ProbeKind};
-use lagmesh_model::time::{Epoch, WallNanos};
+use lagmesh_model::time::Epoch;
 
 use super::*;
 use crate::measurement::{NodeEvent, NodeNews, Probe};
@@ -179,4 +179,28 @@ fn awaited() {
         at: NOW.raw,
     }));
     assert!(readiness.is_ready());
+}
+
+/// Whatever becomes of the wall clock, no batch begins after it ends, and its beginning moves only when it must.
+#[test]
+fn a_batch_never_begins_after_it_ends() {
+    let mut summary = summary();
+    let outside = Outside::new(Level::default(), Delivery::default());
+    let hour = 3_600_000_000_000;
+    let made = |uptime_ns: u64, wall: u64| Reading { raw: RawNanos(NOW.raw.0 + uptime_ns), wall: WallNanos(wall), ..NOW };
+    let other_epoch = Reading { epoch: Epoch(2), ..made(3 * hour, NOW.wall.0 - 5 * hour) };
+    let table = [
+        (made(hour, NOW.wall.0 + hour), NOW.wall.0),
+        (made(2 * hour, NOW.wall.0 + 9 * hour), NOW.wall.0),
+        (made(2 * hour, NOW.wall.0 - hour), NOW.wall.0 - 3 * hour),
+        (made(2 * hour, NOW.wall.0 + 2 * hour), NOW.wall.0 - 3 * hour),
+        (other_epoch, NOW.wall.0 - 5 * hour),
+        (made(2 * hour, 5), 5),
+    ];
+    for (now, start) in table {
+        let snapshot = outside.snapshot(&mut summary, now);
+        let batch = summary.batch(&snapshot);
+        assert_eq!((batch.start.0, batch.time), (start, now.wall));
+        assert!(batch.start <= batch.time);
+    }
 }
