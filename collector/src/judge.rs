@@ -17,14 +17,14 @@ use std::time::Duration;
 
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::RegionName;
-use lagmesh_model::state::Axis;
+use lagmesh_model::state::{Axis, RegionState};
 use lagmesh_model::status::Verdict;
 use lagmesh_model::time::Reading;
 use serde::{Deserialize, Serialize};
 
 use crate::merge::View;
 use hysteresis::Hysteresis;
-use votes::{Finding, Poll};
+use votes::Finding;
 
 /// The most that one step counts for: time during which nobody looked proves nothing.
 const STEP_MAX: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub struct Memory {
     pub region: RegionName,
     /// Which axis.
     pub axis: Axis,
-    /// Its state and the spans that lead to the next one.
+    /// Its state and how long it has held.
     pub hysteresis: Hysteresis,
 }
 
@@ -84,19 +84,20 @@ impl Judge {
         let mut verdicts: BTreeMap<RegionName, Vec<Verdict>> = BTreeMap::new();
         for ((region, axis), hysteresis) in &mut self.axes {
             let poll = votes::poll(fleet, view, region, *axis, now);
-            let hold = (blind, waking && matches!(poll.finding, Finding::Missing(_)));
-            let why = match hold {
-                (true, _) => {
-                    hysteresis.wait(passed);
-                    "stale: no agent at all reports to this collector, so the last state stands".to_owned()
-                }
-                (false, true) => {
-                    hysteresis.wait(passed);
-                    format!("stale: {}; the collector has just started", poll.finding.why())
-                }
-                (false, false) => hysteresis.step(&poll.finding, passed, &fleet.judge),
+            let is_missing = matches!(poll.finding, Finding::Missing(_));
+            let why = if blind {
+                hysteresis.wait(passed);
+                "stale: no agent at all reports to this collector, so the last state stands".to_owned()
+            } else if waking && is_missing {
+                hysteresis.wait(passed);
+                format!("stale: {}; the collector has just started", poll.finding.why())
+            } else {
+                hysteresis.step(&poll.finding, passed, &fleet.judge)
             };
-            let verdict = verdict(*axis, hysteresis, why, poll);
+            let state = hysteresis.state();
+            // That nothing is known is never old news; any other state without evidence is.
+            let stale = (blind || is_missing) && state != RegionState::Unknown;
+            let verdict = Verdict { axis: *axis, state, stale, for_s: hysteresis.held().as_secs_f64(), why, votes: poll.votes };
             verdicts.entry(region.clone()).or_default().push(verdict);
         }
         verdicts
@@ -109,8 +110,4 @@ impl Judge {
         let passed = same_epoch.and_then(|last| now.raw.checked_since(last.raw));
         passed.map_or(Duration::ZERO, |passed| passed.min(STEP_MAX))
     }
-}
-
-fn verdict(axis: Axis, hysteresis: &Hysteresis, why: String, poll: Poll) -> Verdict {
-    Verdict { axis, state: hysteresis.state(), for_s: hysteresis.held().as_secs_f64(), why, votes: poll.votes }
 }

@@ -211,6 +211,9 @@ pub struct Verdict {
     pub axis: Axis,
     /// The state.
     pub state: RegionState,
+    /// Whether that is the last state that could be judged: there is no evidence of the present.
+    #[serde(default)]
+    pub stale: bool,
     /// For how long [s].
     pub for_s: f64,
     /// Why, in a sentence.

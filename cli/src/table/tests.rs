@@ -72,7 +72,7 @@ fn node(name: &str, region: &str, role: NodeRole) -> Node {
 }
 
 fn region(name: &str, state: RegionState, why: &str) -> Region {
-    let verdict = |axis| Verdict { axis, state, for_s: 725.0, why: why.to_owned(), votes: Vec::new() };
+    let verdict = |axis| Verdict { axis, state, stale: false, for_s: 725.0, why: why.to_owned(), votes: Vec::new() };
     let verdicts = Axis::ALL.iter().copied().map(verdict).collect();
     Region { region: name.parse().unwrap(), coordinates: None, verdicts, evidence_age_s: Known::known(4.0) }
 }

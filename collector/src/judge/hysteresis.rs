@@ -1,6 +1,7 @@
 //! What has held for long enough to be believed. Easy to stay in service, hard to leave, and slow to be trusted again.
 //!
-//! Spans add up only while the collector watches, on its raw clock: a restart neither counts nor resets them.
+//! Spans are counted on the collector's raw clock, and only while it watches: after a gap, such as a restart, the state stands and
+//! every span begins anew, so that two short outages are never taken for a long one.
 
 use std::time::Duration;
 
@@ -16,22 +17,28 @@ pub struct Hysteresis {
     state: RegionState,
     /// In this state for so long.
     held: Duration,
-    /// Gone without a break for so long.
+    #[serde(skip)]
+    spans: Spans,
+}
+
+/// What has gone on without a break until now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Spans {
+    /// Gone for so long.
     gone: Duration,
-    /// Gone without a break, by a quorum from two vantages, for so long.
+    /// Gone, by a quorum from two vantages, for so long.
     confirmed: Duration,
-    /// Worse than the thresholds, or gone, without a break for so long.
+    /// Worse than the thresholds, or gone, for so long.
     worse: Duration,
-    /// There (good or degraded) without a break for so long.
+    /// There (good or degraded) for so long.
     there: Duration,
-    /// Good without a break for so long.
+    /// Good for so long.
     good: Duration,
 }
 
 impl Default for Hysteresis {
     fn default() -> Hysteresis {
-        let zero = Duration::ZERO;
-        Hysteresis { state: RegionState::Unknown, held: zero, gone: zero, confirmed: zero, worse: zero, there: zero, good: zero }
+        Hysteresis { state: RegionState::Unknown, held: Duration::ZERO, spans: Spans::default() }
     }
 }
 
@@ -46,14 +53,15 @@ impl Hysteresis {
         self.held
     }
 
-    /// Time passes without anything being learnt: the state stands, and nothing moves towards another one.
+    /// Time passes without anything being learnt: the state stands, and whatever led to another one has lost its thread.
     pub fn wait(&mut self, passed: Duration) {
         self.held += passed;
+        self.spans = Spans::default();
     }
 
     /// Takes in the finding of this moment, which has stood for `passed`; returns why the state is what it is.
     pub fn step(&mut self, finding: &Finding, passed: Duration, after: &Judge) -> String {
-        self.count(finding, passed);
+        self.spans.count(finding, passed);
         self.held += passed;
         let next = self.next(finding, after);
         if next != self.state {
@@ -63,6 +71,47 @@ impl Hysteresis {
         self.why(finding, after)
     }
 
+    fn next(&self, finding: &Finding, after: &Judge) -> RegionState {
+        use RegionState as S;
+        let suspect = self.spans.gone >= after.suspect_after && self.spans.gone > Duration::ZERO;
+        match (self.state, finding) {
+            // What was out stays out until it is seen again: silence is no recovery.
+            (S::Down, Finding::Missing(_)) => S::Down,
+            (S::Recovering, Finding::Missing(_)) => S::Recovering,
+            (_, Finding::Missing(_)) => S::Unknown,
+            (S::Suspect, Finding::Gone { .. }) if self.spans.confirmed >= after.down_after => S::Down,
+            (S::Unknown | S::Healthy | S::Degraded | S::Recovering, Finding::Gone { .. }) if suspect => S::Suspect,
+            (S::Unknown, Finding::Good(_)) => S::Healthy,
+            (S::Unknown, Finding::Degraded(_)) => S::Degraded,
+            (S::Healthy, _) if self.spans.worse >= after.degraded_after => S::Degraded,
+            (S::Degraded, Finding::Good(_)) if self.spans.good >= after.healthy_after => S::Healthy,
+            (S::Suspect, Finding::Good(_) | Finding::Degraded(_)) if self.spans.there >= after.recover_after => S::Degraded,
+            (S::Down, Finding::Good(_) | Finding::Degraded(_)) if self.spans.there >= after.recover_after => S::Recovering,
+            (S::Recovering, Finding::Good(_)) if self.spans.good >= after.recovered_after => S::Healthy,
+            (state, _) => state,
+        }
+    }
+
+    fn why(&self, finding: &Finding, after: &Judge) -> String {
+        use RegionState as S;
+        let now = finding.why();
+        let of = |span: Duration, whole: Duration| format!("{} of {} s", span.as_secs(), whole.as_secs());
+        match (self.state, finding) {
+            (S::Healthy | S::Degraded, Finding::Gone { .. }) => format!("{now}; for {}", of(self.spans.gone, after.suspect_after)),
+            (S::Healthy, Finding::Degraded(_)) => format!("{now}; for {}", of(self.spans.worse, after.degraded_after)),
+            (S::Degraded, Finding::Good(_)) => format!("good again for {}: {now}", of(self.spans.good, after.healthy_after)),
+            (S::Suspect, Finding::Gone { confirmed: true, .. }) => format!("{now}; for {}", of(self.spans.confirmed, after.down_after)),
+            (S::Suspect | S::Down, Finding::Good(_) | Finding::Degraded(_)) => {
+                format!("seen again for {}: {now}", of(self.spans.there, after.recover_after))
+            }
+            (S::Down | S::Recovering, Finding::Missing(_)) => format!("stale: {now}, so the last state stands"),
+            (S::Recovering, Finding::Good(_)) => format!("back for {}: {now}", of(self.spans.good, after.recovered_after)),
+            _ => now.to_owned(),
+        }
+    }
+}
+
+impl Spans {
     fn count(&mut self, finding: &Finding, passed: Duration) {
         let keep = |holds: bool, span: &mut Duration| *span = if holds { *span + passed } else { Duration::ZERO };
         let gone = matches!(finding, Finding::Gone { .. });
@@ -73,45 +122,6 @@ impl Hysteresis {
         keep(gone || degraded, &mut self.worse);
         keep(good || degraded, &mut self.there);
         keep(good, &mut self.good);
-    }
-
-    fn next(&self, finding: &Finding, after: &Judge) -> RegionState {
-        use RegionState as S;
-        let suspect = self.gone >= after.suspect_after && self.gone > Duration::ZERO;
-        match (self.state, finding) {
-            // What was out stays out until it is seen again: silence is no recovery.
-            (S::Down, Finding::Missing(_)) => S::Down,
-            (S::Recovering, Finding::Missing(_)) => S::Recovering,
-            (_, Finding::Missing(_)) => S::Unknown,
-            (S::Suspect, Finding::Gone { .. }) if self.confirmed >= after.down_after => S::Down,
-            (S::Unknown | S::Healthy | S::Degraded | S::Recovering, Finding::Gone { .. }) if suspect => S::Suspect,
-            (S::Unknown, Finding::Good(_)) => S::Healthy,
-            (S::Unknown, Finding::Degraded(_)) => S::Degraded,
-            (S::Healthy, _) if self.worse >= after.degraded_after => S::Degraded,
-            (S::Degraded, Finding::Good(_)) if self.good >= after.healthy_after => S::Healthy,
-            (S::Suspect, Finding::Good(_) | Finding::Degraded(_)) if self.there >= after.recover_after => S::Degraded,
-            (S::Down, Finding::Good(_) | Finding::Degraded(_)) if self.there >= after.recover_after => S::Recovering,
-            (S::Recovering, Finding::Good(_)) if self.good >= after.recovered_after => S::Healthy,
-            (state, _) => state,
-        }
-    }
-
-    fn why(&self, finding: &Finding, after: &Judge) -> String {
-        use RegionState as S;
-        let now = finding.why();
-        let of = |span: Duration, whole: Duration| format!("{} of {} s", span.as_secs(), whole.as_secs());
-        match (self.state, finding) {
-            (S::Healthy | S::Degraded, Finding::Gone { .. }) => format!("{now}; for {}", of(self.gone, after.suspect_after)),
-            (S::Healthy, Finding::Degraded(_)) => format!("{now}; for {}", of(self.worse, after.degraded_after)),
-            (S::Degraded, Finding::Good(_)) => format!("good again for {}: {now}", of(self.good, after.healthy_after)),
-            (S::Suspect, Finding::Gone { confirmed: true, .. }) => format!("{now}; for {}", of(self.confirmed, after.down_after)),
-            (S::Suspect | S::Down, Finding::Good(_) | Finding::Degraded(_)) => {
-                format!("seen again for {}: {now}", of(self.there, after.recover_after))
-            }
-            (S::Down | S::Recovering, Finding::Missing(_)) => format!("stale: {now}, so the last state stands"),
-            (S::Recovering, Finding::Good(_)) => format!("back for {}: {now}", of(self.good, after.recovered_after)),
-            _ => now.to_owned(),
-        }
     }
 }
 
@@ -196,15 +206,22 @@ mod tests {
         }
     }
 
-    /// The state and its spans survive being stored.
+    /// A state survives being stored; what was on its way to the next one does not, nor does it survive time in which nobody looked:
+    /// DOWN is never put together from two outages.
     #[test]
-    fn survives_storage() {
-        let mut hysteresis = Hysteresis::default();
-        hysteresis.step(&gone(true), Duration::from_secs(40), &Judge::default());
-        let stored = serde_json::to_string(&hysteresis).unwrap();
-        let mut restored: Hysteresis = serde_json::from_str(&stored).unwrap();
-        assert_eq!(restored, hysteresis);
-        restored.step(&gone(true), Duration::from_secs(50), &Judge::default());
-        assert_eq!(restored.state(), S::Down);
+    fn a_gap_breaks_every_span() {
+        let step = |hysteresis: &mut Hysteresis, seconds| {
+            hysteresis.step(&gone(true), Duration::from_secs(seconds), &Judge::default());
+            hysteresis.state()
+        };
+        let mut watched = Hysteresis::default();
+        assert_eq!(step(&mut watched, 89), S::Suspect);
+        let mut restored: Hysteresis = serde_json::from_str(&serde_json::to_string(&watched).unwrap()).unwrap();
+        let mut blind = watched.clone();
+        blind.wait(Duration::from_secs(1));
+        for gap in [&mut restored, &mut blind] {
+            assert_eq!((gap.state(), step(gap, 89), step(gap, 1)), (S::Suspect, S::Suspect, S::Down));
+        }
+        assert_eq!(step(&mut watched, 1), S::Down);
     }
 }

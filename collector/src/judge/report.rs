@@ -22,7 +22,9 @@ pub(super) enum Report {
     Degraded(String),
     /// Its own agent cannot reach what it stands beside: nobody knows better.
     Gone(String),
-    /// It says nothing that helps.
+    /// Its agent reports, and knows nothing that helps.
+    Mute(String),
+    /// No agent of it reports.
     Silent(String),
 }
 
@@ -78,6 +80,19 @@ fn is_gone(state: NodeState) -> bool {
     matches!(state, NodeState::Unreachable | NodeState::Hanging)
 }
 
+/// States that hide the node from us and say nothing about users.
+fn is_hidden(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Refused | NodeState::Tls | NodeState::MissingGrant | NodeState::MissingTable | NodeState::Unknown
+    )
+}
+
+/// A node that refuses writes can be read.
+fn is_readable(state: NodeState) -> bool {
+    is_well(state) || state == NodeState::ReadOnly
+}
+
 fn is_well(state: NodeState) -> bool {
     matches!(state, NodeState::Ok | NodeState::StandingBy)
 }
@@ -85,13 +100,12 @@ fn is_well(state: NodeState) -> bool {
 fn reads(nodes: &[Own<'_>], region: &RegionName) -> Report {
     let known: Vec<&Own<'_>> = nodes.iter().filter(|own| own.state != NodeState::Unknown).collect();
     if known.is_empty() {
-        return Report::Silent("its agent knows nothing about its nodes yet".to_owned());
+        return Report::Mute("its agent knows nothing about its nodes yet".to_owned());
     }
     let unwell: Vec<String> =
-        known.iter().filter(|own| !is_well(own.state)).map(|own| format!("{} is {}", own.node, own.state)).collect();
-    // A missing grant or table hides the node from us; it says nothing about users.
-    if known.iter().all(|own| !is_well(own.state) && !is_gone(own.state)) {
-        return Report::Silent(format!("its nodes cannot be watched: {}", unwell.join(", ")));
+        known.iter().filter(|own| !is_readable(own.state)).map(|own| format!("{} is {}", own.node, own.state)).collect();
+    if known.iter().all(|own| is_hidden(own.state)) {
+        return Report::Mute(format!("its nodes cannot be watched: {}", unwell.join(", ")));
     }
     let late: Vec<String> = known.iter().flat_map(|own| late(own, region)).collect();
     if !unwell.is_empty() || !late.is_empty() {
@@ -126,12 +140,16 @@ fn writes(nodes: &[Own<'_>], region: &RegionName, origins: &[NodeName]) -> Repor
         return if nodes.iter().any(|own| own.role == Some(NodeRole::Standby)) {
             Report::Good("no writer here, its nodes are standbys: judged by whether it can be reached".to_owned())
         } else {
-            Report::Silent("its agent does not know yet whether a writer is there".to_owned())
+            Report::Mute("its agent does not know yet whether a writer is there".to_owned())
         };
     }
     let (gone, there): (Vec<&Own<'_>>, Vec<&Own<'_>>) = writers.iter().copied().partition(|own| is_gone(own.state));
     if there.is_empty() {
         return Report::Gone(format!("its own agent cannot reach the writer {}", list(&gone)));
+    }
+    if gone.is_empty() && there.iter().all(|own| is_hidden(own.state) && recent_writes(own, region).acknowledged == 0) {
+        let states: Vec<String> = there.iter().map(|own| format!("{} is {}", own.node, own.state)).collect();
+        return Report::Mute(format!("its writer cannot be watched: {}", states.join(", ")));
     }
     let failing: Vec<Failing> = there.iter().filter_map(|own| failing(own, region)).collect();
     if gone.is_empty() && failing.len() == there.len() && failing.iter().all(|failing| failing.all) {
@@ -151,7 +169,22 @@ struct Failing {
 
 /// Whether heartbeat writes failed during the last minute.
 fn failing(own: &Own<'_>, region: &RegionName) -> Option<Failing> {
-    let (mut acknowledged, mut other) = (0, 0);
+    let Writes { acknowledged, other } = recent_writes(own, region);
+    let all = acknowledged + other;
+    (other * FAILING_ONE_OF > all).then(|| Failing {
+        all: acknowledged == 0,
+        why: format!("{other} of {all} heartbeat writes on {} failed in the last minute", own.node),
+    })
+}
+
+/// Heartbeat writes of the last minute, as far as they were counted.
+struct Writes {
+    acknowledged: u64,
+    other: u64,
+}
+
+fn recent_writes(own: &Own<'_>, region: &RegionName) -> Writes {
+    let mut writes = Writes { acknowledged: 0, other: 0 };
     for key in own.witness.boot.recent_keys(&catalogue::HEARTBEAT_WRITES) {
         let of_node = |attribute, name: &str| key.attributes.get(attribute) == Some(name);
         if !of_node(Attribute::Node, own.node.as_str())
@@ -162,16 +195,12 @@ fn failing(own: &Own<'_>, region: &RegionName) -> Option<Failing> {
         }
         let Some(count) = own.witness.recent_count(&catalogue::HEARTBEAT_WRITES, &key.attributes) else { continue };
         if of_node(Attribute::Outcome, WriteOutcome::Acknowledged.as_str()) {
-            acknowledged += count;
+            writes.acknowledged += count;
         } else {
-            other += count;
+            writes.other += count;
         }
     }
-    let all = acknowledged + other;
-    (other * FAILING_ONE_OF > all).then(|| Failing {
-        all: acknowledged == 0,
-        why: format!("{other} of {all} heartbeat writes on {} failed in the last minute", own.node),
-    })
+    writes
 }
 
 fn list(nodes: &[&Own<'_>]) -> String {

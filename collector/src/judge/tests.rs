@@ -263,14 +263,56 @@ fn blind_holds_the_last_state() {
     court.run(100, |_| Vec::new());
     court.expect("a", S::Healthy, S::Healthy);
     court.expect("c", S::Down, S::Down);
-    assert!(court.verdict("a", Axis::Reads).why.starts_with("stale"));
+    assert!(court.verdict("a", Axis::Reads).why.starts_with("stale") && court.verdict("a", Axis::Reads).stale);
 
     let memories = court.judge.memories();
     court.judge = Judge::new(&court.fleet, memories);
     court.run(10, |sequence| vec![voice("a", sequence, [Up, Down])]);
     court.expect("b", S::Healthy, S::Healthy);
     court.expect("c", S::Down, S::Down);
+    assert!(court.verdict("b", Axis::Reads).stale, "only a has reported since the restart");
     court.run(60, dead);
+    assert!(!court.verdict("b", Axis::Reads).stale);
     court.expect("b", S::Healthy, S::Healthy);
     court.expect("c", S::Down, S::Down);
+}
+
+/// Two partitions of 43 s with a restart of the collector, or time in which nobody reported, in between are not one of 90 s.
+#[test]
+fn two_short_partitions_are_not_a_long_one() {
+    for is_restart in [true, false] {
+        let mut court = Court::new(&THREE, &THREE);
+        court.run(60, all_well);
+        let dead = |sequence| vec![voice("a", sequence, [Up, Down]), voice("b", sequence, [Up, Down])];
+        court.run(80, dead);
+        court.expect("c", S::Suspect, S::Suspect);
+        if is_restart {
+            court.judge = Judge::new(&court.fleet, court.judge.memories());
+        }
+        court.run(50, |_| Vec::new());
+        court.run(50, dead);
+        court.expect("c", S::Suspect, S::Suspect);
+        court.run(60, dead);
+        court.expect("c", S::Down, S::Down);
+    }
+}
+
+/// An agent that reports but cannot watch its node: nobody can tell how users fare, its silent beats are no votes, and a region that
+/// reports is never called down.
+#[test]
+fn a_hidden_node_is_not_a_dead_region() {
+    for state in [NodeState::Refused, NodeState::MissingTable, NodeState::Unknown] {
+        let mut court = Court::new(&THREE, &THREE);
+        court.run(60, all_well);
+        let hidden = |sequence, link| {
+            let standby = |name| voice(name, sequence, [link, Up]).replication("a", ReplicationState::WriterDown);
+            let a = Says::new("a", sequence).link("b", Up).link("c", Up).node(state, Some(NodeRole::Writer));
+            vec![a, standby("b"), standby("c")]
+        };
+        court.run(300, |sequence| hidden(sequence, Up));
+        court.expect("a", S::Unknown, S::Unknown);
+        court.run(300, |sequence| hidden(sequence, Down));
+        court.expect("a", S::Suspect, S::Suspect);
+        assert!(court.verdict("a", Axis::Reads).why.contains("a partition rather than an outage"));
+    }
 }

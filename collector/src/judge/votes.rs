@@ -52,9 +52,11 @@ pub struct Poll {
 
 /// Asks every other region, and the region itself.
 pub fn poll(fleet: &Fleet, view: &View, region: &RegionName, axis: Axis, now: Reading) -> Poll {
-    let ballots: Vec<Ballot> =
-        fleet.peers_of(region).map(|vantage| ballot(fleet, view, &vantage.name, region, axis, now)).collect();
     let report = report::of(fleet, view, region, axis, now);
+    // Where our own agent cannot write beats, that none are announced says nothing about users.
+    let beats_count = axis == Axis::Writes && !matches!(report, Report::Mute(_));
+    let ballots: Vec<Ballot> =
+        fleet.peers_of(region).map(|vantage| ballot(fleet, view, &vantage.name, region, beats_count, now)).collect();
     let finding = count(&ballots, report);
     Poll { votes: ballots.into_iter().map(|ballot| ballot.cast).collect(), finding }
 }
@@ -65,15 +67,15 @@ struct Ballot {
     impaired: bool,
 }
 
-/// The vote of one vantage about a region.
-fn ballot(fleet: &Fleet, view: &View, vantage: &RegionName, region: &RegionName, axis: Axis, now: Reading) -> Ballot {
+/// The vote of one vantage about a region; `beats_count` if a writer there that announces no beats is a reason to vote against it.
+fn ballot(fleet: &Fleet, view: &View, vantage: &RegionName, region: &RegionName, beats_count: bool, now: Reading) -> Ballot {
     let cast = |vote, why: String| Ballot { cast: CastVote { vantage: vantage.clone(), vote, why }, impaired: false };
     let witnesses = fresh(view, vantage, now);
     if witnesses.is_empty() {
         return cast(Vote::Void, format!("no agent of {vantage} has reported lately"));
     }
     let beats = beats_of(fleet, &witnesses, region);
-    if axis == Axis::Writes && beats.contains(&ReplicationState::WriterDown) {
+    if beats_count && beats.contains(&ReplicationState::WriterDown) {
         return cast(Vote::Bad, format!("the writer in {region} announces no beats to {vantage}"));
     }
     let arriving = beats
@@ -113,13 +115,13 @@ fn count(ballots: &[Ballot], report: Report) -> Finding {
             confirmed: false,
             why: format!("{}: one vantage alone cannot tell a partition from an outage", seen_bad()),
         },
-        Report::Good(_) | Report::Degraded(_) if majority_bad => Finding::Gone {
+        Report::Good(_) | Report::Degraded(_) | Report::Mute(_) if majority_bad => Finding::Gone {
             confirmed: false,
             why: format!("{}, but its own agent still reports: a partition rather than an outage", seen_bad()),
         },
         Report::Silent(_) if majority_bad => Finding::Gone { confirmed: true, why: seen_bad() },
-        Report::Silent(why) if good.is_empty() => Finding::Missing(format!("{why}, and no other region can tell")),
-        Report::Silent(why) => Finding::Missing(format!("{} can reach it, but {why}", good.join(", "))),
+        Report::Silent(why) | Report::Mute(why) if good.is_empty() => Finding::Missing(format!("{why}, and no other region can tell")),
+        Report::Silent(why) | Report::Mute(why) => Finding::Missing(format!("{} can reach it, but {why}", good.join(", "))),
         Report::Good(_) | Report::Degraded(_) if !bad.is_empty() => {
             Finding::Degraded(format!("vantages disagree: {} cannot reach it, {} can", bad.join(", "), good.join(", ")))
         }
