@@ -118,7 +118,7 @@ impl Says {
 
     pub(crate) fn writes(mut self, acknowledged: u64, failed: u64) -> Says {
         let node = format!("{}-db", self.0.exporter.region);
-        let attributes = self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node).with(Attribute::Stream, "beats");
+        let attributes = self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node).with(Attribute::Stream, "beat");
         for (outcome, count) in [("acknowledged", acknowledged), ("failed", failed)] {
             let attributes = attributes.clone().with(Attribute::Outcome, outcome);
             self.0.series.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));

@@ -1,7 +1,8 @@
 //! What all agents together have seen: counts added exactly, current values with the age of what they rest on.
 //!
 //! Pure: batches and `now` go in, numbers come out. Totals depend neither on the order in which batches arrive nor on how often:
-//! every series of every (agent, boot) keeps the point of its highest sequence, and totals are sums of those.
+//! every batch holds all counts of its boot so far, the one of the highest sequence stands for the boot, and totals are sums of those.
+//! That is also what the store keeps, so a restart changes no total, and what an agent invents is gone with its next batch.
 
 mod boot;
 mod key;
@@ -27,6 +28,9 @@ pub use witness::{Witness, named};
 
 /// Evidence older than this many export intervals is not fresh: two exports may get lost before anybody is called silent.
 pub const FRESH_INTERVALS: u32 = 3;
+
+/// The most series of one agent's retired boots; those that come up beyond are left out. No fleet file leads there.
+const RETIRED_SERIES_MAX: usize = 50_000;
 
 /// The span of "recent" distributions.
 pub const RECENT: Duration = Duration::from_secs(60);
@@ -111,7 +115,7 @@ impl View {
     pub fn accept_retired(&mut self, retired: Batch) {
         let agent = self.agent(&retired.exporter);
         for series in retired.series {
-            key::add(&mut agent.retired, Key::of(&series), &series.value);
+            key::add(&mut agent.retired, Key::of(&series), &series.value, RETIRED_SERIES_MAX);
         }
     }
 
@@ -120,7 +124,7 @@ impl View {
         let Some(agent) = self.agents.get_mut(agent) else { return };
         let Some(boot) = agent.boots.remove(&boot) else { return };
         for (key, value) in boot.totals() {
-            key::add(&mut agent.retired, key.clone(), value);
+            key::add(&mut agent.retired, key.clone(), value, RETIRED_SERIES_MAX);
         }
     }
 
@@ -157,7 +161,7 @@ impl View {
         let mut totals = BTreeMap::new();
         for agent in self.agents.values() {
             for (key, value) in agent.retired.iter().chain(agent.boots.values().flat_map(Boot::totals)) {
-                key::add(&mut totals, key.clone(), value);
+                key::add(&mut totals, key.clone(), value, usize::MAX);
             }
         }
         totals
@@ -220,7 +224,7 @@ impl Agent {
 pub fn fold(retired: Option<&Batch>, dead: &Batch) -> Batch {
     let mut totals = BTreeMap::new();
     for series in retired.into_iter().flat_map(|batch| &batch.series).chain(&dead.series) {
-        key::add(&mut totals, Key::of(series), &series.value);
+        key::add(&mut totals, Key::of(series), &series.value, RETIRED_SERIES_MAX);
     }
     let series =
         totals.into_iter().map(|(key, value)| Series { metric: key.metric, attributes: key.attributes, value }).collect();

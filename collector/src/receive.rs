@@ -7,6 +7,7 @@ pub mod grpc;
 pub mod http;
 mod vet;
 mod wire;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,15 +25,9 @@ pub struct Boot {
     /// The highest sequence that arrived; 0 before the first.
     pub sequence: u64,
     gauges: BTreeMap<Key, f64>,
-    totals: BTreeMap<Key, Total>,
+    totals: BTreeMap<Key, Value>,
     recent: BTreeMap<Key, Points>,
     seen: Seen,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Total {
-    sequence: u64,
-    value: Value,
 }
 
 impl Boot {
@@ -56,36 +50,31 @@ impl Boot {
             self.sequence = sequence;
             self.arrived = arrived;
             self.gauges.clear();
+            self.totals.clear();
         }
         self.seen.insert(sequence, self.sequence, window);
         for Series { metric, attributes, value } in series {
             let key = Key { metric, attributes };
-            match value {
-                Value::Gauge(value) if newest => {
+            if let Value::Gauge(value) = value {
+                if newest {
                     self.gauges.insert(key, value);
                 }
-                Value::Gauge(_) => {}
-                Value::Counter(_) | Value::Histogram(_) => self.count(key, sequence, value),
+                continue;
+            }
+            if RECENT_METRICS.iter().any(|metric| metric.name == key.metric.name) {
+                self.recent.entry(key.clone()).or_default().insert(sequence, value.clone());
+            }
+            if newest {
+                self.totals.insert(key, value);
             }
         }
-        for points in self.recent.values_mut() {
-            points.forget_before(&self.seen);
-        }
+        let seen = &self.seen;
+        self.recent.retain(|_, points| points.keep_since(seen));
     }
 
-    fn count(&mut self, key: Key, sequence: u64, value: Value) {
-        if RECENT_METRICS.iter().any(|metric| metric.name == key.metric.name) {
-            self.recent.entry(key.clone()).or_default().insert(sequence, value.clone());
-        }
-        let held = self.totals.entry(key).or_insert_with(|| Total { sequence, value: value.clone() });
-        if sequence > held.sequence {
-            *held = Total { sequence, value };
-        }
-    }
-
-    /// Counters and histograms at their highest sequence.
+    /// Counters and histograms of the newest batch.
     pub fn totals(&self) -> impl Iterator<Item = (&Key, &Value)> {
-        self.totals.iter().map(|(key, total)| (key, &total.value))
+        self.totals.iter()
     }
 
     /// Current values of the newest batch.

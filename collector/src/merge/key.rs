@@ -43,10 +43,12 @@ impl Ord for Key {
     }
 }
 
-/// Adds a count to a map of counts, exactly. Current values cannot be added and are left out.
-pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value) {
+/// Adds a count to a map of counts, exactly. Current values cannot be added and are left out, and so are new keys beyond `keys_max`.
+pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value, keys_max: usize) {
+    let is_full = totals.len() >= keys_max;
     match (totals.entry(key), value) {
         (_, Value::Gauge(_)) => {}
+        (Entry::Vacant(_), _) if is_full => {}
         (Entry::Vacant(vacant), value) => {
             vacant.insert(value.clone());
         }

@@ -54,8 +54,10 @@ impl Points {
         self.points.entry(sequence).or_insert(value);
     }
 
-    pub(super) fn forget_before(&mut self, seen: &Seen) {
+    /// Forgets what lies before the window; says whether anything is left.
+    pub(super) fn keep_since(&mut self, seen: &Seen) -> bool {
         self.points = self.points.split_off(&seen.begin);
+        !self.points.is_empty()
     }
 
     pub(super) fn growth(&self, seen: &Seen) -> Option<Growth> {

@@ -194,3 +194,32 @@ fn the_watching_agent_speaks_for_a_node() {
     assert_eq!(states.len(), 1);
     assert_eq!(states[0].attributes.get(Attribute::State), Some("hanging"));
 }
+
+/// What an agent invents is gone with its next batches: memory follows what it says now, not what it has ever said.
+#[test]
+fn inventions_do_not_pile_up() {
+    let invented = |sequence: u64| {
+        let mut batch = batch("a", 1, sequence);
+        let outcome = format!("invention-{sequence}");
+        batch.series.push(Series::counter(&catalogue::LINK_PROBES, probes(&outcome), 1));
+        batch
+    };
+    let view = view((1..200).map(|sequence| (sequence * 10, invented(sequence))));
+    let (_, boot) = view.agents.values().next().unwrap().boots.first_key_value().unwrap();
+    assert_eq!(boot.totals().count(), 3);
+    assert!(boot.recent_keys(&catalogue::LINK_PROBES).count() <= 1 + 7, "one per batch of the window");
+    assert_eq!(count(&view), 1990);
+}
+
+/// A series that the newest batch lacks is not counted, whatever came before or comes late: the store keeps only that batch, and a
+/// restart must change no total.
+#[test]
+fn totals_are_those_of_the_newest_batch() {
+    let mut newest = batch("a", 1, 6);
+    newest.series.retain(|series| series.metric.name != catalogue::LINK_RTT.name);
+    let straight = view([(0, batch("a", 1, 5)), (10, newest.clone())]);
+    let late = view([(0, newest.clone()), (10, batch("a", 1, 5))]);
+    let restored = view([(0, newest)]);
+    assert_eq!(straight.totals(), restored.totals());
+    assert_eq!(late.totals(), restored.totals());
+}

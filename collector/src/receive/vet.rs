@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use lagmesh_model::catalogue::{Attribute, Source};
-use lagmesh_model::fleet::Fleet;
+use lagmesh_model::fleet::{Cluster, Fleet};
 use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
 use lagmesh_model::otlp::Decoded;
 use lagmesh_model::series::{Batch, Exporter, Series};
+
+use super::words::is_word;
 
 /// Why a whole request is refused: its sender is not of this fleet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,17 +77,21 @@ fn known(fleet: &Fleet, exporter: &Exporter) -> Result<(), Stranger> {
 /// Why a point is not for this agent to give, if it is not.
 fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'static str> {
     let is = |attribute, test: &dyn Fn(&str) -> bool| series.attributes.get(attribute).is_none_or(test);
+    let home = &exporter.region;
+    let cluster = |name: &ClusterName| fleet.clusters.iter().any(|cluster| cluster.name == *name);
+    // A node stands in one region and one cluster; an origin in any region of the cluster.
+    let of_cluster = |cluster: &Cluster| is(Attribute::Cluster, &|name| name == cluster.name.as_str());
+    let node = |name: &NodeName| fleet.node(name).is_some_and(|(cluster, node)| of_cluster(cluster) && node.region == *home);
+    let origin = |name: &NodeName| fleet.node(name).is_some_and(|(cluster, _)| of_cluster(cluster));
     let reasons = [
         (series.metric.source == Source::Agent, "not-from-agents"),
-        (is(Attribute::Region, &|name| name == exporter.region.as_str()), "foreign-region"),
+        (is(Attribute::Region, &|name| name == home.as_str()), "foreign-region"),
         (is(Attribute::Agent, &|name| name == exporter.agent.as_str()), "foreign-agent"),
-        (is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.region(name).is_some())), "unknown-peer"),
-        (
-            is(Attribute::Cluster, &|name| named(name, |name: &ClusterName| fleet.clusters.iter().any(|c| c.name == *name))),
-            "unknown-cluster",
-        ),
-        (is(Attribute::Node, &|name| named(name, |name: &NodeName| fleet.node(name).is_some())), "unknown-node"),
-        (is(Attribute::Origin, &|name| named(name, |name: &NodeName| fleet.node(name).is_some())), "unknown-origin"),
+        (is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.peers_of(home).any(|p| p.name == *name))), "unknown-peer"),
+        (is(Attribute::Cluster, &|name| named(name, cluster)), "unknown-cluster"),
+        (is(Attribute::Node, &|name| named(name, node)), "unknown-node"),
+        (is(Attribute::Origin, &|name| named(name, origin)), "unknown-origin"),
+        (series.attributes.iter().all(|(attribute, word)| is_word(fleet, series.metric, attribute, word)), "unknown-word"),
     ];
     reasons.into_iter().find(|(fits, _)| !fits).map(|(_, reason)| reason)
 }
@@ -106,7 +112,7 @@ mod tests {
     fn vetted(change: impl FnOnce(&mut Batch)) -> Result<Vetted, Stranger> {
         let mut batch = Says::new("a", 1).link("b", LinkState::Ok).batch();
         change(&mut batch);
-        vet(&fleet(&["a", "b"], &["a"]), Decoded { batches: vec![batch], rejected: BTreeMap::new() })
+        vet(&fleet(&["a", "b"], &["a", "b"]), Decoded { batches: vec![batch], rejected: BTreeMap::new() })
     }
 
     /// Strangers are refused by the name that is wrong.
@@ -120,24 +126,38 @@ mod tests {
         assert_eq!(word(|batch| batch.exporter.agent = "b".parse().unwrap()), "unknown-agent");
     }
 
-    /// Nobody speaks for another region, for the collector, or about what the fleet file does not name.
+    /// Nobody speaks for another region, for the collector, about what the fleet file does not name, or in words of its own.
     #[test]
     fn misfits() {
-        let gauge = |metric, attributes: Attributes| Series::gauge(metric, attributes, 1.0);
-        let link = |region: &str, peer: &str| Attributes::new().with(Attribute::Region, region).with(Attribute::Peer, peer);
+        fn with(pairs: &[(Attribute, &str)]) -> Attributes {
+            pairs.iter().fold(Attributes::new(), |all, (name, value)| all.with(*name, value))
+        }
+        use Attribute::{Agent, Cluster, Node, Origin, Outcome, Peer, Reason, Region, State};
+        let gauge = |metric, pairs: &[(Attribute, &str)]| Series::gauge(metric, with(pairs), 1.0);
         let table = [
-            (gauge(&catalogue::LINK_FLOOR, link("b", "a")), "foreign-region"),
-            (gauge(&catalogue::LINK_FLOOR, link("a", "z")), "unknown-peer"),
-            (gauge(&catalogue::LINK_FLOOR, link("a", "Not a name")), "unknown-peer"),
-            (gauge(&catalogue::REGION_EVIDENCE_AGE, Attributes::new().with(Attribute::Region, "a")), "not-from-agents"),
-            (gauge(&catalogue::NODE_TIMELINE, Attributes::new().with(Attribute::Node, "z-db")), "unknown-node"),
-            (gauge(&catalogue::NODE_TIMELINE, Attributes::new().with(Attribute::Cluster, "z")), "unknown-cluster"),
-            (gauge(&catalogue::AGENT_INFO, Attributes::new().with(Attribute::Agent, "b")), "foreign-agent"),
+            (gauge(&catalogue::LINK_FLOOR, &[(Region, "b"), (Peer, "a")]), "foreign-region"),
+            (gauge(&catalogue::LINK_FLOOR, &[(Region, "a"), (Peer, "z")]), "unknown-peer"),
+            (gauge(&catalogue::LINK_FLOOR, &[(Region, "a"), (Peer, "a")]), "unknown-peer"),
+            (gauge(&catalogue::LINK_FLOOR, &[(Region, "a"), (Peer, "Not a name")]), "unknown-peer"),
+            (gauge(&catalogue::REGION_EVIDENCE_AGE, &[(Region, "a")]), "not-from-agents"),
+            (gauge(&catalogue::NODE_TIMELINE, &[(Node, "z-db")]), "unknown-node"),
+            (gauge(&catalogue::NODE_TIMELINE, &[(Node, "b-db")]), "unknown-node"),
+            (gauge(&catalogue::NODE_TIMELINE, &[(Cluster, "z")]), "unknown-cluster"),
+            (gauge(&catalogue::REPLICATION_STALENESS, &[(Node, "a-db"), (Origin, "z-db")]), "unknown-origin"),
+            (gauge(&catalogue::AGENT_INFO, &[(Agent, "b")]), "foreign-agent"),
+            (gauge(&catalogue::LINK_STATE, &[(State, "wobbly")]), "unknown-word"),
+            (gauge(&catalogue::LINK_FLOWS, &[(State, "down")]), "unknown-word"),
+            (gauge(&catalogue::NODE_STATE, &[(State, "down")]), "unknown-word"),
+            (Series::counter(&catalogue::LINK_PROBES, with(&[(Outcome, "failed")]), 1), "unknown-word"),
+            (Series::counter(&catalogue::HEARTBEAT_WRITES, with(&[(Outcome, "lost")]), 1), "unknown-word"),
+            (Series::counter(&catalogue::MESH_DROPPED, with(&[(Reason, &"x".repeat(49))]), 1), "unknown-word"),
         ];
         for (series, reason) in table {
             let vetted = vetted(|batch| batch.series.push(series)).unwrap();
             assert_eq!(vetted.rejected, BTreeMap::from([(reason, 1)]));
             assert_eq!(vetted.batches[0].series.len(), LinkState::ALL.len());
         }
+        let known = gauge(&catalogue::REPLICATION_STALENESS, &[(Cluster, "app"), (Node, "a-db"), (Origin, "b-db")]);
+        assert!(vetted(|batch| batch.series.push(known)).unwrap().rejected.is_empty());
     }
 }

@@ -1,0 +1,47 @@
+//! The words that agents may use in attributes: what is not one of them names no series here, so that nobody can invent series
+//! without end. Names of the fleet file are checked where the fleet file is. Pure.
+
+use lagmesh_model::catalogue::{self, Attribute, Metric};
+use lagmesh_model::fleet::Fleet;
+use lagmesh_model::state::{
+    Basis, Bound, LinkState, NodeRole, NodeState, Outcome, ProbeKind, ReplicationState, Stage, WriteOutcome,
+};
+
+/// What `synchronous_commit` may be.
+const LEVELS: [&str; 5] = ["off", "local", "remote_write", "on", "remote_apply"];
+/// The two heartbeat streams.
+const STREAMS: [&str; 2] = ["beat", "ledger"];
+/// Whether an objective was met, `unknown` where the interval holds it.
+const OBJECTIVES: [&str; 3] = ["met", "missed", "unknown"];
+/// The states of flows.
+const FLOWS: [&str; 2] = ["alive", "dead"];
+/// Reasons and versions are the agent's own words; longer ones are none [bytes].
+const OWN_WORD_BYTES_MAX: usize = 48;
+
+/// Whether an agent may say this of this metric.
+pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word: &str) -> bool {
+    let is = |other: &Metric| metric.name == other.name;
+    match attribute {
+        Attribute::Kind => ProbeKind::from_word(word).is_some(),
+        Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
+        Attribute::Outcome => Outcome::from_word(word).is_some(),
+        Attribute::State if is(&catalogue::LINK_STATE) => LinkState::from_word(word).is_some(),
+        Attribute::State if is(&catalogue::LINK_FLOWS) => FLOWS.contains(&word),
+        Attribute::State if is(&catalogue::NODE_STATE) => NodeState::from_word(word).is_some(),
+        Attribute::State => ReplicationState::from_word(word).is_some(),
+        Attribute::Bound => Bound::from_word(word).is_some(),
+        Attribute::Basis => Basis::from_word(word).is_some(),
+        Attribute::Stage => Stage::from_word(word).is_some(),
+        Attribute::Role => NodeRole::from_word(word).is_some(),
+        Attribute::Stream => STREAMS.contains(&word),
+        Attribute::Level => LEVELS.contains(&word),
+        Attribute::Objective => OBJECTIVES.contains(&word),
+        Attribute::System => word.parse::<u64>().is_ok(),
+        Attribute::Collector => fleet.collectors.iter().any(|collector| collector.name.as_str() == word),
+        Attribute::Reason | Attribute::Version => word.len() <= OWN_WORD_BYTES_MAX,
+        // Names of the fleet file and of its regions.
+        Attribute::Cluster | Attribute::Origin | Attribute::Region | Attribute::Peer | Attribute::Node | Attribute::Agent => true,
+        // Words of the collector alone.
+        Attribute::Axis | Attribute::Vantage | Attribute::Transport => false,
+    }
+}
