@@ -1,9 +1,11 @@
 //! The links from our region to every other one: what became of the probes, in which state each link is, and why. Pure.
 
 pub mod judge;
+pub mod tally;
 pub mod window;
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 use std::time::Duration;
 
 use lagmesh_model::catalogue::{Attribute, CLOCK_ERROR, LINK_FLOOR, LINK_FLOWS, LINK_PROBES, LINK_RTT, LINK_STATE, LINK_STRETCH};
@@ -13,9 +15,10 @@ use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
 use lagmesh_model::status::{Link, LinkKind};
-use lagmesh_model::time::{RawNanos, Reading};
+use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
 use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
+use crate::link::tally::Counts;
 use crate::link::window::{RECENT, Window, age_of};
 use crate::measurement::{FlowChange, PeerView, Probe};
 
@@ -30,6 +33,8 @@ pub struct Links {
     region: RegionName,
     mesh: Mesh,
     tracks: BTreeMap<RegionName, Track>,
+    /// The epoch of our own clock to which all stamps belong.
+    epoch: Option<Epoch>,
 }
 
 /// One link.
@@ -43,6 +48,8 @@ struct Track {
     why: String,
     /// Since when the state has been one in which loss is judged; what was sent before is history.
     loss_since: Option<RawNanos>,
+    /// Since when each agent has answered; what was lost before is history.
+    alive_since: BTreeMap<AgentName, RawNanos>,
     mixed_since: Option<RawNanos>,
     unknown_since: Option<RawNanos>,
     stalled_at: Option<RawNanos>,
@@ -63,23 +70,33 @@ impl Links {
                 state: LinkState::Unknown,
                 why: format!("no probe to {} is settled yet", peer.name),
                 loss_since: None,
+                alive_since: BTreeMap::new(),
                 mixed_since: None,
                 unknown_since: None,
                 stalled_at: None,
             };
             (peer.name.clone(), track)
         };
-        Links { region: region.clone(), mesh: fleet.mesh.clone(), tracks: fleet.peers_of(region).map(track).collect() }
+        Links {
+            region: region.clone(),
+            mesh: fleet.mesh.clone(),
+            tracks: fleet.peers_of(region).map(track).collect(),
+            epoch: None,
+        }
     }
 
     /// The fate of a probe.
     pub fn record_probe(&mut self, probe: &Probe) {
+        let epoch = *self.epoch.get_or_insert(probe.at.epoch);
         let Some(link) = self.tracks.get_mut(&probe.peer) else { return };
-        if probe.outcome == Outcome::Skipped {
-            link.stalled_at = link.stalled_at.max(Some(probe.at));
-        }
-        if let Some(window) = link.windows.iter_mut().find(|window| window.kind() == probe.kind) {
-            window.record(probe);
+        let Some(window) = link.windows.iter_mut().find(|window| window.kind() == probe.kind) else { return };
+        window.record_total(probe);
+        // A stamp of another epoch says nothing about now.
+        if probe.at.epoch == epoch {
+            window.record_recent(probe);
+            if probe.outcome == Outcome::Skipped {
+                link.stalled_at = link.stalled_at.max(Some(probe.at.raw));
+            }
         }
     }
 
@@ -93,12 +110,14 @@ impl Links {
 
     /// What to show.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
+        self.enter(now.epoch);
         let (region, mesh) = (&self.region, &self.mesh);
         self.tracks.values_mut().map(|link| link.status(region, mesh, now, view)).collect()
     }
 
     /// What to export. What is unknown has no series; the state always has.
     pub fn series(&mut self, now: Reading, view: &PeerView, out: &mut Vec<Series>) {
+        self.enter(now.epoch);
         for link in self.tracks.values_mut() {
             link.step(&self.mesh, now.raw);
             let attributes = Attributes::new().with(Attribute::Region, &self.region).with(Attribute::Peer, &link.peer);
@@ -122,6 +141,13 @@ impl Links {
             }
         }
     }
+
+    /// Nothing is combined across two epochs of our own clock.
+    fn enter(&mut self, epoch: Epoch) {
+        if self.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            self.tracks.values_mut().for_each(Track::new_epoch);
+        }
+    }
 }
 
 impl Track {
@@ -129,10 +155,17 @@ impl Track {
         self.windows.iter().find(|window| window.kind() == kind)
     }
 
+    /// Forgets all stamps; the state stays until it is clear what has become of it.
+    fn new_epoch(&mut self) {
+        self.windows.iter_mut().for_each(Window::new_epoch);
+        self.alive_since.clear();
+        (self.loss_since, self.mixed_since, self.unknown_since, self.stalled_at) = (None, None, None, None);
+    }
+
     fn agents(&self) -> Vec<AgentFlows> {
         let count = |flows: &[Option<bool>], wanted: bool| flows.iter().filter(|alive| **alive == Some(wanted)).count() as u64;
         let agent = |(agent, flows): (&AgentName, &Vec<Option<bool>>)| AgentFlows {
-            agent: agent.to_string(),
+            agent: agent.clone(),
             alive: count(flows, true),
             dead: count(flows, false),
             all: flows.len() as u64,
@@ -154,8 +187,8 @@ impl Track {
         self.mixed_since = since(known.is_some_and(|(alive, dead)| alive > 0 && dead > 0), self.mixed_since);
         self.unknown_since = since(known.is_none(), self.unknown_since);
         let others: Vec<(ProbeKind, Voice)> = self.others(mesh, now, known);
-        // In all other states loss has a known cause; what was lost then is history once the link is well again.
-        let judged_by_loss = |state| matches!(state, LinkState::Ok | LinkState::Lossy);
+        self.note_who_answers(&agents, now);
+        let recent = if is_judged_by_loss(self.state) { self.recent(now) } else { Counts::default() };
         let stamp = self.window(ProbeKind::Stamp);
         let age = |at: Option<RawNanos>| at.map(|at| age_of(at, now));
         let evidence = Evidence {
@@ -166,19 +199,33 @@ impl Track {
             refused: age(stamp.and_then(Window::refused_at)),
             unknown_for: age(self.unknown_since),
             others: &others,
-            recent: stamp
-                .filter(|_| judged_by_loss(self.state))
-                .map(|window| window.recent(now, self.loss_since))
-                .unwrap_or_default(),
+            recent,
             before: self.state,
             mesh,
         };
         let (state, why) = judge(&evidence);
         let state = state.unwrap_or(self.state);
-        if judged_by_loss(state) && !judged_by_loss(self.state) {
+        if is_judged_by_loss(state) && !is_judged_by_loss(self.state) {
             self.loss_since = Some(now);
         }
         (self.state, self.why) = (state, why);
+    }
+
+    fn note_who_answers(&mut self, agents: &[AgentFlows], now: RawNanos) {
+        for AgentFlows { agent, alive, .. } in agents {
+            if *alive > 0 {
+                self.alive_since.entry(agent.clone()).or_insert(now);
+            } else {
+                self.alive_since.remove(agent);
+            }
+        }
+    }
+
+    /// The probes by which loss is judged: those to agents that answer. What is sent to one that is gone is lost for that reason.
+    fn recent(&self, now: RawNanos) -> Counts {
+        let Some(stamp) = self.window(ProbeKind::Stamp) else { return Counts::default() };
+        let to = |(agent, since): (&AgentName, &RawNanos)| stamp.recent_to(agent, now, self.loss_since.max(Some(*since)));
+        self.alive_since.iter().map(to).fold(Counts::default(), Add::add)
     }
 
     /// What the other kinds say. Asked only if no flow answers: else it decides nothing.
@@ -211,7 +258,7 @@ impl Track {
     fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {
         self.step(mesh, now.raw);
         let kind = |window: &Window| {
-            let recent = window.recent(now.raw, None);
+            let recent = window.recent(now.raw);
             LinkKind { kind: window.kind(), rtt: window.rtt(now.raw), settled: recent.settled, answered: recent.answered }
         };
         let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
@@ -256,6 +303,11 @@ impl Track {
             None => Known::unknown(format!("no exchange of clock stamps with {} yet", self.peer)),
         }
     }
+}
+
+/// In all other states loss has a known cause; what was lost then is history once the link is well again.
+fn is_judged_by_loss(state: LinkState) -> bool {
+    matches!(state, LinkState::Ok | LinkState::Lossy)
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub enum Observation {
 pub struct Probe {
     /// The region that was probed.
     pub peer: RegionName,
+    /// Which of its agents; `None` for kinds that probe its hosts.
+    pub agent: Option<AgentName>,
     /// How.
     pub kind: ProbeKind,
     /// What became of it.
@@ -41,7 +43,7 @@ pub struct Probe {
     /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`.
     pub rtt_ns: Option<u64>,
     /// When it was settled.
-    pub at: RawNanos,
+    pub at: Reading,
 }
 
 /// A flow is one source port towards one peer agent: one sample of the parallel paths.

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use lagmesh_model::fleet::Mesh;
+use lagmesh_model::ids::AgentName;
 use lagmesh_model::state::{LinkState, ProbeKind};
 
-use crate::link::window::Counts;
+use crate::link::tally::Counts;
 
 /// Fewer settled probes say nothing about loss: with 30 and none lost, the upper bound (95 %) is 10 %.
 pub const SETTLED_MIN: u64 = 30;
@@ -15,7 +16,7 @@ pub const SETTLED_MIN: u64 = 30;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentFlows {
     /// Its name.
-    pub agent: String,
+    pub agent: AgentName,
     /// Flows that answer.
     pub alive: u64,
     /// Flows that do not.
@@ -52,7 +53,7 @@ pub struct Evidence<'e> {
     pub unknown_for: Option<Duration>,
     /// The other kinds.
     pub others: &'e [(ProbeKind, Voice)],
-    /// Probes that count for the loss.
+    /// Probes that count for the loss: those to agents that answer.
     pub recent: Counts,
     /// The state before.
     pub before: LinkState,
@@ -85,7 +86,7 @@ pub fn judge(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
 fn not_measured(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
     let peer = evidence.peer;
     let too_early = evidence.unknown_for.is_some_and(|span| span <= evidence.mesh.interval * 3);
-    if evidence.answered.is_some() && too_early {
+    if evidence.before != LinkState::Unknown && too_early {
         return (None, format!("our own host stalled or could not send: waiting for the next answer from {peer}"));
     }
     let why = match evidence.answered {
@@ -144,15 +145,15 @@ fn mixed(evidence: &Evidence<'_>, alive: u64, dead: u64, all: u64) -> (Option<Li
     by_loss(evidence, alive, all, &format!("; its agent {} does not answer at all", gone.join(", ")))
 }
 
-/// The flows are well: the loss decides. Where an agent is gone its probes are lost for that reason, and say nothing.
+/// The flows are well: the loss decides.
 fn by_loss(evidence: &Evidence<'_>, alive: u64, all: u64, gone: &str) -> (Option<LinkState>, String) {
     let (peer, Counts { settled, answered }) = (evidence.peer, evidence.recent);
     let threshold = if evidence.before == LinkState::Lossy { evidence.mesh.loss_exit } else { evidence.mesh.loss_enter };
-    let loss = evidence.recent.loss().filter(|_| settled >= SETTLED_MIN && gone.is_empty());
+    let loss = evidence.recent.loss().filter(|_| settled >= SETTLED_MIN);
     match loss {
         Some(loss) if loss > threshold => {
             let why = format!(
-                "{} of {settled} probes to {peer} got no answer in the last minute ({:.1} %, threshold {:.1} %)",
+                "{} of {settled} probes to {peer} got no answer in the last minute ({:.1} %, threshold {:.1} %){gone}",
                 settled - answered,
                 loss * 100.0,
                 threshold * 100.0

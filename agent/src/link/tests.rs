@@ -10,6 +10,9 @@ use crate::mesh::testing::fleet;
 struct World {
     links: Links,
     ms: u64,
+    epoch: Epoch,
+    /// Whom STAMP probes go to.
+    agent: &'static str,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -33,13 +36,21 @@ impl World {
     }
 
     fn of(replace: &[(&str, &str)]) -> World {
-        World { links: Links::new(&fleet(replace), &"oslo".parse().unwrap()), ms: 0 }
+        World { links: Links::new(&fleet(replace), &"oslo".parse().unwrap()), ms: 0, epoch: Epoch(1), agent: "tokyo-a" }
     }
 
     fn probe(&mut self, kind: ProbeKind, outcome: Outcome, ms: u64) {
         let answered = matches!(outcome, Outcome::InTime | Outcome::Late);
         let rtt_ns = answered.then_some(20_000_000);
-        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), kind, outcome, rtt_ns, at: reading(ms).raw });
+        let agent = (kind == ProbeKind::Stamp).then(|| self.agent.parse().unwrap());
+        let at = Reading { epoch: self.epoch, ..reading(ms) };
+        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, at });
+    }
+
+    fn stamp_to(&mut self, agent: &'static str, outcome: Outcome) {
+        let before = std::mem::replace(&mut self.agent, agent);
+        self.probe(ProbeKind::Stamp, outcome, self.ms + if outcome == Outcome::Lost { 10_000 } else { 0 });
+        self.agent = before;
     }
 
     fn flow(&mut self, index: u16, alive: Option<bool>) {
@@ -68,7 +79,7 @@ impl World {
     }
 
     fn link(&mut self) -> Link {
-        self.links.status(reading(self.ms), &PeerView::default()).remove(0)
+        self.links.status(Reading { epoch: self.epoch, ..reading(self.ms) }, &PeerView::default()).remove(0)
     }
 
     fn state(&mut self) -> LinkState {
@@ -207,8 +218,8 @@ fn loss_has_hysteresis() {
 fn between_the_thresholds() {
     let evidence = |before, answered| {
         let mesh = fleet(&[]).mesh;
-        let agents = [AgentFlows { agent: "a".to_owned(), alive: 4, dead: 0, all: 4 }];
-        let recent = window::Counts { settled: 1000, answered };
+        let agents = [AgentFlows { agent: "a".parse().unwrap(), alive: 4, dead: 0, all: 4 }];
+        let recent = tally::Counts { settled: 1000, answered };
         judge(&Evidence {
             peer: "tokyo",
             agents: &agents,
@@ -254,10 +265,68 @@ fn one_of_two_agents_gone() {
         let flow = FlowId { peer: "tokyo".parse().unwrap(), agent: "tokyo-b".parse().unwrap(), index };
         world.links.record_flow(&FlowChange { flow, alive: Some(false), at: reading(0).raw });
     }
-    world.run(30, Second { stamp: (4, 4), ..FINE });
-    let link = world.link();
+    let mut run = |seconds, answered, lost| {
+        for _ in 0..seconds {
+            (0..4).for_each(|_| world.stamp_to("tokyo-b", Outcome::Lost));
+            world.run(1, Second { stamp: (answered, lost), ..FINE });
+        }
+        world.link()
+    };
+    let link = run(30, 4, 0);
     assert_eq!((link.state, link.flows_alive.current(), link.flows), (LinkState::Ok, Some(&4), 8), "{}", link.why);
     assert!(link.why.contains("tokyo-b does not answer at all"), "{}", link.why);
+    // The path is still judged, by the agent that answers.
+    let link = run(20, 3, 1);
+    assert_eq!(link.state, LinkState::Lossy, "{}", link.why);
+    // What was lost while the other one was gone is history once it is back.
+    world.run(75, FINE);
+    (0..40).for_each(|_| world.stamp_to("tokyo-b", Outcome::Lost));
+    for index in 0..4 {
+        let flow = FlowId { peer: "tokyo".parse().unwrap(), agent: "tokyo-b".parse().unwrap(), index };
+        world.links.record_flow(&FlowChange { flow, alive: Some(true), at: reading(0).raw });
+    }
+    world.run(2, FINE);
+    assert_eq!(world.state(), LinkState::Ok, "{}", world.link().why);
+}
+
+/// A new epoch of our own clock leaves nothing of the old one: what the suspended host last heard is not heard "just now".
+#[test]
+fn epochs_are_not_mixed() {
+    for backwards in [false, true] {
+        let mut world = World::new();
+        world.flows(Some(true));
+        world.run(30, FINE);
+        world.epoch = Epoch(2);
+        // The raw clock does not count the time that the host slept, or starts anew elsewhere.
+        world.ms = if backwards { 1_000 } else { world.ms + 100 };
+        world.flows(None);
+        let link = world.link();
+        assert!(!link.evidence_age_s.is_known() && !link.rtt(ProbeKind::Stamp).is_known(), "{backwards}");
+        assert_eq!((link.state, link.kinds[0].settled), (LinkState::Ok, 0), "{}", link.why);
+        world.ms += 3_100;
+        assert_eq!(world.state(), LinkState::Unknown, "{}", world.link().why);
+        world.flows(Some(true));
+        world.run(5, FINE);
+        let link = world.link();
+        assert_eq!((link.state, link.kinds[0].settled), (LinkState::Ok, 20), "{}", link.why);
+    }
+}
+
+/// The fate of a probe of another epoch counts, but says nothing about now.
+#[test]
+fn late_news_of_another_epoch() {
+    let mut world = World::new();
+    world.run(1, FINE);
+    world.epoch = Epoch(2);
+    world.state();
+    world.epoch = Epoch(1);
+    world.probe(ProbeKind::Stamp, Outcome::InTime, 1_500);
+    world.epoch = Epoch(2);
+    let mut out = Vec::new();
+    assert!(!world.link().evidence_age_s.is_known());
+    world.links.series(Reading { epoch: world.epoch, ..reading(2_000) }, &PeerView::default(), &mut out);
+    let in_time = |series: &&Series| series.attributes.get(Attribute::Outcome) == Some("in-time");
+    assert_eq!(out.iter().find(in_time).map(|series| series.value.clone()), Some(Value::Counter(5)));
 }
 
 /// A round-trip time is current, then stale, then unknown; it is never zero.

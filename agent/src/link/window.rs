@@ -1,20 +1,20 @@
 //! What became of the probes of one kind on one link: since the start, and in the last minute. Bounded memory. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::AgentName;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Outcome, ProbeKind};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{RawNanos, nanos};
 
+use crate::link::tally::{Counts, Tally};
 use crate::measurement::Probe;
 
 /// How far back "recent" reaches.
 pub const RECENT: Duration = Duration::from_secs(60);
-/// Counts are kept by the second in which probes were sent.
-const COUNT_SLOT_NS: u64 = 1_000_000_000;
 /// Round-trip times are kept by five seconds.
 const RTT_SLOT_NS: u64 = 5_000_000_000;
 /// For how many intervals a round-trip time is current.
@@ -28,39 +28,18 @@ pub struct Window {
     give_up: Duration,
     total: Exponential,
     outcomes: Vec<(Outcome, u64)>,
-    counts: VecDeque<CountSlot>,
+    /// By the agent that was probed; `None` where a kind knows none.
+    tallies: BTreeMap<Option<AgentName>, Tally>,
     rtts: VecDeque<RttSlot>,
     answered_at: Option<RawNanos>,
     refused_at: Option<RawNanos>,
     evidence_at: Option<RawNanos>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct CountSlot {
-    slot: u64,
-    counts: Counts,
-}
-
 #[derive(Debug)]
 struct RttSlot {
     slot: u64,
     rtts: Exponential,
-}
-
-/// Probes that were sent in some time and are settled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// All of them.
-    pub settled: u64,
-    /// Those that were answered at all; a refusal is an answer: the path works.
-    pub answered: u64,
-}
-
-impl Counts {
-    /// The lost share [0, 1]; `None` if nothing is settled.
-    pub fn loss(&self) -> Option<f64> {
-        (self.settled > 0).then(|| (self.settled - self.answered) as f64 / self.settled as f64)
-    }
 }
 
 impl Window {
@@ -72,7 +51,7 @@ impl Window {
             give_up,
             total: Exponential::new(),
             outcomes: Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
-            counts: VecDeque::new(),
+            tallies: BTreeMap::new(),
             rtts: VecDeque::new(),
             answered_at: None,
             refused_at: None,
@@ -85,25 +64,40 @@ impl Window {
         self.kind
     }
 
-    /// The fate of a probe.
-    pub fn record(&mut self, probe: &Probe) {
+    /// Counts the fate of a probe among all since the start.
+    pub fn record_total(&mut self, probe: &Probe) {
         if let Some((_, count)) = self.outcomes.iter_mut().find(|(outcome, _)| *outcome == probe.outcome) {
             *count += 1;
         }
         if let Some(rtt_ns) = probe.rtt_ns {
             self.total.record_ns(rtt_ns);
-            self.rtt_slot(probe.at).record_ns(rtt_ns);
+        }
+    }
+
+    /// Takes the fate of a probe as evidence of the present. Its stamp is of the same clock epoch as those of all others here.
+    pub fn record_recent(&mut self, probe: &Probe) {
+        let at = probe.at.raw;
+        if let Some(rtt_ns) = probe.rtt_ns {
+            self.rtt_slot(at).record_ns(rtt_ns);
         }
         match probe.outcome {
             // Nothing was sent, or our own host stalled: no evidence about anything but ourselves.
             Outcome::Skipped | Outcome::SendError => return,
-            Outcome::InTime | Outcome::Late => self.answered_at = self.answered_at.max(Some(probe.at)),
-            Outcome::Refused => self.refused_at = self.refused_at.max(Some(probe.at)),
+            Outcome::InTime | Outcome::Late => self.answered_at = self.answered_at.max(Some(at)),
+            Outcome::Refused => self.refused_at = self.refused_at.max(Some(at)),
             Outcome::Lost | Outcome::Unreachable | Outcome::Corrupt => {}
         }
-        self.evidence_at = self.evidence_at.max(Some(probe.at));
+        self.evidence_at = self.evidence_at.max(Some(at));
         let answered = matches!(probe.outcome, Outcome::InTime | Outcome::Late | Outcome::Refused);
-        self.count(self.sent_at(probe), answered);
+        let (sent, give_up) = (self.sent_at(probe), self.give_up);
+        self.tallies.entry(probe.agent.clone()).or_default().count(sent, answered, give_up);
+    }
+
+    /// Forgets all stamps, because our own clock has begun a new epoch. What was counted since the start stays.
+    pub fn new_epoch(&mut self) {
+        self.tallies.clear();
+        self.rtts.clear();
+        (self.answered_at, self.refused_at, self.evidence_at) = (None, None, None);
     }
 
     /// When a probe was sent, to within its responder's time: fates come in at different times after it.
@@ -114,22 +108,7 @@ impl Window {
             (_, None) => 0,
         };
         // A start of the raw clock less than ten seconds before the first probe is no reason to fail.
-        RawNanos(probe.at.0.saturating_sub(after_ns))
-    }
-
-    fn count(&mut self, sent: RawNanos, answered: bool) {
-        let slot = sent.0 / COUNT_SLOT_NS;
-        let place = self.counts.partition_point(|known| known.slot < slot);
-        if self.counts.get(place).is_none_or(|known| known.slot != slot) {
-            self.counts.insert(place, CountSlot { slot, counts: Counts::default() });
-        }
-        let counts = &mut self.counts[place].counts;
-        counts.settled += 1;
-        counts.answered += u64::from(answered);
-        let kept_ns = nanos(RECENT) + nanos(self.give_up) + COUNT_SLOT_NS;
-        while self.counts.len() as u64 > kept_ns / COUNT_SLOT_NS + 1 {
-            self.counts.pop_front();
-        }
+        RawNanos(probe.at.raw.0.saturating_sub(after_ns))
     }
 
     fn rtt_slot(&mut self, at: RawNanos) -> &mut Exponential {
@@ -143,17 +122,14 @@ impl Window {
         &mut self.rtts.back_mut().expect("a slot was pushed if there was none").rtts
     }
 
-    /// Probes sent within the last minute, but not before `since`.
-    pub fn recent(&self, now: RawNanos, since: Option<RawNanos>) -> Counts {
-        let first = now.0.checked_sub(nanos(RECENT)).map(|start| start / COUNT_SLOT_NS);
-        // A slot that began before `since` may hold probes of before.
-        let since = since.map(|since| since.0.div_ceil(COUNT_SLOT_NS));
-        let counts =
-            |slot: &&CountSlot| first.is_none_or(|first| slot.slot > first) && since.is_none_or(|since| slot.slot >= since);
-        self.counts.iter().filter(counts).fold(Counts::default(), |sum, slot| Counts {
-            settled: sum.settled + slot.counts.settled,
-            answered: sum.answered + slot.counts.answered,
-        })
+    /// Probes sent within the last minute.
+    pub fn recent(&self, now: RawNanos) -> Counts {
+        self.tallies.values().fold(Counts::default(), |sum, tally| sum + tally.recent(now, None))
+    }
+
+    /// Those of them that were sent to one agent, and not before `since`.
+    pub fn recent_to(&self, agent: &AgentName, now: RawNanos, since: Option<RawNanos>) -> Counts {
+        self.tallies.get(&Some(agent.clone())).map(|tally| tally.recent(now, since)).unwrap_or_default()
     }
 
     /// The distribution of the last minute [ns inside]; empty if nothing was answered.

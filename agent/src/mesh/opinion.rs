@@ -7,7 +7,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::{Clock, Shutdown, Supervisor};
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::state::{Outcome, ProbeKind};
-use lagmesh_model::time::{RawNanos, Reading, nanos};
+use lagmesh_model::time::{Reading, nanos};
 use tokio::time::sleep;
 
 use crate::measurement::{Observation, Observations, Probe};
@@ -112,7 +112,7 @@ impl Opinion {
                 () = shutdown.cancelled() => return,
                 Some(attempt) = attempts.next() => {
                     let stalled = schedule.is_stalled(attempt.ended.raw) || stalled_at.is_some_and(|at| attempt.started.raw < at);
-                    self.tell(fate(&attempt, &self.timing, stalled), attempt.ended.raw);
+                    self.tell(fate(&attempt, &self.timing, stalled), attempt.ended);
                 }
                 () = sleep(wait.min(self.timing.interval)) => {
                     let now = self.clock.now();
@@ -122,10 +122,10 @@ impl Opinion {
                     }
                     let Some(due) = schedule.take(now.raw) else { continue };
                     stalled_at = if due.skipped > 0 { Some(now.raw) } else { stalled_at };
-                    (0..due.skipped).for_each(|_| self.tell(Fate::of(Outcome::Skipped), now.raw));
+                    (0..due.skipped).for_each(|_| self.tell(Fate::of(Outcome::Skipped), now));
                     match due.send {
                         true if attempts.len() < attempts_max => attempts.push(attempt()),
-                        true => self.tell(Fate::of(Outcome::SendError), now.raw),
+                        true => self.tell(Fate::of(Outcome::SendError), now),
                         false => {}
                     }
                 }
@@ -133,15 +133,22 @@ impl Opinion {
         }
     }
 
-    fn tell(&self, fate: Fate, at: RawNanos) {
+    fn tell(&self, fate: Fate, at: Reading) {
         let Fate { outcome, rtt_ns } = fate;
-        self.observations.tell(Observation::Probe(Probe { peer: self.peer.clone(), kind: self.kind, outcome, rtt_ns, at }));
+        self.observations.tell(Observation::Probe(Probe {
+            peer: self.peer.clone(),
+            agent: None,
+            kind: self.kind,
+            outcome,
+            rtt_ns,
+            at,
+        }));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lagmesh_model::time::{Epoch, WallNanos};
+    use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
 
     use super::*;
 

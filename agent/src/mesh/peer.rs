@@ -265,7 +265,8 @@ impl Peer {
 
     fn probe(&self, fate: Fate, now: Reading) -> Observation {
         let Fate { outcome, rtt_ns } = fate;
-        Observation::Probe(Probe { peer: self.region.clone(), kind: ProbeKind::Stamp, outcome, rtt_ns, at: now.raw })
+        let (peer, agent) = (self.region.clone(), Some(self.agent.clone()));
+        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, at: now })
     }
 
     /// A refusal by one flow speaks for all: hosts send only so many of them.

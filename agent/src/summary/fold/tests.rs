@@ -173,10 +173,11 @@ fn awaited() {
     assert_eq!(readiness.waiting_for(), ["the first probe to tokyo"]);
     awaited.saw(&Observation::Probe(Probe {
         peer: "tokyo".parse().unwrap(),
+        agent: None,
         kind: ProbeKind::Tcp,
         outcome: Outcome::Refused,
         rtt_ns: None,
-        at: NOW.raw,
+        at: NOW,
     }));
     assert!(readiness.is_ready());
 }
