@@ -16,14 +16,23 @@ use lagmesh_daemon::Shutdown;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
-/// Connections at once on one address: every agent of a large fleet, a few scrapers, and people.
-const CONNECTIONS_MAX: usize = 512;
+/// Connections at once on one address: every agent of a large fleet, a few scrapers, and people. Two addresses and the store fit into
+/// the 1024 files that a process may usually open.
+const CONNECTIONS_MAX: usize = 400;
 /// How long a client may take from connecting to its first whole request.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// How long a connection may stay open without a request; agents send every few seconds, and connect again for nothing.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// A client that is silent for so long is asked whether it is still there, and gone if it does not answer.
+const ASKED_AFTER: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long a client may leave what it was sent untaken: it has vanished, or it does not read.
+const UNTAKEN_MAX: Duration = Duration::from_secs(30);
 /// On shutdown: how long answers that are under way may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -95,7 +104,10 @@ impl Listener {
     /// If the listener breaks.
     pub async fn serve(self, router: Router, tls: Option<Tls>, shutdown: Shutdown) -> anyhow::Result<()> {
         let handle = Handle::new();
-        let server = axum_server::from_tcp(self.listener)?.handle(handle.clone()).first_request_timeout(FIRST_REQUEST_WITHIN);
+        let mut server = axum_server::from_tcp(self.listener)?.handle(handle.clone()).first_request_timeout(FIRST_REQUEST_WITHIN);
+        let protocols = server.http_builder();
+        protocols.http1().header_read_timeout(IDLE_MAX);
+        protocols.http2().keep_alive_interval(ASKED_AFTER).keep_alive_timeout(ANSWER_WITHIN);
         let mut serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match tls {
             None => Box::pin(bounded(server, router)),
             Some(Tls(config)) => Box::pin(encrypted(server, router, config)),
@@ -145,10 +157,18 @@ where
         Box::pin(async move {
             let place = place.map_err(|_| io::Error::other("too many connections"))?;
             stream.set_nodelay(true)?;
+            guard(&stream)?;
             let (stream, service) = inner.accept(stream, service).await?;
             Ok((stream, Placed { service, _place: Arc::new(place) }))
         })
     }
+}
+
+/// Lets the kernel find out about clients that vanished without a word: their places must come free again.
+fn guard(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ASKED_AFTER).with_interval(ANSWER_WITHIN))?;
+    socket.set_tcp_user_timeout(Some(UNTAKEN_MAX))
 }
 
 /// The service of one connection, which holds its place while it lasts.

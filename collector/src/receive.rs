@@ -29,6 +29,9 @@ pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const REQUESTS_MAX: usize = 32;
 /// How long a request waits for its turn before the client is asked to come back.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
+/// How long a client may take to send a body; a turn is not held for a slow one.
+const BODY_WITHIN: Duration = Duration::from_secs(15);
+const SLOW: &str = "the request took longer than 15 s: come back later, or send smaller batches";
 /// When an overloaded collector asks clients to come back.
 pub const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -61,6 +64,10 @@ pub enum Answer {
 impl Answer {
     fn overload() -> Answer {
         Answer::Later { reason: "overload", why: "too many requests at once: come back later".to_owned() }
+    }
+
+    fn slow() -> Answer {
+        Answer::Later { reason: "slow", why: SLOW.to_owned() }
     }
 
     fn refused(reason: &'static str, why: impl Into<String>) -> Answer {
@@ -203,5 +210,24 @@ mod tests {
         assert!(intake.turn().await.is_none());
         turns.pop();
         assert!(intake.turn().await.is_some());
+    }
+
+    /// A body that never ends holds its turn for a bounded time on both transports, and the client is asked to come back.
+    #[tokio::test(start_paused = true)]
+    async fn slow_bodies_end() {
+        use axum::http::header::CONTENT_TYPE;
+        use tower::Service as _;
+
+        let (intake, _queue) = intake(1);
+        let never = || axum::body::Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let post = |path, media| axum::http::Request::post(path).header(CONTENT_TYPE, media).body(never()).unwrap();
+        let started = tokio::time::Instant::now();
+        let answer = http::router(&intake).call(post("/v1/metrics", "application/x-protobuf")).await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let path = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+        let answer = grpc::router(&intake).call(post(path, "application/grpc")).await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "14");
+        assert!(started.elapsed() < 3 * BODY_WITHIN);
+        assert_eq!(intake.turns.available_permits(), REQUESTS_MAX);
     }
 }

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use lagmesh_daemon::{Clock, Readiness};
 use lagmesh_model::exposition;
+use lagmesh_model::time::Reading;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -81,7 +82,11 @@ fn asset(media: &'static str, text: &'static str) -> Response {
 
 async fn status(State(pages): State<Pages>) -> Response {
     let published = pages.published.borrow().clone();
-    axum::Json(&published.status).into_response()
+    // What a stuck collector said last is no status: it would look like the present.
+    match stuck(&pages, published.made) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+        None => axum::Json(&published.status).into_response(),
+    }
 }
 
 async fn metrics(State(pages): State<Pages>) -> Response {
@@ -99,12 +104,16 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 /// Alive is who still judges: a process whose engine is stuck is dead, whatever its listener says.
 async fn health(State(pages): State<Pages>) -> (StatusCode, String) {
     let made = pages.published.borrow().made;
-    match pages.clock.now().raw.checked_since(made.raw) {
-        Some(age) if age > STATUS_AGE_MAX => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: nothing was judged for {} s\n", age.as_secs()))
-        }
-        _ => (StatusCode::OK, "alive\n".to_owned()),
+    match stuck(&pages, made) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        None => (StatusCode::OK, "alive\n".to_owned()),
     }
+}
+
+/// Whether the last status is so old that its maker must be stuck.
+fn stuck(pages: &Pages, made: Reading) -> Option<String> {
+    let age = pages.clock.now().raw.checked_since(made.raw)?;
+    (age > STATUS_AGE_MAX).then(|| format!("stuck: nothing was judged for {} s\n", age.as_secs()))
 }
 
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
@@ -113,5 +122,32 @@ async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for:\n{}\n", waiting_for.join("\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::status::FleetStatus;
+
+    use super::*;
+
+    fn pages(made: Reading, clock: Clock) -> Pages {
+        let text = r#"{"fleet":"f","version":"1","at":0,"regions":[],"regions_reporting":0,"links":[],"nodes":[],"replications":[],"clusters":[]}"#;
+        let status: FleetStatus = serde_json::from_str(text).unwrap();
+        let (_, published) = watch::channel(Arc::new(Published { status, made }));
+        Pages { published, asks: mpsc::channel(1).0, readiness: Readiness::new(), clock }
+    }
+
+    /// A collector whose engine is stuck says so in place of its last words, to people, programs and those who restart it.
+    #[tokio::test]
+    async fn a_stuck_collector_shows_nothing_as_the_present() {
+        let clock = Clock::new();
+        let now = clock.now();
+        let long_ago = Reading { raw: lagmesh_model::time::RawNanos(now.raw.0.checked_sub(11_000_000_000).unwrap()), ..now };
+        for (made, expected) in [(now, StatusCode::OK), (long_ago, StatusCode::SERVICE_UNAVAILABLE)] {
+            let pages = pages(made, clock.clone());
+            assert_eq!(status(State(pages.clone())).await.status(), expected);
+            assert_eq!(health(State(pages)).await.0, expected);
+        }
     }
 }

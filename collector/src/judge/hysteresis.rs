@@ -97,10 +97,14 @@ impl Hysteresis {
         let now = finding.why();
         let of = |span: Duration, whole: Duration| format!("{} of {} s", span.as_secs(), whole.as_secs());
         match (self.state, finding) {
-            (S::Healthy | S::Degraded, Finding::Gone { .. }) => format!("{now}; for {}", of(self.spans.gone, after.suspect_after)),
+            (S::Healthy | S::Degraded, Finding::Gone { .. }) => {
+                format!("{now}; for {}", of(self.spans.gone, after.suspect_after))
+            }
             (S::Healthy, Finding::Degraded(_)) => format!("{now}; for {}", of(self.spans.worse, after.degraded_after)),
             (S::Degraded, Finding::Good(_)) => format!("good again for {}: {now}", of(self.spans.good, after.healthy_after)),
-            (S::Suspect, Finding::Gone { confirmed: true, .. }) => format!("{now}; for {}", of(self.spans.confirmed, after.down_after)),
+            (S::Suspect, Finding::Gone { confirmed: true, .. }) => {
+                format!("{now}; for {}", of(self.spans.confirmed, after.down_after))
+            }
             (S::Suspect | S::Down, Finding::Good(_) | Finding::Degraded(_)) => {
                 format!("seen again for {}: {now}", of(self.spans.there, after.recover_after))
             }

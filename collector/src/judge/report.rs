@@ -82,10 +82,7 @@ fn is_gone(state: NodeState) -> bool {
 
 /// States that hide the node from us and say nothing about users.
 fn is_hidden(state: NodeState) -> bool {
-    matches!(
-        state,
-        NodeState::Refused | NodeState::Tls | NodeState::MissingGrant | NodeState::MissingTable | NodeState::Unknown
-    )
+    matches!(state, NodeState::Refused | NodeState::Tls | NodeState::MissingGrant | NodeState::MissingTable | NodeState::Unknown)
 }
 
 /// A node that refuses writes can be read.

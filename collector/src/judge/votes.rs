@@ -120,7 +120,9 @@ fn count(ballots: &[Ballot], report: Report) -> Finding {
             why: format!("{}, but its own agent still reports: a partition rather than an outage", seen_bad()),
         },
         Report::Silent(_) if majority_bad => Finding::Gone { confirmed: true, why: seen_bad() },
-        Report::Silent(why) | Report::Mute(why) if good.is_empty() => Finding::Missing(format!("{why}, and no other region can tell")),
+        Report::Silent(why) | Report::Mute(why) if good.is_empty() => {
+            Finding::Missing(format!("{why}, and no other region can tell"))
+        }
         Report::Silent(why) | Report::Mute(why) => Finding::Missing(format!("{} can reach it, but {why}", good.join(", "))),
         Report::Good(_) | Report::Degraded(_) if !bad.is_empty() => {
             Finding::Degraded(format!("vantages disagree: {} cannot reach it, {} can", bad.join(", "), good.join(", ")))

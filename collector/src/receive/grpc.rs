@@ -11,13 +11,14 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use prost::Message as _;
+use tokio::time::timeout;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Answer, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, wire};
+use super::{Answer, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, SLOW, wire};
 use crate::tally::Transport;
 
 /// The service on its path.
@@ -91,7 +92,12 @@ impl Service<Request<tonic::body::Body>> for Guarded {
                 intake.tally.request(Transport::Grpc, "overload");
                 return Ok(later("too many requests at once: come back later").into_http());
             };
-            let mut response = inner.call(request).await?;
+            // The codec reads the body within the call, so that is what takes long.
+            let Ok(response) = timeout(BODY_WITHIN, inner.call(request)).await else {
+                intake.tally.request(Transport::Grpc, "slow");
+                return Ok(later(SLOW).into_http());
+            };
+            let mut response = response?;
             if let Some((code, word)) = response.headers().get(Status::GRPC_STATUS).and_then(corrected) {
                 intake.tally.request(Transport::Grpc, word);
                 response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from(i32::from(code)));

@@ -1,7 +1,5 @@
 //! OTLP over HTTP: POST /v1/metrics with a protobuf body.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -17,14 +15,12 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::body::{self, BadBody, Encoding};
-use super::{Answer, BODY_BYTES_MAX, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc, wire};
+use super::{Answer, BODY_BYTES_MAX, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc, wire};
 use crate::tally::Transport;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// How much of a body that is too large is read to its end, so that the client hears the answer [bytes].
 const DRAINED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
-/// How long a client may take to send a body.
-const BODY_WITHIN: Duration = Duration::from_secs(15);
 
 /// The route.
 pub fn router(intake: &Intake) -> Router {
@@ -61,7 +57,7 @@ async fn read(intake: &Intake, request: Request) -> Result<(ExportMetricsService
     let (parts, stream) = request.into_parts();
     let encoding = accepted(&parts.headers)?;
     let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
-    let slow = |_| (StatusCode::REQUEST_TIMEOUT, Answer::refused("slow", "the body took too long to arrive"));
+    let slow = |_| (StatusCode::SERVICE_UNAVAILABLE, Answer::slow());
     let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
     // Decompression takes milliseconds that no connection should wait for.
     match spawn_blocking(move || decode(encoding, &body)).await {

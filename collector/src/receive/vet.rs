@@ -87,7 +87,10 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
         (series.metric.source == Source::Agent, "not-from-agents"),
         (is(Attribute::Region, &|name| name == home.as_str()), "foreign-region"),
         (is(Attribute::Agent, &|name| name == exporter.agent.as_str()), "foreign-agent"),
-        (is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.peers_of(home).any(|p| p.name == *name))), "unknown-peer"),
+        (
+            is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.peers_of(home).any(|p| p.name == *name))),
+            "unknown-peer",
+        ),
         (is(Attribute::Cluster, &|name| named(name, cluster)), "unknown-cluster"),
         (is(Attribute::Node, &|name| named(name, node)), "unknown-node"),
         (is(Attribute::Origin, &|name| named(name, origin)), "unknown-origin"),

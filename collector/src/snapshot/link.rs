@@ -57,9 +57,16 @@ fn pair(from: &RegionName, to: &RegionName) -> Attributes {
     Attributes::new().with(Attribute::Region, from).with(Attribute::Peer, to)
 }
 
-/// The state that the newest source gives.
+/// What the agents of the region say together: the worst that is known, except that one who gets through shows that the region can be
+/// reached, and those who do not are broken paths.
 fn state(sources: &[Witness<'_>], pair: &Attributes) -> Option<LinkState> {
-    sources.iter().find_map(|witness| witness.state(&catalogue::LINK_STATE, pair, LinkState::ALL))
+    let states = sources.iter().filter_map(|witness| witness.state(&catalogue::LINK_STATE, pair, LinkState::ALL));
+    states.reduce(|a, b| match (a, b) {
+        (same, other) if same == other => same,
+        (LinkState::Unknown, known) | (known, LinkState::Unknown) => known,
+        (LinkState::Down | LinkState::Grey, _) | (_, LinkState::Down | LinkState::Grey) => LinkState::Grey,
+        _ => LinkState::Lossy,
+    })
 }
 
 struct Flows {

@@ -167,7 +167,8 @@ fn a_dead_agent_leaves_unknown_not_zero() {
 /// passes between reports; where it moves only its upper end does, and a newer beat may be visible already.
 #[test]
 fn staleness_holds_for_the_moment_of_serving() {
-    let said = |state| Says::new("b", 1).node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", state).lag("a", 10, 100, 7.0);
+    let said =
+        |state| Says::new("b", 1).node(NodeState::Ok, Some(NodeRole::Standby)).replication("a", state).lag("a", 10, 100, 7.0);
     for (state, is_stuck) in [
         (ReplicationState::Silent, true),
         (ReplicationState::WriterDown, true),
@@ -185,6 +186,30 @@ fn staleness_holds_for_the_moment_of_serving() {
             let exported = ["lower", "estimate", "upper"]
                 .map(|bound| self::value(&series, &catalogue::REPLICATION_STALENESS, &[(Attribute::Bound, bound)]).unwrap());
             assert_eq!(exported, expected, "{state}");
+        }
+    }
+}
+
+/// Several agents of a region give one state of a link, whoever reported last.
+#[test]
+fn agents_of_a_region_agree_on_a_link() {
+    use LinkState::{Down, Grey, Lossy, Ok, Unknown};
+    let two = "name = \"demo\"\n[[region]]\nname = \"a\"\n[[region.agent]]\nname = \"a1\"\nmesh = \"127.0.0.1:9000\"\n\
+        [[region.agent]]\nname = \"a2\"\nmesh = \"127.0.0.1:9001\"\n[[region]]\nname = \"b\"\n[[region.agent]]\nmesh = \"127.0.0.1:9002\"\n\
+        [[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:4318\"\n";
+    let fleet = Fleet::parse("fleet.toml", two).unwrap();
+    for (first, second, together) in
+        [(Ok, Ok, Ok), (Ok, Down, Grey), (Down, Down, Down), (Unknown, Down, Down), (Ok, Lossy, Lossy), (Lossy, Grey, Grey)]
+    {
+        for (early, late) in [("a1", "a2"), ("a2", "a1")] {
+            let mut view = View::new(fleet.export.interval);
+            for (second_of_hearing, agent) in [(0, early), (5, late)] {
+                let mut batch = Says::new("a", 1).link("b", if agent == "a1" { first } else { second }).batch();
+                batch.exporter.agent = agent.parse().unwrap();
+                view.accept(batch, at(second_of_hearing));
+            }
+            let status = status(&fleet, &view, BTreeMap::new(), at(6), "0.1.0");
+            assert_eq!(link(&status, "a", "b").state, together, "{first} and {second}");
         }
     }
 }

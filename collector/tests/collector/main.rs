@@ -251,6 +251,24 @@ async fn speaks_tls() {
     MetricsServiceClient::new(channel).export(request(&batch(1, 2))).await.unwrap();
 }
 
+/// Clients that connect and say nothing lose their places: whoever works gets in again.
+#[tokio::test]
+async fn silent_connections_do_not_lock_others_out() {
+    let home = Home::new();
+    let collector = home.start(&[]);
+    let mut silent = Vec::new();
+    for _ in 0..420 {
+        silent.push(tokio::net::TcpStream::connect(collector.http).await.unwrap());
+    }
+    assert!(reqwest::get(collector.url("/health")).await.is_err(), "all places are taken");
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while reqwest::get(collector.url("/health")).await.is_err() {
+        assert!(tokio::time::Instant::now() < end);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(collector.get("/health").await, "alive\n");
+}
+
 /// SIGTERM ends it cleanly, even with a connection open.
 #[tokio::test]
 async fn sigterm_ends_it() {
