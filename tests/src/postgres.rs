@@ -138,8 +138,11 @@ impl Server {
             env: Vec::new(),
             user: self.account.clone(),
         };
-        self.process = Some(Process::start(program, &self.folder)?);
-        wait::until(&format!("{} answers", self.name), PATIENCE, || async { self.sql("SELECT 1", "postgres").await }).await?;
+        let process = Process::start(program, &self.folder)?;
+        let what = format!("{} answers", self.name);
+        let answers = wait::until(&what, PATIENCE, || async { self.sql("SELECT 1", "postgres").await });
+        answers.await.with_context(|| process.last_words())?;
+        self.process = Some(process);
         Ok(())
     }
 

@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
+/// How many lines of a log are quoted.
+const LAST_LINES: usize = 10;
+
 /// A program that was forked but had not yet asked for its parent's death when the parent died must not start.
 const ONLY_UNDER_US: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
@@ -87,6 +90,15 @@ impl Process {
     /// If the log cannot be read.
     pub fn output(&self) -> Result<String> {
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
+    /// The end of its output, for the message of whoever waited for it in vain.
+    pub fn last_words(&self) -> String {
+        let output = self.output().unwrap_or_else(|error| format!("{error:#}"));
+        let lines: Vec<&str> = output.lines().collect();
+        let first = if lines.len() > LAST_LINES { lines.len() - LAST_LINES } else { 0 };
+        let last = &lines[first..];
+        format!("the last lines of {}:\n{}", self.log.display(), last.join("\n"))
     }
 
     /// Sends a signal to it.

@@ -215,14 +215,21 @@ impl World {
     ///
     /// # Errors
     /// If something stays unknown; names what.
-    pub async fn ready(&self) -> Result<FleetStatus> {
-        wait::until("every link and every lag is known", READY_WITHIN, || async {
+    pub async fn ready(&mut self) -> Result<FleetStatus> {
+        let known = wait::until("every link and every lag is known", READY_WITHIN, || async {
             let status = self.fleet_status().await?;
             let unknown = unknown_parts(&status);
             ensure!(unknown.is_empty(), "still unknown: {}", unknown.join(", "));
             Ok(status)
-        })
-        .await
+        });
+        let known = known.await;
+        let mut processes = self.agents.values_mut().chain(&mut self.collector);
+        match processes.find_map(|process| (!matches!(process.ended(), Ok(None))).then_some(process)) {
+            Some(process) if known.is_err() => {
+                known.with_context(|| format!("{} ended; {}", process.name(), process.last_words()))
+            }
+            _ => known,
+        }
     }
 
     /// Ends agents and collector by SIGTERM and the servers by a fast shutdown.

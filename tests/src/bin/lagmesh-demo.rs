@@ -41,15 +41,15 @@ async fn main() -> Result<()> {
     let plan =
         Plan { purpose: "demo".to_owned(), export_interval: Duration::from_secs(2), http_port: args.port, more: String::new() };
     let mut interrupt = Interrupt::new()?;
-    let world = tokio::select! {
+    let mut world = tokio::select! {
         world = World::start(&plan, |line| say(&format!("demo: {line}"))) => world?,
         () = interrupt.wait() => return Ok(()),
     };
-    let result = show(&world, &args, &mut interrupt).await;
+    let result = show(&mut world, &args, &mut interrupt).await;
     finish(world, result, args.keep).await
 }
 
-async fn show(world: &World, args: &Args, interrupt: &mut Interrupt) -> Result<()> {
+async fn show(world: &mut World, args: &Args, interrupt: &mut Interrupt) -> Result<()> {
     say(&format!("demo: run folder {}", world.folder().display()));
     tokio::select! {
         ready = world.ready() => { ready?; }
