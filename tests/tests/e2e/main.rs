@@ -4,6 +4,7 @@ mod agent_killed;
 mod collector_outage;
 mod database_trouble;
 mod demo_program;
+mod documents;
 mod page;
 mod prometheus;
 mod replication_faults;
