@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 
 use crate::Failure;
 use crate::database::{STATEMENT_DEADLINE, Target};
-use crate::table::units::seconds;
+use crate::table::units::span;
 
 /// An origin whose newest row is younger than this may still be alive.
 const QUIET_MIN: Duration = Duration::from_secs(3600);
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
         refuse_recent(&args.origin, &rows)?;
     }
     let quiet =
-        rows.quiet_s.map_or_else(|| "never written".to_owned(), |quiet_s| format!("the newest written {} ago", seconds(quiet_s)));
+        rows.quiet_s.map_or_else(|| "never written".to_owned(), |quiet_s| format!("the newest written {} ago", span(quiet_s)));
     if args.dry_run {
         writeln!(out, "would delete {} rows of {} ({quiet})", rows.count, args.origin)?;
         return Ok(());
@@ -114,7 +114,7 @@ fn refuse_recent(origin: &NodeName, rows: &Rows) -> Result<(), Failure> {
     let advice = "stop its agent first, or add --force";
     match rows.quiet_s {
         Some(quiet_s) if quiet_s >= QUIET_MIN.as_secs_f64() => Ok(()),
-        Some(quiet_s) => Err(Failure::Refused(format!("{origin} has written {} ago: {advice}", seconds(quiet_s)))),
+        Some(quiet_s) => Err(Failure::Refused(format!("{origin} has written {} ago: {advice}", span(quiet_s)))),
         None => Err(Failure::Refused(format!(
             "{origin} has rows in which nothing was written yet, it may just be starting: {advice}"
         ))),

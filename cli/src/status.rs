@@ -32,11 +32,11 @@ Examples:
 
 Exit codes: 0 shown, 1 nobody answers, 64 wrong command line.")]
 pub(crate) struct Args {
-    /// The base URL of a collector or an agent
-    #[arg(long, env = "LAGMESH_URL", value_name = "URL", default_value = COLLECTOR)]
-    url: String,
+    /// The base URL of a collector or an agent [default: LAGMESH_URL, else the collector on this machine, http://127.0.0.1:8622]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
 
-    /// Ask the agent on this machine (127.0.0.1:8621) in place of a collector
+    /// Ask the agent on this machine in place of a collector: http://127.0.0.1:8621, or what --url says
     #[arg(long)]
     local: bool,
 
@@ -62,7 +62,8 @@ enum Output {
 }
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
-    let source = Source::new(if args.local { AGENT } else { &args.url }, args.ca_file.as_deref())?;
+    let url = base(args, std::env::var("LAGMESH_URL").ok().filter(|url| !url.is_empty()));
+    let source = Source::new(&url, args.ca_file.as_deref())?;
     let Some(every_s) = args.watch else {
         let body = source.fetch().await?;
         out.write_all(show(&body, args.output, terminal::style())?.as_bytes())?;
@@ -79,10 +80,21 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
         // Whoever watches through an outage wants to see its end.
         let shown = source.fetch().await.and_then(|body| show(&body, args.output, style));
         let text = shown.unwrap_or_else(|failure| format!("{}\n", Tone::Bad.paint(&failure.to_string(), style)));
-        let clear = if style.width.is_some() && args.output == Output::Table { "\x1b[H\x1b[2J" } else { "" };
-        write!(out, "{clear}{text}")?;
+        let text = if style.width.is_some() && args.output == Output::Table { redrawn(&text) } else { text };
+        out.write_all(text.as_bytes())?;
         out.flush()?;
     }
+}
+
+/// Text over what stood there before. The screen is never cleared as a whole, which would flicker.
+fn redrawn(text: &str) -> String {
+    format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+}
+
+/// Whom to ask. The environment names the usual collector, so `--local` passes over it.
+fn base(args: &Args, environment: Option<String>) -> String {
+    let default = || if args.local { AGENT.to_owned() } else { COLLECTOR.to_owned() };
+    args.url.clone().or(environment.filter(|_| !args.local)).unwrap_or_else(default)
 }
 
 /// A status of either kind: a collector's names regions, an agent's names the agent.
@@ -105,6 +117,25 @@ fn show(body: &[u8], output: Output, style: Style) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the command line says goes before the environment, and `--local` with `--url` is an agent elsewhere.
+    #[test]
+    fn whom_to_ask() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let asked = |line: &[&str], environment: Option<&str>| {
+            let line = <Line as clap::Parser>::parse_from([&["status"], line].concat());
+            base(&line.args, environment.map(str::to_owned))
+        };
+        assert_eq!(asked(&[], None), COLLECTOR);
+        assert_eq!(asked(&[], Some("http://env:1")), "http://env:1");
+        assert_eq!(asked(&["--local"], Some("http://env:1")), AGENT);
+        assert_eq!(asked(&["--local", "--url", "http://[::1]:9"], Some("http://env:1")), "http://[::1]:9");
+        assert_eq!(asked(&["--url", "http://flag:2"], Some("http://env:1")), "http://flag:2");
+    }
 
     /// The two kinds of status are told apart by what they hold; anything else is an error that says what to do.
     #[test]

@@ -8,42 +8,47 @@ use lagmesh_model::status::{Cluster, Export, Node, Region, Replication, Seconds}
 use super::Style;
 use super::grid::{Cell, Grid, Tone};
 use super::notes::Notes;
-use super::units::{bytes, seconds, server_version};
+use super::units::{bytes, seconds, server_version, span};
 
 /// Lag, staleness and backlog of every replication link.
 pub(super) fn replications(replications: &[Replication], style: Style) -> String {
     let mut notes = Notes::default();
     let mut grid =
-        Grid::new(["cluster", "origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence"]);
+        Grid::new(["origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence", "cluster"]);
     for link in replications {
         let name = format!("{} -> {}", link.origin, link.node);
         if link.state != ReplicationState::Ok {
             notes.add(&name, &link.why);
         }
         grid.push(vec![
-            Cell::plain(link.cluster.as_str()),
             Cell::plain(&name),
             Cell::new(link.state.as_str(), replication_tone(link.state)),
-            notes.cell(&name, "lag", &link.lag, interval),
-            notes.cell(&name, "staleness", &link.staleness, interval),
+            notes.cell(&name, "lag", &link.lag, within),
+            notes.cell(&name, "staleness", &link.staleness, at_most),
             notes.cell(&name, "to receive", &link.backlog_received_bytes, |count| bytes(*count)),
             notes.cell(&name, "to replay", &link.backlog_replayed_bytes, |count| bytes(*count)),
             age(&mut notes, &name, &link.evidence_age_s),
+            Cell::plain(link.cluster.as_str()),
         ]);
     }
     or_none(&grid, "no replication link is known", style) + &notes.render(style)
 }
 
 /// An estimate and half the width of its interval.
-fn interval(value: &Seconds) -> String {
+fn within(value: &Seconds) -> String {
     format!("{} ± {}", seconds(value.estimate_s), seconds((value.upper_s - value.lower_s) / 2.0))
+}
+
+/// An estimate and its upper end: between two reports the estimate does not stand in the middle.
+fn at_most(value: &Seconds) -> String {
+    format!("{}, at most {}", seconds(value.estimate_s), seconds(value.upper_s))
 }
 
 fn age(notes: &mut Notes, subject: &str, age_s: &Known<f64>) -> Cell {
     // The age is the value itself: an old one needs no second age.
     match age_s {
-        Known::Known { value } => Cell::plain(seconds(*value)),
-        Known::Stale { value, .. } => Cell::new(format!("{}, stale", seconds(*value)), Tone::Warn),
+        Known::Known { value } => Cell::plain(span(*value)),
+        Known::Stale { value, .. } => Cell::new(format!("{}, stale", span(*value)), Tone::Warn),
         Known::Unknown { .. } => notes.cell(subject, "evidence", age_s, |_| String::new()),
     }
 }
@@ -80,15 +85,25 @@ fn verdict(region: &Region, axis: Axis, notes: &mut Notes) -> Cell {
         return Cell::new("unknown", Tone::Dim);
     };
     let tone = match verdict.state {
+        _ if verdict.stale => Tone::Warn,
         RegionState::Healthy => Tone::Good,
         RegionState::Degraded | RegionState::Suspect | RegionState::Recovering => Tone::Warn,
         RegionState::Down => Tone::Bad,
         RegionState::Unknown => Tone::Dim,
     };
-    if verdict.state != RegionState::Healthy {
+    if verdict.state != RegionState::Healthy || verdict.stale {
         notes.add_part(name, axis.as_str(), &verdict.why);
     }
-    Cell::new(format!("{} for {}", verdict.state, seconds(verdict.for_s)), tone)
+    let state = verdict.state;
+    Cell::new(
+        match verdict.for_s {
+            _ if verdict.stale => format!("{state}, stale"),
+            // Digits of a moment are none.
+            for_s if for_s < 1.0 => format!("{state} just now"),
+            for_s => format!("{state} for {}", span(for_s)),
+        },
+        tone,
+    )
 }
 
 /// Writers of every cluster against what the fleet file allows.
@@ -155,7 +170,7 @@ pub(super) fn exports(exports: &[Export], style: Style) -> String {
         let name = export.collector.as_str();
         let waiting = Cell::plain(bytes(export.pending_bytes));
         let acknowledged =
-            notes.cell(name, "last acknowledged", &export.acknowledged_age_s, |age_s| format!("{} ago", seconds(*age_s)));
+            notes.cell(name, "last acknowledged", &export.acknowledged_age_s, |age_s| format!("{} ago", span(*age_s)));
         if let Some(error) = &export.error {
             notes.add(name, error);
         }

@@ -184,6 +184,19 @@ fn colors() {
     assert!(colored.contains("\x1b[32mHEALTHY"), "{colored:?}");
 }
 
+/// A verdict that only stands is not shown as the present, and one of this moment has no digits.
+#[test]
+fn verdicts() {
+    let mut status = status();
+    status.regions[0].verdicts[0].for_s = 0.0;
+    status.regions[1].verdicts[0].stale = true;
+    status.regions[1].verdicts[0].why = "stale: no agent at all reports".to_owned();
+    let shown = fleet(&status, Style { color: true, width: None });
+    assert!(shown.contains("HEALTHY just now\x1b[0m"), "{shown}");
+    assert!(shown.contains("\x1b[33mHEALTHY, stale\x1b[0m"), "{shown}");
+    assert!(shown.contains("dublin (reads): stale: no agent at all reports"), "{shown}");
+}
+
 /// What is unknown never shows as a number: a status without any evidence has no digit but those of its head and counts.
 #[test]
 fn nothing_known() {
@@ -201,7 +214,7 @@ fn nothing_known() {
     let links = shown.split("\nLINKS").nth(1).unwrap().split("\nREPLICATION").next().unwrap();
     assert!(!links.contains(|c: char| c.is_ascii_digit()), "{links}");
     let replication = shown.split("\nREPLICATION").nth(1).unwrap().split("\nCLUSTERS").next().unwrap();
-    let rows: Vec<&str> = replication.lines().filter(|line| line.starts_with("orders")).collect();
+    let rows: Vec<&str> = replication.lines().filter(|line| line.starts_with("ny-1 ->")).collect();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.matches("unknown").count() >= 5 && !row.contains('0')), "{replication}");
     assert!(replication.contains("(lag, staleness): no beat was seen"), "{replication}");
 }

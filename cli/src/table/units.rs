@@ -13,6 +13,17 @@ pub fn seconds(value_s: f64) -> String {
     }
 }
 
+/// An age or a span: whole seconds, or coarser; digits below would only say when one looked.
+pub fn span(value_s: f64) -> String {
+    match value_s {
+        _ if !value_s.is_finite() => "not a number".to_owned(),
+        // Reports and looks come twice a second at most: less is this moment.
+        _ if value_s.abs() < 1.0 => "<1 s".to_owned(),
+        _ if value_s.abs() < 59.5 => format!("{value_s:.0} s"),
+        _ => long(value_s),
+    }
+}
+
 fn long(value_s: f64) -> String {
     let sign = if value_s < 0.0 { "-" } else { "" };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and beyond 2^64 s it saturates")]
@@ -94,6 +105,16 @@ mod tests {
             (f64::NAN, "not a number"),
         ] {
             assert_eq!(seconds(value_s), text);
+        }
+    }
+
+    /// Spans have no digits below a second, and none looks like nothing.
+    #[test]
+    fn spans() {
+        let table =
+            [(0.0, "<1 s"), (0.99, "<1 s"), (1.4, "1 s"), (59.4, "59 s"), (59.5, "1m 00s"), (725.0, "12m 05s"), (-3.2, "-3 s")];
+        for (value_s, text) in table {
+            assert_eq!(span(value_s), text);
         }
     }
 
