@@ -124,8 +124,8 @@ pub struct Write {
     pub announcement: Option<Announcement>,
     /// What became of it.
     pub outcome: WriteOutcome,
-    /// From sending to the return of the commit (or of the failure).
-    pub took: Duration,
+    /// From sending to the return of the commit (or of the failure); `None` if the clock began a new epoch in between.
+    pub took: Option<Duration>,
 }
 
 /// A beat was seen for the first time.
@@ -201,6 +201,8 @@ pub struct Confirmation {
     pub id: BeatId,
     /// The node on which it was seen.
     pub node: NodeName,
+    /// The epoch of our clock to which both stamps belong.
+    pub epoch: Epoch,
     /// Not yet visible.
     pub absent: RawNanos,
     /// Visible.

@@ -29,6 +29,9 @@ use node::NodeTrack;
 use told::Told;
 use track::{Track, age};
 
+/// The lag of a beat is not old before this, however short the interval: hosts and networks have hiccups.
+const LAG_CURRENT_MIN: Duration = Duration::from_secs(1);
+
 /// All replication towards the nodes of one region.
 #[derive(Debug)]
 pub struct Replications {
@@ -204,6 +207,11 @@ impl Cluster {
             writers_max: usize::try_from(cluster.writers_max).unwrap_or(usize::MAX),
             members: cluster.nodes.iter().map(|node| (node.name.clone(), agents_of(&node.region))).collect(),
         }
+    }
+
+    /// For how long the lag of a beat is that of the present: each beat's is known once the next one arrives.
+    fn current_for(&self) -> Duration {
+        self.interval.mul_f64(decide::WRITER_DOWN_INTERVALS).max(LAG_CURRENT_MIN)
     }
 
     fn holds(&self, node: &NodeName) -> bool {

@@ -1,5 +1,6 @@
 //! Reads the beats of other nodes as they become visible at one node.
 
+use lagmesh_model::time::Epoch;
 use lagmesh_postgres::layout::{self, Need, READER_SESSION_SQL};
 use lagmesh_postgres::{Connection, QueryError};
 use tokio_postgres::error::SqlState;
@@ -57,21 +58,21 @@ async fn poll(site: &Site, connection: &Connection, watch: &mut Watch) -> Result
     }
     let sightings = watch.on_poll(started, ended, beats.rows);
     site.report(Part::Reader, Condition::Fine);
-    confirm(site, &sightings);
-    site.tell(NodeNews::Polled { started: started.raw, ended: ended.raw });
+    confirm(site, ended.epoch, &sightings);
+    site.tell_of(ended, NodeNews::Polled { started: started.raw, ended: ended.raw });
     for sighting in sightings {
-        site.tell(NodeNews::Sighting(sighting));
+        site.tell_of(ended, NodeNews::Sighting(sighting));
     }
     Ok(())
 }
 
 /// Tells the writers' agents over the mesh, at once.
-fn confirm(site: &Site, sightings: &[Sighting]) {
+fn confirm(site: &Site, epoch: Epoch, sightings: &[Sighting]) {
     let confirmations: Vec<Confirmation> = sightings
         .iter()
         .filter_map(|sighting| {
             let (id, node, present) = (sighting.row.id.clone(), site.node.clone(), sighting.present);
-            sighting.absent.map(|absent| Confirmation { id, node, absent, present })
+            sighting.absent.map(|absent| Confirmation { id, node, epoch, absent, present })
         })
         .collect();
     if confirmations.is_empty() {

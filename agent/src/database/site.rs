@@ -10,7 +10,7 @@ use lagmesh_daemon::Clock;
 use lagmesh_model::fleet;
 use lagmesh_model::ids::{ClusterName, NodeName};
 use lagmesh_model::state::NodeState;
-use lagmesh_model::time::RawNanos;
+use lagmesh_model::time::{RawNanos, Reading};
 use lagmesh_postgres::{ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
 
 use crate::database::DatabaseContext;
@@ -90,9 +90,14 @@ impl Site {
         self.queries.fetch_add(statements, Ordering::Relaxed);
     }
 
-    /// Tells news of the node.
+    /// Tells news of the node that were learnt just now.
     pub(super) fn tell(&self, news: NodeNews) {
-        let event = NodeEvent { cluster: self.cluster.clone(), node: self.node.clone(), at: self.clock().now(), news };
+        self.tell_of(self.clock().now(), news);
+    }
+
+    /// Tells news of the node that hold stamps of the clock: `at` belongs to the same epoch as they do.
+    pub(super) fn tell_of(&self, at: Reading, news: NodeNews) {
+        let event = NodeEvent { cluster: self.cluster.clone(), node: self.node.clone(), at, news };
         self.context.observations.tell(Observation::Node(event));
     }
 

@@ -6,7 +6,7 @@ use lagmesh_daemon::backoff::random_seed;
 use lagmesh_model::beat::{Announcement, BeatId, BeatTimes, Incarnation, Sequence};
 use lagmesh_model::position::{Position, SystemIdentifier};
 use lagmesh_model::state::{NodeState, WriteOutcome};
-use lagmesh_model::time::{RawNanos, Reading};
+use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::{self, Need, NewBeat, Stream};
 use lagmesh_postgres::{Connection, QueryError};
 
@@ -122,11 +122,11 @@ impl Writer<'_> {
                 Ok(true)
             }
             Ok(None) => {
-                self.tell(None, WriteOutcome::Failed, sent.raw, ended.raw);
+                self.tell(None, WriteOutcome::Failed, sent, ended);
                 Ok(false)
             }
             Err(error) => {
-                self.tell(None, fate(&error), sent.raw, ended.raw);
+                self.tell(None, fate(&error), sent, ended);
                 Err(Trouble::query("write a beat", &error))
             }
         }
@@ -140,14 +140,11 @@ impl Writer<'_> {
         if let Some(announcement) = &announcement {
             self.site.post(|outbox| drop(outbox.announcements.insert(self.site.node.clone(), announcement.clone())));
         }
-        self.tell(announcement, WriteOutcome::Acknowledged, sent.raw, acknowledged.raw);
+        self.tell(announcement, WriteOutcome::Acknowledged, sent, acknowledged);
     }
 
-    fn tell(&self, announcement: Option<Announcement>, outcome: WriteOutcome, sent: RawNanos, ended: RawNanos) {
-        // Only a new epoch in between makes the end lie before the beginning; then the time is not known, and such a write is rare.
-        if let Some(took) = ended.checked_since(sent) {
-            self.site.tell(NodeNews::Written(Write { announcement, outcome, took }));
-        }
+    fn tell(&self, announcement: Option<Announcement>, outcome: WriteOutcome, sent: Reading, ended: Reading) {
+        self.site.tell_of(ended, NodeNews::Written(Write { announcement, outcome, took: took(sent, ended) }));
     }
 
     async fn check_size(&self) -> Result<(), Trouble> {
@@ -165,7 +162,29 @@ impl Writer<'_> {
     }
 }
 
+/// How long a write took; not known if the clock began a new epoch meanwhile.
+fn took(sent: Reading, ended: Reading) -> Option<Duration> {
+    ended.raw.checked_since(sent.raw).filter(|_| sent.epoch == ended.epoch)
+}
+
 /// What became of a beat that did not return: only the server's own no is a no.
 fn fate(error: &QueryError) -> WriteOutcome {
     if error.code().is_some() { WriteOutcome::Failed } else { WriteOutcome::InDoubt }
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
+
+    use super::*;
+
+    /// A host that slept, or woke up elsewhere, during a commit does not know how long the commit took.
+    #[test]
+    fn no_time_is_measured_across_epochs() {
+        let sent = Reading { epoch: Epoch(1), raw: RawNanos(5_000), wall: WallNanos(0) };
+        let ended = sent.after(Duration::from_nanos(700));
+        assert_eq!(took(sent, ended), Some(Duration::from_nanos(700)));
+        assert_eq!(took(sent, Reading { epoch: Epoch(2), ..ended }), None);
+        assert_eq!(took(ended, sent), None);
+    }
 }

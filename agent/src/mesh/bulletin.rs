@@ -4,7 +4,7 @@ use lagmesh_model::beat::Announcement;
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{NodeHash, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::time::RawNanos;
+use lagmesh_model::time::Reading;
 
 use crate::measurement::{Confirmation, Outbox};
 use crate::mesh::tlv::{RECORDS_PER_PACKET, Record};
@@ -45,7 +45,7 @@ impl Bulletin {
     }
 
     /// The records for a packet that is sent at `now` over a flow with the given previous round-trip time.
-    pub fn next(&mut self, now: RawNanos, previous_rtt_ns: Option<u64>) -> Vec<Record> {
+    pub fn next(&mut self, now: Reading, previous_rtt_ns: Option<u64>) -> Vec<Record> {
         let mut records = Vec::new();
         for _ in 0..RECORDS_PER_PACKET.min(self.items.len()) {
             self.told += 1;
@@ -60,7 +60,7 @@ impl Bulletin {
 }
 
 impl Notice {
-    fn record(&self, now: RawNanos, previous_rtt_ns: Option<u64>) -> Option<Record> {
+    fn record(&self, now: Reading, previous_rtt_ns: Option<u64>) -> Option<Record> {
         match self {
             Notice::Announcement(Announcement { id, times, position }) => Some(Record::Announcement {
                 origin: NodeHash::of(&id.origin),
@@ -70,8 +70,11 @@ impl Notice {
                 position: *position,
             }),
             Notice::Confirmation(confirmation) => {
-                // Stamps in the future are those of another clock epoch: such a confirmation cannot be told.
-                let (least, most) = (now.checked_since(confirmation.present)?, now.checked_since(confirmation.absent)?);
+                // Across two epochs of our clock nobody knows how long it was held: such a confirmation cannot be told.
+                if confirmation.epoch != now.epoch {
+                    return None;
+                }
+                let (least, most) = (now.raw.checked_since(confirmation.present)?, now.raw.checked_since(confirmation.absent)?);
                 let ns = |span: std::time::Duration| i64::try_from(span.as_nanos()).ok();
                 Some(Record::Seen {
                     origin: NodeHash::of(&confirmation.id.origin),
@@ -89,9 +92,14 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use lagmesh_model::beat::Sequence;
+    use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
 
     use super::*;
     use crate::mesh::testing::{announcement, confirmation, fleet};
+
+    fn at(raw_ns: u64) -> Reading {
+        Reading { epoch: Epoch(1), raw: RawNanos(raw_ns), wall: WallNanos(0) }
+    }
 
     fn sequences(records: &[Record]) -> Vec<u64> {
         let sequence = |record: &Record| match record {
@@ -118,24 +126,25 @@ mod tests {
     fn rotation() {
         let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
         let mut bulletin = Bulletin::default();
-        assert_eq!(bulletin.next(RawNanos(300), None), []);
+        assert_eq!(bulletin.next(at(300), None), []);
         let told = outbox(&[("oslo-1", 1), ("oslo-2", 2)], &[("tokyo-1", "oslo-1", 3), ("oslo-1", "oslo-2", 4)]);
         bulletin.update(&fleet, &tokyo, &told);
-        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [1, 2]);
-        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [3, 1]);
+        assert_eq!(sequences(&bulletin.next(at(300), None)), [1, 2]);
+        assert_eq!(sequences(&bulletin.next(at(300), None)), [3, 1]);
         let told = outbox(&[("oslo-1", 1), ("oslo-2", 9)], &[("tokyo-1", "oslo-1", 3)]);
         bulletin.update(&fleet, &tokyo, &told);
-        assert_eq!(sequences(&bulletin.next(RawNanos(300), None)), [9, 3]);
+        assert_eq!(sequences(&bulletin.next(at(300), None)), [9, 3]);
     }
 
-    /// The time for which a beat was held counts to the moment of sending, and never from the future.
+    /// The time for which a beat was held counts to the moment of sending, never from the future or from another epoch of the clock.
     #[test]
     fn held() {
         let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
         let mut bulletin = Bulletin::default();
         bulletin.update(&fleet, &tokyo, &outbox(&[], &[("tokyo-1", "oslo-1", 3)]));
-        let Record::Seen { held, sequence, previous_rtt_ns, .. } = &bulletin.next(RawNanos(1_000), Some(5))[0] else { panic!() };
+        let Record::Seen { held, sequence, previous_rtt_ns, .. } = &bulletin.next(at(1_000), Some(5))[0] else { panic!() };
         assert_eq!((held.lower_ns(), held.upper_ns(), *sequence, *previous_rtt_ns), (800, 900, Sequence(3), Some(5)));
-        assert_eq!(bulletin.next(RawNanos(150), None), []);
+        assert_eq!(bulletin.next(at(150), None), []);
+        assert_eq!(bulletin.next(Reading { epoch: Epoch(2), ..at(1_000) }, None), []);
     }
 }

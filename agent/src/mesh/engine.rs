@@ -7,7 +7,7 @@ use std::sync::Arc;
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::Outcome;
-use lagmesh_model::time::{RawNanos, Reading, nanos};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
 
 use crate::measurement::{Observation, Outbox, PeerView};
 use crate::mesh::bulletin::Bulletin;
@@ -32,6 +32,8 @@ pub struct Engine {
     reflector: Reflector,
     directory: Directory,
     hearing: Hearing,
+    /// The epoch of our clock to which all stamps in `hearing` belong.
+    epoch: Epoch,
     bulletins: BTreeMap<RegionName, Bulletin>,
     heard: bool,
     news: bool,
@@ -53,6 +55,7 @@ impl Engine {
             reflector: Reflector::new(own, keys, source_rate_per_s(fleet)),
             directory: Directory::new(fleet, region),
             hearing: Hearing::new(Arc::clone(fleet), region.clone()),
+            epoch: now.epoch,
             bulletins: fleet.peers_of(region).map(|peer| (peer.name.clone(), Bulletin::default())).collect(),
             heard: false,
             news: false,
@@ -85,6 +88,7 @@ impl Engine {
     /// Time has passed for a peer: returns the flows on which a probe must be sent now.
     pub fn due(&mut self, peer: usize, now: Reading) -> Vec<usize> {
         let mut due = Vec::new();
+        self.enter(now.epoch);
         self.peers[peer].wake(now, &mut self.out);
         self.peers[peer].take_due(now, &mut due, &mut self.out);
         due
@@ -94,7 +98,7 @@ impl Engine {
     pub fn request(&mut self, peer: usize, flow: usize, now: Reading, packet: &mut [u8; PACKET_MAX]) -> usize {
         let peer = &self.peers[peer];
         let bulletin = self.bulletins.get_mut(&peer.region);
-        let records = bulletin.map(|bulletin| bulletin.next(now.raw, peer.newest_rtt_ns(flow))).unwrap_or_default();
+        let records = bulletin.map(|bulletin| bulletin.next(now, peer.newest_rtt_ns(flow))).unwrap_or_default();
         peer.request(flow, self.own, now, &records, self.keys.as_ref(), packet)
     }
 
@@ -116,6 +120,7 @@ impl Engine {
 
     /// A packet came back.
     pub fn on_packet(&mut self, peer: usize, flow: usize, packet: &[u8], now: Reading) {
+        self.enter(now.epoch);
         let peer = &mut self.peers[peer];
         peer.wake(now, &mut self.out);
         let Told { recognised, records } = peer.on_packet(flow, packet, now, self.keys.as_ref(), &mut self.out);
@@ -127,6 +132,7 @@ impl Engine {
 
     /// A request came in: whether it is answered.
     pub fn check(&mut self, packet: &[u8], source: SocketAddr, now: Reading) -> Option<Accepted> {
+        self.enter(now.epoch);
         match self.reflector.check(packet, source, &self.directory, now) {
             Ok(mut accepted) => {
                 let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
@@ -147,8 +153,16 @@ impl Engine {
     pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading) {
         let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
         let bulletin = entry.and_then(|entry| self.bulletins.get_mut(&entry.region));
-        let records = bulletin.map(|bulletin| bulletin.next(now.raw, None)).unwrap_or_default();
+        let records = bulletin.map(|bulletin| bulletin.next(now, None)).unwrap_or_default();
         self.reflector.answer(accepted, packet, now, &records);
+    }
+
+    /// Nothing is combined across two epochs of our own clock: what was heard in the old one was heard nobody knows when.
+    fn enter(&mut self, epoch: Epoch) {
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.hearing.forget();
+            self.heard = true;
+        }
     }
 
     /// Whether an announcement came that nobody was told of yet.
@@ -173,4 +187,28 @@ fn source_rate_per_s(fleet: &Fleet) -> u64 {
     let interval_ns = nanos(fleet.mesh.interval).max(1);
     let own_per_s = u64::from(fleet.mesh.flows).saturating_mul(1_000_000_000) / interval_ns;
     own_per_s.saturating_mul(SOURCE_RATE_FACTOR).max(SOURCE_RATE_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::time::WallNanos;
+
+    use super::*;
+    use crate::mesh::testing::{announcement_record, fleet};
+
+    /// What was heard in one epoch of our clock is not said to have been heard in the next: the view is published without it.
+    #[test]
+    fn nothing_heard_outlives_an_epoch() {
+        let now = Reading { epoch: Epoch(1), raw: RawNanos(1_000_000_000_000), wall: WallNanos(0) };
+        let (region, agent): (RegionName, AgentName) = ("tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let mut engine = Engine::new(&Arc::new(fleet(&[])), &"oslo".parse().unwrap(), &"oslo-a".parse().unwrap(), None, now);
+        engine.heard = engine.hearing.hear(&region, &agent, now.raw, vec![announcement_record("tokyo-1", 5)]);
+        let view = engine.view(now.raw).unwrap();
+        assert_eq!((view.heard.len(), view.announcements.len()), (1, 1));
+        engine.due(0, now);
+        assert!(engine.view(now.raw).is_none());
+        engine.due(0, Reading { epoch: Epoch(2), ..now });
+        let view = engine.view(now.raw).unwrap();
+        assert_eq!((view.heard.len(), view.announcements.len(), view.clocks.len()), (0, 0, 0));
+    }
 }

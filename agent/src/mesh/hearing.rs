@@ -88,6 +88,11 @@ impl Hearing {
         Hearing { fleet, own, view: PeerView::default() }
     }
 
+    /// Forgets everything.
+    pub fn forget(&mut self) {
+        self.view = PeerView::default();
+    }
+
     /// A valid packet of an agent, with its records. Returns whether it brought a new announcement.
     pub fn hear(&mut self, region: &RegionName, agent: &AgentName, at: RawNanos, records: Vec<Record>) -> bool {
         match self.view.heard.get_mut(agent) {

@@ -82,5 +82,5 @@ pub(crate) fn seen_record(origin: &str, node: &str, sequence: u64, held: Interva
 
 pub(crate) fn confirmation(origin: &str, node: &str, sequence: u64, absent: RawNanos, present: RawNanos) -> Confirmation {
     let id = BeatId { origin: origin.parse().unwrap(), incarnation: Incarnation(1), sequence: Sequence(sequence) };
-    Confirmation { id, node: node.parse().unwrap(), absent, present }
+    Confirmation { id, node: node.parse().unwrap(), epoch: Epoch(1), absent, present }
 }

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::measurement::{Observation, Observations, Outbox, PeerViews};
+use crate::measurement::{Confirmation, Observation, Observations, Outbox, PeerViews};
 use crate::mesh::testing::{announcement, confirmation, fleet};
 use crate::mesh::{MeshContext, MeshKeys, start};
 
@@ -96,8 +96,8 @@ async fn two_agents() {
         assert!(probe.rtt_ns.is_some_and(|rtt_ns| rtt_ns > 0 && rtt_ns < 1_000_000_000), "{probe:?}");
         let mut told = Outbox::default();
         told.announcements.insert("oslo-1".parse().unwrap(), announcement("oslo-1", 42));
-        let now = oslo.clock.now().raw;
-        let seen = confirmation("tokyo-1", "oslo-1", 9, now, now);
+        let now = oslo.clock.now();
+        let seen = Confirmation { epoch: now.epoch, ..confirmation("tokyo-1", "oslo-1", 9, now.raw, now.raw) };
         told.confirmations.insert((seen.id.origin.clone(), seen.node.clone()), seen);
         oslo.outbox.send_replace(Arc::new(told));
         let mut views = tokyo.views.clone();

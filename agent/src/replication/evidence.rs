@@ -32,7 +32,7 @@ impl Replications {
             node: link.node.clone(),
             state,
             why,
-            lag: last_lag(track, &evidence),
+            lag: last_lag(track, cluster, now.raw),
             lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
             staleness: match track.lag.staleness(now) {
                 Ok(staleness) => Known::known(Seconds::from(staleness)),
@@ -73,7 +73,7 @@ impl Replications {
             writer: self.writer(link, cluster, now, view),
             arrived_age: track.lag.arrived().map(|at| age(now.raw, at)),
             unseen: track.unseen(now.raw),
-            lag: track.lag.last(),
+            lag: track.lag.last().filter(|_| track.lag.last_age(now.raw).is_some_and(|age| age <= cluster.current_for())),
             lag_falling: track.lag.is_falling(),
             other_log: self.told.get(&link.origin).and_then(Told::newest).and_then(|beat| other_log(node, beat, now.raw)),
             standby,
@@ -145,12 +145,11 @@ fn backlog(told: Option<&Told>, reached: Option<Position>, now: RawNanos, eviden
     Known::known(bytes)
 }
 
-fn last_lag(track: &Track, evidence: &Evidence) -> Known<Seconds> {
-    let Some(lag) = track.lag.last() else { return Known::unknown("no beat with a known lag has been seen yet") };
+/// The lag of the newest beat whose lag is known. Beats that go on to arrive do not keep an old one current.
+fn last_lag(track: &Track, cluster: &Cluster, now: RawNanos) -> Known<Seconds> {
+    let (Some(lag), Some(age)) = (track.lag.last(), track.lag.last_age(now)) else {
+        return Known::unknown("no beat with a known lag has been seen yet");
+    };
     let value = Seconds::from(lag);
-    match evidence.arrived_age {
-        Some(age) if age <= evidence.interval.mul_f64(decide::WRITER_DOWN_INTERVALS) => Known::known(value),
-        Some(age) => Known::Stale { value, age_s: age.as_secs_f64() },
-        None => Known::unknown("no beat has been seen arriving yet"),
-    }
+    if age <= cluster.current_for() { Known::known(value) } else { Known::Stale { value, age_s: age.as_secs_f64() } }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use lagmesh_model::beat::{BeatRow, BeatTimes, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
-use lagmesh_model::interval::Interval;
+use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
 
 use crate::measurement::{PeerView, Sighting};
 use crate::replication::told::{Mark, Told, is_newer};
+use crate::replication::track::age;
 
 /// Sightings that wait to learn when their beat was acknowledged; the next row tells, so more than a few means a catch-up.
 const PENDING_MAX: usize = 32;
@@ -28,7 +29,8 @@ pub(super) struct Lag {
     /// When a beat was last seen arriving, on our clock.
     arrived: Option<RawNanos>,
     pending: VecDeque<Pending>,
-    last: Option<Interval>,
+    /// The newest lag that is known, and when its beat was found.
+    last: Option<(RawNanos, Interval)>,
     recent: VecDeque<(RawNanos, i64)>,
     /// The offset of the writer's clock, as it was last known.
     offset: Option<KeptClock>,
@@ -93,7 +95,12 @@ impl Lag {
 
     /// The lag of the newest beat whose lag is known.
     pub(super) fn last(&self) -> Option<Interval> {
-        self.last
+        self.last.map(|(_, lag)| lag)
+    }
+
+    /// Since its beat was found.
+    pub(super) fn last_age(&self, now: RawNanos) -> Option<Duration> {
+        self.last.map(|(at, _)| age(now, at))
     }
 
     /// Whether lag has been falling over the last few beats.
@@ -167,12 +174,13 @@ impl Lag {
         let offset = self
             .offset_now(newest.row.epoch, now)
             .ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
-        let (theta, sent) = (-offset, newest.row.sent);
+        let (theta, sent) = (theta_at_commit(offset, &newest.row, now), newest.row.sent);
         let known = if let Some(acknowledged) = newest.acknowledged {
             staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta)
         } else {
             // Committed before it was visible, and after it was sent.
-            let (lower, upper) = (now.raw.since_ns(newest.present), now.raw.since_ns(sent) - theta.lower_ns());
+            let visible = now.raw.checked_since(newest.present).map_or(0, |visible| nanos(visible) - drift_ns(visible));
+            let (lower, upper) = (visible.cast_signed(), now.raw.since_ns(sent) - theta.lower_ns());
             let estimate = now.raw.since_ns(sent) - theta.estimate_ns();
             Interval::new(lower, estimate.max(lower).min(upper), upper)
         };
@@ -210,14 +218,17 @@ impl Lag {
         let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
         let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
         let present = pending.sighting.present;
-        let lag = offset
-            .and_then(|offset| Some(after_sent(apply_lag(pending.absent, present, &times, -offset)?, present, &times, -offset)));
-        let Some(lag) = lag else {
+        let theta = offset.map(|offset| theta_at_commit(offset, row, pending.at));
+        let Some(lag) = theta.and_then(|theta| apply_lag(pending.absent, present, &times, theta)) else {
             self.totals.unknown += 1;
             return;
         };
         self.totals.record(lag, objective);
-        self.last = Some(lag);
+        self.last = Some((present, lag));
+        if lag.upper_ns() < 0 {
+            // A contradiction is no lag.
+            return;
+        }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
@@ -250,16 +261,14 @@ impl Totals {
     }
 }
 
-/// A beat is not visible before it is sent, whatever the clocks say of each other: where the poll before was much earlier, this is the
-/// better lower end. A contradiction stays one.
-fn after_sent(lag: Interval, present: RawNanos, times: &BeatTimes, theta: Interval) -> Interval {
-    let lower_ns = times.sent.since_ns(times.acknowledged);
-    if lag.lower_ns() >= lower_ns || lag.upper_ns() < lower_ns {
-        return lag;
-    }
-    let latest_ns = present.since_ns(times.acknowledged) - theta.estimate_ns();
-    let estimate_ns = i64::midpoint(lower_ns, latest_ns).max(lower_ns).min(lag.upper_ns());
-    Interval::new(lower_ns, estimate_ns, lag.upper_ns()).unwrap_or(lag)
+/// The reader's clock minus the writer's when the beat was committed, from the writer's minus the reader's at `now`: widened by what the
+/// two may have gained on each other since, and by what the reader's own rate makes of the time that it measures.
+fn theta_at_commit(offset: Interval, row: &BeatRow, now: Reading) -> Interval {
+    let since_ns = now.raw.since_ns(row.sent) + offset.upper_ns();
+    let since = Duration::from_nanos(u64::try_from(since_ns).map_or(0, |ns| ns));
+    let clocks = if row.epoch == now.epoch { 1 } else { 3 };
+    let gained_ns = clocks * drift_ns(since);
+    (-offset).widen(gained_ns + drift_ns(Duration::from_nanos(gained_ns)))
 }
 
 #[cfg(test)]

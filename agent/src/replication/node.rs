@@ -217,8 +217,8 @@ impl NodeTrack {
 
     fn write(&mut self, write: Write) {
         *self.totals.writes.entry(write.outcome).or_insert(0) += 1;
-        if write.outcome == WriteOutcome::Acknowledged {
-            self.totals.commit.record_ns(nanos(write.took));
+        if let Some(took) = write.took.filter(|_| write.outcome == WriteOutcome::Acknowledged) {
+            self.totals.commit.record_ns(nanos(took));
         }
         if let Some(announcement) = write.announcement {
             self.beat = Some((announcement.id, announcement.times.acknowledged));

@@ -2,6 +2,7 @@ use std::time::SystemTime;
 
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, BeatTimes, Incarnation, Sequence};
 use lagmesh_model::interval::Interval;
+use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::state::{NodeState, ReplicationState as S, WriteOutcome};
 use lagmesh_model::time::WallNanos;
@@ -59,6 +60,8 @@ struct Sim {
     receiver: bool,
     timeline: u32,
     conflicts: i64,
+    /// Of the writer's clock, as its rows say.
+    writer_epoch: Epoch,
 }
 
 impl Sim {
@@ -82,6 +85,7 @@ impl Sim {
             receiver: true,
             timeline: 1,
             conflicts: 0,
+            writer_epoch: Epoch(2),
         };
         sim.tell(NodeNews::State { state: NodeState::Ok, why: String::new() });
         sim.tell(NodeNews::Facts { facts: facts(true), role: NodeRole::Standby });
@@ -147,7 +151,11 @@ impl Sim {
         self.visible = self.replayed;
         self.tell(NodeNews::Polled { started: self.now().raw, ended: self.now().raw });
         for n in rows {
-            self.tell(NodeNews::Sighting(Sighting { row: row(n), absent, present: self.now().raw }));
+            self.tell(NodeNews::Sighting(Sighting {
+                row: BeatRow { epoch: self.writer_epoch, ..row(n) },
+                absent,
+                present: self.now().raw,
+            }));
         }
         self.last_poll_ms = self.now_ms;
     }
@@ -350,7 +358,7 @@ fn links_are_discovered() {
 fn series_fit_the_catalogue() {
     let mut sim = healthy();
     let outcome = WriteOutcome::Acknowledged;
-    sim.tell(NodeNews::Written(Write { announcement: None, outcome, took: Duration::from_millis(1) }));
+    sim.tell(NodeNews::Written(Write { announcement: None, outcome, took: Some(Duration::from_millis(1)) }));
     let (now, view) = (sim.now(), sim.view.clone());
     let mut series = Vec::new();
     sim.replications.series(now, &view, &mut series);
@@ -401,4 +409,19 @@ fn new_epoch_starts_anew() {
     let later = Reading { epoch: Epoch(77), ..sim.now() };
     let link = sim.replications.status(later, &PeerView::default()).pop();
     assert!(link.is_none_or(|link| link.state == S::Unknown && link.staleness.current().is_none()));
+}
+
+/// Beats that go on to arrive do not keep an old lag current: once the lag of new ones is no longer known, it gets stale, and the
+/// state does not rest on it.
+#[test]
+fn an_old_lag_is_no_present_one() {
+    let mut sim = Sim::new();
+    sim.run(10_000);
+    assert!(sim.only().lag.is_known());
+    // The writer's host began a new clock epoch, and nothing is heard of it over the mesh.
+    (sim.mesh_works, sim.writer_epoch) = (false, Epoch(77));
+    sim.run(10_000);
+    let link = sim.only();
+    assert!(matches!(link.lag, Known::Stale { .. }), "{:?}", link.lag);
+    assert_eq!(link.state, S::Unknown, "{}", link.why);
 }
