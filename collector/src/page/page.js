@@ -69,6 +69,8 @@ function quantity(seconds) {
   if (size < 120) return [digits(seconds), "s"];
   return [span(seconds), ""];
 }
+// A number that somebody has chosen: no more digits than it needs.
+const plain = (seconds) => { const [value, unit] = quantity(seconds); return `${unit ? Number(value) : value} ${unit}`.trim(); };
 function digits(value) {
   const size = Math.abs(value);
   return value.toFixed(size < 9.995 ? 2 : size < 99.95 ? 1 : 0).replace("-", "\u2212");
@@ -94,26 +96,32 @@ function bytes(value) {
   return `${unit === 0 ? rest : digits(rest)} ${units[unit]}`;
 }
 
-// An age that grows by itself until the next refresh.
+// An age that grows by itself until the next refresh. What is fresh is told in steps, or every page would flicker with digits.
 function age(known) {
   const seconds = known.is === "known" ? known.value : known.is === "stale" ? known.age_s : null;
-  if (seconds === null) return el("span", { class: "age late", title: known.why }, "never heard of");
-  return el("span", { class: known.is === "known" ? "age" : "age late", "data-age": seconds }, `${span(seconds)} ago`);
+  if (seconds === null) return el("span", { class: "age late", title: known.why }, "never reported");
+  return el("span", { class: known.is === "known" ? "age" : "age late", "data-age": seconds, title: "age of the newest evidence" }, ago(seconds));
 }
+function ago(seconds) {
+  if (seconds < 5) return "just now";
+  return `${span(seconds < 60 ? Math.floor(seconds / 5) * 5 : seconds)} ago`;
+}
+const since = (seconds) => (seconds < 1 ? "just now" : `for ${coarse(seconds)}`);
 
 // ---- parts ----
 
 function drawSummary() {
   const verdicts = status.regions.flatMap((region) => region.verdicts.map((verdict) => ({ region, verdict })));
-  const level = worst(verdicts.map(({ verdict }) => look(REGION, verdict.state)[0]));
-  const loudest = verdicts.filter(({ verdict }) => look(REGION, verdict.state)[0] === level);
+  const level = worst(verdicts.map(({ verdict }) => verdictLevel(verdict)));
+  const loudest = verdicts.filter(({ verdict }) => verdictLevel(verdict) === level);
   const items = [item(`${status.regions_reporting} of ${status.regions.length}`, "regions reporting", status.regions_reporting < status.regions.length)];
   if (level === "ok") {
     items.push(el("li", {}, mark(REGION, "HEALTHY", "all regions healthy")));
   } else {
     const names = [...new Set(loudest.map(({ region }) => region.region))];
     const shown = names.length > 3 ? `${names.length} regions` : names.join(", ");
-    items.push(el("li", {}, mark(REGION, loudest[0].verdict.state, `${shown} ${loudest[0].verdict.state}`)));
+    const { state, stale } = loudest[0].verdict;
+    items.push(el("li", {}, stale ? mark(REGION, "UNKNOWN", `${shown} unknown, last ${state}`) : mark(REGION, state, `${shown} ${state}`)));
   }
   items.push(...tally(LINK, status.links, "link"), ...tally(REPLICATION, status.replications, "replication"));
   for (const cluster of status.clusters.filter((one) => one.writers.length > one.writers_max)) {
@@ -124,6 +132,11 @@ function drawSummary() {
   $("summary").replaceChildren(...items);
   $("version").textContent = `lagmesh-collector ${status.version}`;
 }
+// A verdict that only stands, for want of evidence, is never shown as well.
+const verdictLevel = ({ state, stale }) => {
+  const [level] = look(REGION, state);
+  return stale && level === "ok" ? "unknown" : level;
+};
 const item = (value, label, odd) => el("li", { class: odd ? "odd" : null }, el("b", {}, value), label);
 
 // "2 links down", and apart from it how many are unknown: unknown is not down, and not fine.
@@ -138,7 +151,7 @@ function tally(table, all, noun) {
 function drawRegions() {
   const open = new Set([...document.querySelectorAll("#regions details[open]")].map((one) => one.id));
   $("regions").replaceChildren(...status.regions.map((region) => {
-    const level = worst(region.verdicts.map((verdict) => look(REGION, verdict.state)[0]));
+    const level = worst(region.verdicts.map(verdictLevel));
     return el("article", { class: `card ${level}`, "data-region": region.region },
       el("header", {}, el("h3", {}, region.region), age(region.evidence_age_s)),
       region.verdicts.flatMap((verdict) => axis(region, verdict, open)));
@@ -147,15 +160,16 @@ function drawRegions() {
 
 function axis(region, verdict, open) {
   const id = `axis-${region.region}-${verdict.axis}`;
-  const [level] = look(REGION, verdict.state);
+  const level = verdictLevel(verdict);
   const votes = verdict.votes.map((cast) => el("li", { "data-vantage": cast.vantage, "data-vote": cast.vote },
     mark(VOTE, cast.vote, cast.vantage), el("span", {}, `${cast.vote}: ${cast.why}`)));
   const because = el("p", { class: "why" }, verdict.why);
   // What is not well explains itself without a click.
   return [
     el("details", { class: "axis", id, open: open.has(id), "data-region": region.region, "data-axis": verdict.axis, "data-state": verdict.state },
-      el("summary", { title: verdict.why }, el("span", { class: "axis-name" }, verdict.axis), mark(REGION, verdict.state),
-        el("span", { class: "for", "data-for": verdict.for_s }, `for ${coarse(verdict.for_s)}`)),
+      el("summary", { title: verdict.why }, el("span", { class: "axis-name" }, verdict.axis),
+        verdict.stale ? mark(REGION, level === "unknown" ? "UNKNOWN" : verdict.state, `last ${verdict.state}`) : mark(REGION, verdict.state),
+        verdict.stale ? null : el("span", { class: "for", "data-for": verdict.for_s }, since(verdict.for_s))),
       level === "ok" ? because : null,
       votes.length ? el("ul", { class: "votes", "aria-label": "Votes" }, votes) : null),
     level === "ok" ? null : because,
@@ -193,7 +207,8 @@ function cell(link) {
     el("div", { class: "sub" }, isKnown(rtt) ? el("span", {}, "p99 ", words(rtt.value.p99_s)) : null,
       isKnown(rtt) && link.floor_s ? el("span", { title: `light in fibre needs ${words(link.floor_s)}` }, `${(rtt.value.min_s / link.floor_s).toFixed(2)}× floor`) : null,
       rtt.is === "stale" ? el("span", {}, "was ", words(rtt.value.p50_s)) : null),
-    el("div", { class: "cellstate" }, isKnown(rtt) || link.state !== "unknown" ? mark(LINK, link.state, stateWords(link, stamp)) : null, age(link.evidence_age_s)),
+    el("div", { class: "cellstate" }, isKnown(rtt) || link.state !== "unknown" ? mark(LINK, link.state, stateWords(link, stamp)) : null,
+      isKnown(link.evidence_age_s) ? null : age(link.evidence_age_s)),
     link.state === "unknown" ? el("div", { class: "reason" }, link.why) : !isKnown(rtt) && link.state !== "down" ? el("div", { class: "reason" }, why(rtt)) : null);
 }
 
@@ -209,9 +224,11 @@ const kindWords = (one) => `${one.kind}: ${isKnown(one.rtt) ? `${words(one.rtt.v
 const clockWords = (link) => (isKnown(link.clock_error_s) ? `clock offset known to ±${words(link.clock_error_s.value)}` : null);
 
 function drawLegend() {
-  const shapes = Object.keys(LINK).map((state) => el("li", {}, mark(LINK, state)));
+  const shapes = Object.entries(LINK).map(([state, [, shape]]) => el("li", {}, el("span", { class: "mark" }, el("i", { "aria-hidden": "true" }, shape), state)));
   $("legend").replaceChildren(...shapes, el("li", {}, el("span", { class: "mark" }, el("span", { class: "swatch hatched" }), "not known: never a zero")));
 }
+
+const LAG_COLUMNS = ["apply lag", "last minute", "staleness now", "to receive", "to replay"];
 
 function drawLag() {
   $("lag").replaceChildren(...status.clusters.map((cluster) => {
@@ -220,10 +237,10 @@ function drawLag() {
     const writers = cluster.writers.length
       ? el("span", { class: split ? "mark loud" : null }, `${split ? `${cluster.writers.length} writers, ${cluster.writers_max} allowed` : "writer"}: ${cluster.writers.join(", ")}`)
       : el("span", { class: "mark unknown" }, el("i", {}, "?"), "no writer known");
-    const head = el("div", { class: "cluster" }, el("b", {}, cluster.cluster), writers, el("span", {}, `promised lag ${words(cluster.lag_objective_s)}`));
+    const head = el("div", { class: "cluster" }, el("b", {}, cluster.cluster), writers, el("span", {}, `promised: lag within ${plain(cluster.lag_objective_s)}`));
     const table = rows.length
       ? el("table", { class: "list" }, el("thead", {}, el("tr", {}, ["from → to", "state"].map((name) => el("th", { scope: "col" }, name)),
-        ["lag", "last minute", "staleness now", "not received", "not replayed"].map((name) => el("th", { scope: "col", class: "num" }, name)),
+        LAG_COLUMNS.map((name) => el("th", { scope: "col", class: "num" }, name)),
         el("th", { scope: "col" }, "evidence"))), el("tbody", {}, rows.map((row) => lagRow(row, cluster))))
       : el("p", { class: "pad hatched none" }, "No replication is known: no node has reported yet whose beats it reads.");
     return el("div", { class: "panel scroll", tabindex: "0", role: "region", "aria-label": `Replication of ${cluster.cluster}` }, head, table);
@@ -234,8 +251,7 @@ function drawLag() {
 function lagRow(row, cluster) {
   const [level] = look(REPLICATION, row.state);
   const known = isKnown(row.lag);
-  const lag = known ? [number(row.lag.value.estimate_s, "lagnum num"), el("div", { class: "dim" }, `± ${words((row.lag.value.upper_s - row.lag.value.lower_s) / 2)}`)]
-    : unknown(row.lag, (value) => words(value.estimate_s));
+  const lag = known ? within(row.lag.value) : unknown(row.lag, (value) => words(value.estimate_s));
   const recent = isKnown(row.lag_recent)
     ? [el("div", {}, `p50 ${words(row.lag_recent.value.p50_s)}`), el("div", { class: "dim" }, `p99 ${words(row.lag_recent.value.p99_s)}`)]
     : unknown(row.lag_recent, (value) => `p50 ${words(value.p50_s)}`);
@@ -245,21 +261,25 @@ function lagRow(row, cluster) {
     "data-lag-s": known ? row.lag.value.estimate_s : null },
     el("td", { class: "name" }, row.origin, el("span", { class: "arrow" }, "→"), row.node),
     el("td", { class: "words" }, mark(REPLICATION, row.state), row.state === "ok" ? null : el("div", {}, row.why)),
-    el("td", { class: `num ${known ? "" : "hatched"}` }, lag),
-    el("td", { class: `num ${isKnown(row.lag_recent) ? "" : "hatched"}` }, recent),
-    staleCell(row),
-    bytesCell(row.backlog_received_bytes), bytesCell(row.backlog_replayed_bytes),
-    el("td", {}, age(row.evidence_age_s)));
+    [[row.lag, lag], [row.lag_recent, recent], [row.staleness, staleness(row)],
+      ...[row.backlog_received_bytes, row.backlog_replayed_bytes].map((one) => [one, isKnown(one) ? bytes(one.value) : unknown(one, bytes)])]
+      .map(([value, shown], n) => el("td", { class: `num ${isKnown(value) ? "" : "hatched"}`, "data-label": LAG_COLUMNS[n] }, el("div", {}, shown))),
+    el("td", { "data-label": "evidence" }, age(row.evidence_age_s)));
 }
 
-function staleCell(row) {
-  if (!isKnown(row.staleness)) return el("td", { class: "num hatched" }, unknown(row.staleness, (value) => words(value.estimate_s)));
+// An estimate with its error; where it cannot be told from nothing only the upper end means something.
+function within({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {
+  if (lower <= 0) return [number(upper, "lagnum num"), el("div", { class: "dim" }, "at most")];
+  return [number(estimate, "lagnum num"), el("div", { class: "dim" }, `± ${words((upper - lower) / 2)}`)];
+}
+
+function staleness(row) {
+  if (!isKnown(row.staleness)) return unknown(row.staleness, (value) => words(value.estimate_s));
   const value = row.staleness.value;
   const grows = MOVING.has(row.state) ? null : value.estimate_s;
-  return el("td", { class: "num", title: `between ${words(value.lower_s)} and ${words(value.upper_s)}` },
-    el("span", { class: "lagnum", "data-grows": grows }, words(value.estimate_s)));
+  return [el("span", { class: "lagnum", "data-grows": grows }, words(value.estimate_s)),
+    el("div", { class: "dim" }, "at most ", el("span", { "data-grows": value.upper_s }, words(value.upper_s)))];
 }
-const bytesCell = (known) => (isKnown(known) ? el("td", { class: "num" }, bytes(known.value)) : el("td", { class: "num hatched" }, unknown(known, bytes)));
 const unknown = (known, show) => (known.is === "stale"
   ? el("span", { class: "none", title: `last known ${span(known.age_s)} ago` }, `was ${show(known.value)}`)
   : el("span", { class: "none", title: known.why }, "unknown"));
@@ -267,13 +287,14 @@ const unknown = (known, show) => (known.is === "stale"
 function drawNodes() {
   const order = [...status.nodes].sort((a, b) => LOUDNESS.indexOf(look(NODE, b.state)[0]) - LOUDNESS.indexOf(look(NODE, a.state)[0]));
   const head = el("thead", {}, el("tr", {}, ["node", "region", "role", "version", "timeline", "state", "evidence"].map((name) => el("th", { scope: "col" }, name))));
+  const cellOf = (label, ...shown) => el("td", { "data-label": label }, el("div", {}, shown));
   const text = (known, show = (value) => value) => (isKnown(known) ? `${show(known.value)}` : unknown(known, (value) => `${show(value)}`));
   const body = el("tbody", {}, order.map((node) => {
     const [level] = look(NODE, node.state);
     return el("tr", { class: level === "loud" ? "bad" : level, "data-node": node.node, "data-state": node.state },
-      el("td", { class: "name" }, node.node, el("div", { class: "dim" }, node.cluster)), el("td", {}, node.region), el("td", {}, text(node.role)),
-      el("td", {}, text(node.version, version)), el("td", {}, text(node.timeline)),
-      el("td", { class: "words" }, mark(NODE, node.state), node.why ? el("div", {}, node.why) : null), el("td", {}, age(node.evidence_age_s)));
+      el("td", { class: "name" }, node.node, el("div", { class: "dim" }, node.cluster)), cellOf("region", node.region), cellOf("role", text(node.role)),
+      cellOf("version", text(node.version, version)), cellOf("timeline", text(node.timeline)),
+      el("td", { class: "words" }, mark(NODE, node.state), node.why ? el("div", {}, node.why) : null), cellOf("evidence", age(node.evidence_age_s)));
   }));
   if (order.length) $("nodes").replaceChildren(head, body);
   else $("nodes").replaceChildren(el("tbody", {}, el("tr", {}, el("td", { class: "none" }, "The fleet file names no database."))));
@@ -333,7 +354,7 @@ function drawMap() {
   picture.append(...labels);
   for (const region of placed) {
     const [x, y] = place(region.coordinates);
-    const level = worst(region.verdicts.map((verdict) => look(REGION, verdict.state)[0]));
+    const level = worst(region.verdicts.map(verdictLevel));
     const left = x > MAP.width * 0.75;
     const name = svg("text", { x: left ? x - 11 : x + 11, y: y + 16, "text-anchor": left ? "end" : "start" });
     name.textContent = region.region;
@@ -378,8 +399,8 @@ function draw() {
 function tick() {
   const passed = receivedAt === null ? null : (performance.now() - receivedAt) / 1000;
   if (passed !== null) {
-    for (const node of document.querySelectorAll("[data-age]")) node.textContent = `${span(Number(node.dataset.age) + passed)} ago`;
-    for (const node of document.querySelectorAll("[data-for]")) node.textContent = `for ${coarse(Number(node.dataset.for) + passed)}`;
+    for (const node of document.querySelectorAll("[data-age]")) node.textContent = ago(Number(node.dataset.age) + passed);
+    for (const node of document.querySelectorAll("[data-for]")) node.textContent = since(Number(node.dataset.for) + passed);
     for (const node of document.querySelectorAll("[data-grows]")) node.textContent = words(Number(node.dataset.grows) + passed);
   }
   const stale = passed === null ? failure !== null : passed * 1000 > STALE_MS;
