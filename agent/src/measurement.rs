@@ -232,11 +232,14 @@ impl Observations {
         (Observations { sender, dropped: Arc::default() }, receiver)
     }
 
-    /// Hands over one observation, or counts it as dropped.
-    pub fn tell(&self, observation: Observation) {
-        if self.sender.try_send(observation).is_err() {
+    /// Hands over one observation, or counts it as dropped; says whether it was handed over. Who tells of a change must tell it again
+    /// if it was not, or what was said before would stand for ever.
+    pub fn tell(&self, observation: Observation) -> bool {
+        let told = self.sender.try_send(observation).is_ok();
+        if !told {
             self.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
+        told
     }
 
     /// How many were dropped so far.

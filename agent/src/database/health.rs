@@ -35,6 +35,8 @@ pub(super) enum Condition {
 pub(super) struct Health {
     parts: BTreeMap<Part, Condition>,
     told: Option<Trouble>,
+    /// What was told was not heard.
+    unheard: bool,
 }
 
 impl Health {
@@ -49,6 +51,11 @@ impl Health {
         self.parts.retain(|part, _| !parts.contains(part));
     }
 
+    /// What was last told was not heard: it is told again with the next condition.
+    pub(super) fn say_again(&mut self) {
+        self.unheard = true;
+    }
+
     /// Whether a part works.
     pub(super) fn is_fine(&self, part: Part) -> bool {
         self.parts.get(&part) == Some(&Condition::Fine)
@@ -56,7 +63,7 @@ impl Health {
 
     fn changed(&mut self) -> Option<Trouble> {
         let now = self.now();
-        let same = self.told.as_ref() == Some(&now);
+        let same = self.told.as_ref() == Some(&now) && !std::mem::take(&mut self.unheard);
         (!same).then(|| {
             self.told = Some(now.clone());
             now
@@ -118,6 +125,18 @@ mod tests {
         assert_eq!(set(Part::Grants, Condition::Fine), Some(NodeState::StandingBy));
         assert_eq!(set(Part::Writer, Condition::Fine), Some(NodeState::Ok));
         assert_eq!(set(Part::Writer, Condition::Fine), None);
+    }
+
+    /// What nobody heard is told again, once.
+    #[test]
+    fn unheard_is_told_again() {
+        let mut health = Health::default();
+        health.set(Part::Status, Condition::Fine);
+        let gone = health.set(Part::Status, trouble(NodeState::Unreachable));
+        assert_eq!(health.set(Part::Status, trouble(NodeState::Unreachable)), None);
+        health.say_again();
+        assert_eq!(health.set(Part::Status, trouble(NodeState::Unreachable)), gone);
+        assert_eq!(health.set(Part::Status, trouble(NodeState::Unreachable)), None);
     }
 
     /// A part that starts again does not hide what was wrong until it has a result.

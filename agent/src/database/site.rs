@@ -90,22 +90,22 @@ impl Site {
         self.queries.fetch_add(statements, Ordering::Relaxed);
     }
 
-    /// Tells news of the node that were learnt just now.
-    pub(super) fn tell(&self, news: NodeNews) {
-        self.tell_of(self.clock().now(), news);
+    /// Tells news of the node that were learnt just now; says whether they were taken.
+    pub(super) fn tell(&self, news: NodeNews) -> bool {
+        self.tell_of(self.clock().now(), news)
     }
 
     /// Tells news of the node that hold stamps of the clock: `at` belongs to the same epoch as they do.
-    pub(super) fn tell_of(&self, at: Reading, news: NodeNews) {
+    pub(super) fn tell_of(&self, at: Reading, news: NodeNews) -> bool {
         let event = NodeEvent { cluster: self.cluster.clone(), node: self.node.clone(), at, news };
-        self.context.observations.tell(Observation::Node(event));
+        self.context.observations.tell(Observation::Node(event))
     }
 
     /// Tells how many statements were sent since the last time.
     pub(super) fn tell_queries(&self) {
         let queries = self.queries.swap(0, Ordering::Relaxed);
-        if queries > 0 {
-            self.tell(NodeNews::Queries(queries));
+        if queries > 0 && !self.tell(NodeNews::Queries(queries)) {
+            self.count(queries);
         }
     }
 
@@ -119,7 +119,9 @@ impl Site {
         } else {
             tracing::warn!(node = %self.node, %state, why, "node state");
         }
-        self.tell(NodeNews::State { state, why });
+        if !self.tell(NodeNews::State { state, why }) {
+            self.health.lock().unwrap_or_else(PoisonError::into_inner).say_again();
+        }
     }
 
     /// Whether a part works.

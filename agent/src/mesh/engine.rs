@@ -73,6 +73,11 @@ impl Engine {
         self.out.drain(..)
     }
 
+    /// What was said of the flows was not heard: everything is said again.
+    pub fn say_again(&mut self) {
+        self.peers.iter_mut().for_each(Peer::say_again);
+    }
+
     /// A peer agent was found at an address.
     pub fn found(&mut self, peer: usize, address: SocketAddr) {
         self.directory.found(self.peers[peer].hash, address);

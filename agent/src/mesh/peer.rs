@@ -44,6 +44,8 @@ pub struct Peer {
     flows: Vec<Flow>,
     /// What was last said about each flow.
     said: Vec<Option<bool>>,
+    /// Some of that was not heard.
+    say_again: bool,
     offset: OffsetWindow,
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
@@ -68,6 +70,7 @@ impl Peer {
             timing,
             flows: (0..mesh.flows).map(flow).collect(),
             said: vec![None; usize::from(mesh.flows)],
+            say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
             own_epoch: now.epoch,
             refused_at: None,
@@ -127,6 +130,11 @@ impl Peer {
                 due_flows.push(index);
             }
         }
+    }
+
+    /// Something that was said of the flows was not heard: everything is said again.
+    pub fn say_again(&mut self) {
+        self.say_again = true;
     }
 
     /// The round-trip time of the flow's newest exchange [ns].
@@ -276,10 +284,10 @@ impl Peer {
     }
 
     fn say_changes(&mut self, now: Reading, out: &mut Vec<Observation>) {
-        let refuses = self.refuses(now.raw);
+        let (refuses, say_again) = (self.refuses(now.raw), std::mem::take(&mut self.say_again));
         for (index, (flow, said)) in (0_u16..).zip(self.flows.iter().zip(&mut self.said)) {
             let alive = if refuses { None } else { flow.alive() };
-            if alive != *said {
+            if alive != *said || say_again {
                 *said = alive;
                 let flow = FlowId { peer: self.region.clone(), agent: self.agent.clone(), index };
                 out.push(Observation::Flow(FlowChange { flow, alive, at: now.raw }));

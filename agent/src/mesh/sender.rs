@@ -23,7 +23,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::measurement::Observations;
+use crate::measurement::{Observation, Observations};
 use crate::mesh::engine::Engine;
 use crate::mesh::peer::PACKET_MAX;
 use crate::mesh::reflector::REQUEST_MAX;
@@ -68,7 +68,14 @@ impl Shared {
     pub fn with<T>(&self, act: impl FnOnce(&mut Engine, Reading) -> T) -> T {
         let mut engine = self.engine.borrow_mut();
         let result = act(&mut engine, self.clock.now());
-        engine.observations().for_each(|observation| self.observations.tell(observation));
+        let mut unheard = false;
+        for observation in engine.observations() {
+            let is_change = matches!(observation, Observation::Flow(_));
+            unheard |= !self.observations.tell(observation) && is_change;
+        }
+        if unheard {
+            engine.say_again();
+        }
         if engine.has_news() {
             self.news.notify_one();
         }
@@ -289,5 +296,33 @@ pub fn outcome_of(error: &io::Error) -> Outcome {
         io::ErrorKind::ConnectionRefused => Outcome::Refused,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Outcome::Unreachable,
         _ => Outcome::SendError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mesh::testing::fleet;
+
+    /// A change that did not fit into the queue is told again once it fits: a dead flow never stays alive by an accident.
+    #[test]
+    fn changes_are_told_until_they_are_heard() {
+        let clock = Clock::new();
+        let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
+        let engine =
+            Engine::new(&Arc::new(fleet(&[("tcp = false", "tcp = false\nflows = 1")])), &oslo, &oslo_a, None, clock.now());
+        let (observations, mut queue) = Observations::queue(1);
+        let shared = Shared::new(engine, clock, observations);
+        for _ in 0..2 {
+            shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
+        }
+        let mut heard = || std::iter::from_fn(|| queue.try_recv().ok()).any(|said| matches!(said, Observation::Flow(_)));
+        assert!(!heard(), "only the first fate fitted");
+        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
+        assert!(heard());
+        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
+        assert!(!heard(), "heard, and not told again");
     }
 }
