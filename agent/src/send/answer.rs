@@ -42,7 +42,9 @@ impl Answer {
             // OTLP says when to try again; 408 is every proxy's way to say the same.
             408 | 429 | 502 | 503 | 504 => Answer::Later { after: retry_after.and_then(seconds), why },
             500..=599 => Answer::Failed { why },
-            _ => Answer::Refused { why },
+            400 | 413 | 422 => Answer::Refused { why },
+            // A wrong address, credential or proxy speaks about the way, not about the batch: a misrouted minute must lose nothing.
+            _ => Answer::Later { after: None, why },
         }
     }
 
@@ -79,7 +81,7 @@ impl fmt::Display for Excerpt<'_> {
 mod tests {
     use super::*;
 
-    /// Only what the protocol calls temporary is tried again.
+    /// Only an answer about the batch itself gives it up; what speaks about the way to the collector is tried again.
     #[test]
     fn statuses() {
         let kind = |status| match Answer::of(status, None, "") {
@@ -90,8 +92,8 @@ mod tests {
         };
         for (statuses, expected) in [
             (&[200, 202, 204][..], "accepted"),
-            (&[301, 400, 401, 403, 404, 405, 413, 415, 422], "refused"),
-            (&[408, 429, 502, 503, 504], "later"),
+            (&[400, 413, 422], "refused"),
+            (&[301, 401, 403, 404, 405, 408, 415, 429, 502, 503, 504], "later"),
             (&[500, 501, 507], "failed"),
         ] {
             for status in statuses {
