@@ -322,7 +322,11 @@ fn write_secrets(run: &Path) -> Result<()> {
     Ok(())
 }
 
-fn daemon(name: &str, program: &str, args: &[(&str, String)]) -> Result<Program> {
+/// A program of this workspace with flags and their values.
+///
+/// # Errors
+/// If it has not been built.
+pub fn daemon(name: &str, program: &str, args: &[(&str, String)]) -> Result<Program> {
     Ok(Program {
         name: name.to_owned(),
         path: files::program(program)?,

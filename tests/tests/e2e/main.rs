@@ -9,4 +9,6 @@ mod page;
 mod prometheus;
 mod replication_faults;
 mod rules;
+mod status_command;
 mod support;
+mod tls;

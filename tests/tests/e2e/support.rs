@@ -14,6 +14,11 @@ pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
 static TLS: Once = Once::new();
 
+/// Clients of this process need it once.
+pub(crate) fn install_crypto() {
+    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
 /// A world in which every link and every lag is known.
 pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
     let mut world = starting_world(purpose).await?;
@@ -27,7 +32,7 @@ pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
 
 /// A world whose programs have just been started.
 pub(crate) async fn starting_world(purpose: &str) -> Result<World> {
-    TLS.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    install_crypto();
     let plan = Plan { purpose: purpose.to_owned(), export_interval: Duration::from_secs(1), http_port: 0, more: String::new() };
     World::start(&plan, |_| {}).await
 }
