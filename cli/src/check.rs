@@ -16,10 +16,6 @@ use crate::terminal;
 /// A fleet file is written by people; a larger file is something else [bytes].
 const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// A STAMP packet between agents with everything that it carries, both ways [bytes of UDP payload]: base packet, clock, records,
-/// and with a mesh key the HMAC.
-const PACKET_BYTES: f64 = 244.0;
-const PACKET_BYTES_WITH_KEY: f64 = 332.0;
 /// The headers of UDP and of IPv4 or IPv6 [bytes].
 const UDP_BYTES: f64 = 8.0;
 const IPV4_BYTES: f64 = 20.0;
@@ -33,7 +29,7 @@ const IPV6_BYTES: f64 = 40.0;
 #[command(after_help = "\
 Examples:
   lagmesh check /etc/lagmesh/fleet.toml
-  lagmesh check fleet.toml && systemctl reload lagmesh-agent
+  lagmesh check fleet.toml && systemctl restart lagmesh-agent
 
 Exit codes: 0 the file is right, 78 it is not.")]
 pub(crate) struct Args {
@@ -143,7 +139,7 @@ impl Load {
     fn of(fleet: &Fleet, region: &Region, agent: &Agent) -> Load {
         let peers: Vec<&Agent> = fleet.peers_of(&region.name).flat_map(|peer| &peer.agents).collect();
         let probes_per_s = f64::from(fleet.mesh.flows) / fleet.mesh.interval.as_secs_f64();
-        let payload = if fleet.needs_mesh_key() { PACKET_BYTES_WITH_KEY } else { PACKET_BYTES };
+        let payload = if fleet.needs_mesh_key() { Mesh::PACKET_LENGTH_WITH_KEY } else { Mesh::PACKET_LENGTH } as f64;
         // Our request goes to the peer's address, our reply to one of the family of ours.
         let bytes = |host: &str| payload + UDP_BYTES + if host.contains(':') { IPV6_BYTES } else { IPV4_BYTES };
         let bytes_per_s: f64 = peers.iter().map(|peer| probes_per_s * (bytes(&peer.mesh.host) + bytes(&agent.mesh.host))).sum();

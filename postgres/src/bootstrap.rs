@@ -228,7 +228,7 @@ fn grants(name: &str, rights: &str) -> String {
 GRANT {rights} ON lagmesh.beat TO {quoted};
 -- To reach the table at all.
 GRANT USAGE ON SCHEMA lagmesh TO {quoted};
--- pg_stat_replication and pg_stat_wal_receiver show their columns only to members of pg_monitor; it gives no access to any data.
+-- pg_stat_replication and pg_stat_wal_receiver show their columns only to members of pg_monitor. It reads no table of yours, but its members see the query texts of other sessions.
 GRANT pg_monitor TO {quoted};
 -- To log in where PUBLIC may not.
 DO $lagmesh$

@@ -67,12 +67,12 @@ async fn session(site: &Site) -> Trouble {
 
 async fn watched(site: &Site) -> Result<Infallible, Trouble> {
     let connection = site.connect(READER_SESSION_SQL).await?;
-    let catalogue = site.query(&connection, "read the catalogue", Catalogue::discover(connection.client())).await?;
-    site.count(CATALOGUE_STATEMENTS);
-    for (function, why) in catalogue.skipped() {
-        tracing::debug!(node = %site.node, function, why, "the server does not offer");
-    }
     loop {
+        let catalogue = site.query(&connection, "read the catalogue", Catalogue::discover(connection.client())).await?;
+        site.count(CATALOGUE_STATEMENTS);
+        for (function, why) in catalogue.skipped() {
+            tracing::debug!(node = %site.node, function, why, "the server does not offer");
+        }
         let (facts, role) = facts(site, &connection, &catalogue).await?;
         tracing::info!(node = %site.node, %role, version = facts.version, timeline = ?facts.timeline, "role");
         site.clear(&[Part::Writer, Part::Reader]);

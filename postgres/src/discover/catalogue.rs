@@ -9,31 +9,50 @@ use tokio_postgres::{Client, Error};
 /// The views whose columns differ between versions.
 const VIEWS: [&str; 3] = ["pg_stat_wal_receiver", "pg_stat_replication", "pg_stat_database_conflicts"];
 
-/// Functions that some server lacks or some managed service refuses, each with a statement that tries it.
-const FUNCTIONS: [(&str, &str); 9] = [
-    ("pg_control_system", "SELECT FROM pg_catalog.pg_control_system()"),
-    ("pg_control_recovery", "SELECT FROM pg_catalog.pg_control_recovery()"),
-    ("pg_last_wal_replay_lsn", "SELECT pg_catalog.pg_last_wal_replay_lsn()"),
-    ("pg_last_wal_receive_lsn", "SELECT pg_catalog.pg_last_wal_receive_lsn()"),
-    ("pg_get_wal_replay_pause_state", "SELECT pg_catalog.pg_get_wal_replay_pause_state()"),
-    ("pg_is_wal_replay_paused", "SELECT pg_catalog.pg_is_wal_replay_paused()"),
-    ("pg_current_wal_insert_lsn", "SELECT pg_catalog.pg_current_wal_insert_lsn()"),
-    ("pg_current_wal_flush_lsn", "SELECT pg_catalog.pg_current_wal_flush_lsn()"),
-    ("pg_walfile_name", "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"),
+/// When a function answers; asked at any other time it would only leave an error in the server's log.
+#[derive(Clone, Copy)]
+enum Answers {
+    Always,
+    InRecovery,
+    OutOfRecovery,
+}
+
+/// Functions that some server lacks or some managed service refuses, each with an expression that tries it.
+const FUNCTIONS: [(&str, Answers, &str); 9] = [
+    ("pg_control_system", Answers::Always, "(SELECT count(*) FROM pg_catalog.pg_control_system())::text"),
+    ("pg_control_recovery", Answers::Always, "(SELECT count(*) FROM pg_catalog.pg_control_recovery())::text"),
+    ("pg_last_wal_replay_lsn", Answers::Always, "pg_catalog.pg_last_wal_replay_lsn()::text"),
+    ("pg_last_wal_receive_lsn", Answers::Always, "pg_catalog.pg_last_wal_receive_lsn()::text"),
+    ("pg_get_wal_replay_pause_state", Answers::InRecovery, "pg_catalog.pg_get_wal_replay_pause_state()"),
+    ("pg_is_wal_replay_paused", Answers::InRecovery, "pg_catalog.pg_is_wal_replay_paused()::text"),
+    ("pg_current_wal_insert_lsn", Answers::OutOfRecovery, "pg_catalog.pg_current_wal_insert_lsn()::text"),
+    ("pg_current_wal_flush_lsn", Answers::OutOfRecovery, "pg_catalog.pg_current_wal_flush_lsn()::text"),
+    ("pg_walfile_name", Answers::OutOfRecovery, "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"),
 ];
 
 /// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, external routine, internal.
 const REFUSALS: [&str; 4] = ["0A", "42", "38", "XX"];
 
-/// What a server offers; found out once per server and run, and good for both roles.
+/// What a server offers in the role that it has; found out once per connection and role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Catalogue {
     columns: BTreeSet<(String, String)>,
     skipped: BTreeMap<&'static str, String>,
 }
 
+impl Answers {
+    fn statement(self, expression: &str) -> String {
+        let condition = match self {
+            Answers::Always => "true",
+            Answers::InRecovery => "pg_catalog.pg_is_in_recovery()",
+            Answers::OutOfRecovery => "NOT pg_catalog.pg_is_in_recovery()",
+        };
+        format!("SELECT CASE WHEN {condition} THEN {expression} END")
+    }
+}
+
 impl Catalogue {
-    /// Reads the catalogue and tries every doubtful function once.
+    /// Reads the catalogue and tries once every doubtful function that answers in the server's role.
     ///
     /// # Errors
     /// The server's, other than its refusal of a single function.
@@ -45,10 +64,10 @@ impl Catalogue {
         let rows = client.query_typed(sql, &[(&views, Type::TEXT_ARRAY)]).await?;
         let columns = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, Error>>()?;
         let mut skipped = BTreeMap::new();
-        for (function, sql) in FUNCTIONS {
-            let Err(error) = client.batch_execute(sql).await else { continue };
+        for (function, answers, expression) in FUNCTIONS {
+            let Err(error) = client.batch_execute(&answers.statement(expression)).await else { continue };
             let Some(db) = error.as_db_error() else { return Err(error) };
-            // A function that answers only in or only out of recovery will answer when the role is right.
+            // The server was promoted between the two.
             if *db.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
                 continue;
             }

@@ -11,9 +11,9 @@ use tokio_postgres::{Client, Error, Row};
 
 use super::Stream;
 
-/// The size from which a writer stops beating and says so [bytes]: a healthy table of a hundred origins has 4 MB, so something keeps
-/// vacuum from cleaning up.
-pub const TABLE_BYTES_MAX: i64 = 64 << 20;
+/// The size from which a writer stops beating and says so [bytes]: a healthy table of a hundred origins has 4 MB. Vacuum cannot keep up
+/// then (an old snapshot, a forgotten slot with `hot_standby_feedback`), and beating on would make it worse.
+pub const TABLE_BYTES_MAX: i64 = 8 << 20;
 
 /// The newest beat of one incarnation and stream that the reader has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,8 @@ pub struct Beats {
     pub unreadable: u64,
 }
 
-/// Reads every beat that is newer than its mark, and every beat without one.
+/// Reads the beats that are newer than their marks and those without one: all of a healthy table's, and of a table that somebody filled
+/// no more than memory is there for.
 ///
 /// # Errors
 /// The server's; on a standby a recovery conflict among them.
@@ -47,7 +48,7 @@ pub async fn read_newer(client: &Client, marks: &[Mark]) -> Result<Beats, Error>
                SELECT FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) \
                AS mark (origin, incarnation, stream, seq) \
                WHERE mark.origin = beat.origin AND mark.incarnation = beat.incarnation AND mark.stream = beat.stream \
-               AND mark.seq >= beat.seq) ORDER BY origin, incarnation, stream, seq";
+               AND mark.seq >= beat.seq) ORDER BY origin, incarnation, stream, seq LIMIT 4096";
     let origins: Vec<&str> = marks.iter().map(|mark| mark.origin.as_str()).collect();
     let incarnations: Vec<i64> = marks.iter().map(|mark| mark.incarnation.0).collect();
     let streams: Vec<&str> = marks.iter().map(|mark| mark.stream.as_str()).collect();
@@ -76,7 +77,7 @@ fn decode(row: &Row) -> Result<Option<(Stream, BeatRow)>, Error> {
     let previous: Option<i64> = row.try_get(7)?;
     let values = || {
         let wall_ns = wall.duration_since(UNIX_EPOCH).ok()?.as_nanos();
-        let raw = |ns: i64| u64::try_from(ns).ok().map(RawNanos);
+        let raw = |ns: i64| u64::try_from(ns).ok().and_then(RawNanos::from_outside);
         Some((origin.parse::<NodeName>().ok()?, Stream::from_column(stream)?, u64::try_from(wall_ns).ok()?, raw))
     };
     let Some((origin, stream, wall_ns, raw)) = values() else { return Ok(None) };

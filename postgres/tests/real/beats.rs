@@ -220,7 +220,8 @@ async fn foreign_rows_are_counted() {
     server.run(&bootstrap_sql(&BootstrapOptions::default())).await;
     let writer = Writer::start(&server, "ny", 1).await;
     writer.beat(Stream::Beat, 1).await.unwrap();
-    for (set, condition) in [("layout = 9", "seq = 1"), ("origin = 'No Name'", "seq = 1")] {
+    let nonsense = "layout = 1, origin = 'ny', sent_raw_ns = 9223372036854775807";
+    for (set, condition) in [("layout = 9", "seq = 1"), ("origin = 'No Name'", "seq = 1"), (nonsense, "seq = 1")] {
         server
             .run(&format!(
                 "INSERT INTO lagmesh.beat SELECT * FROM lagmesh.beat WHERE false; UPDATE lagmesh.beat SET {set} WHERE {condition}"
@@ -230,4 +231,20 @@ async fn foreign_rows_are_counted() {
         assert_eq!((beats.rows.len(), beats.unreadable), (0, 1), "{set}");
         server.run("UPDATE lagmesh.beat SET layout = 1").await;
     }
+}
+
+/// A table that somebody filled costs a reader bounded memory.
+#[tokio::test]
+async fn a_poll_is_bounded() {
+    let server = Server::start(&Settings::default());
+    server.run(&bootstrap_sql(&BootstrapOptions::default())).await;
+    let writer = Writer::start(&server, "ny", 1).await;
+    writer.beat(Stream::Beat, 1).await.unwrap();
+    let columns = "stream, slot, seq, clock_epoch, sent_raw_ns, sent_wall, previous_acknowledged_raw_ns, system_identifier, timeline, lsn, layout";
+    let filled = format!(
+        "INSERT INTO lagmesh.beat (origin, incarnation, {columns}) SELECT 'other', n, {columns} FROM lagmesh.beat, generate_series(1, 5000) AS n WHERE seq = 1"
+    );
+    server.run(&filled).await;
+    let beats = layout::read_newer(writer.connection.client(), &[]).await.unwrap();
+    assert_eq!(beats.rows.len(), 4096);
 }

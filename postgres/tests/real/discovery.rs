@@ -58,6 +58,10 @@ async fn writer_and_standby() {
     assert_eq!((sender.state.as_str(), sender.sync_state.as_deref()), ("streaming", Some("async")));
     assert!(sender.flushed.unwrap() <= ahead.inserted.unwrap() && ahead.flushed.unwrap() <= ahead.inserted.unwrap());
     assert!(sender.replayed.unwrap() > Lsn(0) && sender.reply_age_ns.is_some());
+
+    for (server, which) in [(&primary, "writer"), (&replica, "standby")] {
+        assert_eq!(server.errors(), Vec::<String>::new(), "looking at the {which} must leave no error in its log");
+    }
 }
 
 /// Without `pg_monitor` what is hidden is reported as a missing grant; nothing of it turns into a number.

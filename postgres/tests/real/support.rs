@@ -63,6 +63,12 @@ impl Server {
         Server { folder, port }
     }
 
+    /// The errors in the server's log so far.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.path().join("log")).expect("the server's log");
+        log.lines().filter(|line| line.contains("ERROR:")).map(str::to_owned).collect()
+    }
+
     fn up(&self) {
         let options = format!("-p {} -k {} -c listen_addresses=127.0.0.1", self.port, self.sockets().display());
         let log = self.path().join("log");
