@@ -60,7 +60,7 @@ impl Links {
     pub fn new(fleet: &Fleet, region: &RegionName) -> Links {
         let track = |peer: &lagmesh_model::fleet::Region| {
             let kinds = [(ProbeKind::Stamp, true), (ProbeKind::Icmp, fleet.mesh.icmp), (ProbeKind::Tcp, fleet.mesh.tcp)];
-            let window = |kind| Window::new(kind, fleet.mesh.interval, fleet.mesh.give_up);
+            let window = |kind| Window::new(kind, fleet.mesh.interval_of(kind), fleet.mesh.give_up);
             let flows = |agent: &lagmesh_model::fleet::Agent| (agent.name.clone(), vec![None; usize::from(fleet.mesh.flows)]);
             let track = Track {
                 peer: peer.name.clone(),
@@ -242,7 +242,7 @@ impl Track {
                 window.p99(now).map_or(mesh.deadline, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN).min(mesh.deadline));
             // Our own stall is no silence of theirs: the wait begins anew after it.
             let waited_since = self.stalled_at.map_or(newest, |stalled_at| stalled_at.max(newest));
-            if age_of(waited_since, now) <= mesh.interval * 2 + patience {
+            if age_of(waited_since, now) <= mesh.interval_of(window.kind()) * 2 + patience {
                 Voice::Answers(age_of(newest, now))
             } else {
                 Voice::Silent

@@ -17,6 +17,7 @@ pub use error::{FleetError, FleetErrors};
 
 use crate::ids::{AgentName, ClusterName, CollectorName, NodeHash, NodeName, RegionName};
 use crate::physics::Coordinates;
+use crate::state::ProbeKind;
 
 /// The most source ports per peer: more would cost packets and find no more parallel paths.
 pub const FLOWS_MAX: u16 = 64;
@@ -24,6 +25,14 @@ pub const FLOWS_MAX: u16 = 64;
 pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The shortest interval between two beats: each is a commit on the customer's writer.
 pub const BEAT_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// The longest interval between two beats: the session that beats holds the election, and the server ends it after 30 s without a beat.
+pub const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// The shortest interval between two probes of the other kinds: each TCP connection costs the database a process.
+pub const OPINION_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest wait for an answer: everything that is out is remembered for so long.
+pub const GIVE_UP_MAX: Duration = Duration::from_secs(60);
+/// The shortest interval between two summaries: each is a transaction on the disk and a request to every collector.
+pub const EXPORT_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The longest duration that the fleet file may hold: beyond it stands a slip of the pen.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -114,7 +123,7 @@ pub struct Mesh {
     pub interval: Duration,
     /// A reply later than this is late.
     pub deadline: Duration,
-    /// A probe without a reply for this long is lost; not below `deadline`.
+    /// A probe without a reply for this long is lost; not below `deadline`, at most [`GIVE_UP_MAX`].
     pub give_up: Duration,
     /// Whether ICMP echo is sent too.
     pub icmp: bool,
@@ -124,6 +133,21 @@ pub struct Mesh {
     pub loss_enter: f64,
     /// Loss below this ends it [ratio, below `loss_enter`].
     pub loss_exit: f64,
+}
+
+impl Mesh {
+    /// What a packet between agents takes without a mesh key, both ways: base packet, clock, records [octets of UDP payload].
+    pub const PACKET_LENGTH: usize = 244;
+    /// The same with a mesh key: the longer base packet, and the HMAC of what follows it [octets of UDP payload].
+    pub const PACKET_LENGTH_WITH_KEY: usize = 332;
+
+    /// The time between two probes of a kind: of one flow for STAMP, of one peer for the others.
+    pub fn interval_of(&self, kind: ProbeKind) -> Duration {
+        match kind {
+            ProbeKind::Stamp => self.interval,
+            ProbeKind::Icmp | ProbeKind::Tcp => self.interval.max(OPINION_INTERVAL_MIN),
+        }
+    }
 }
 
 impl Default for Mesh {

@@ -16,6 +16,14 @@ pub struct Epoch(pub u64);
 pub struct RawNanos(pub u64);
 
 impl RawNanos {
+    /// Stamps from here on are nonsense: 146 years of uptime. Below it no sum or difference of two stamps and an offset overflows.
+    pub const END: RawNanos = RawNanos(1 << 62);
+
+    /// A stamp that came from outside; `None` if it is nonsense.
+    pub fn from_outside(ns: u64) -> Option<RawNanos> {
+        (ns < RawNanos::END.0).then_some(RawNanos(ns))
+    }
+
     /// Signed nanoseconds from `earlier` to `self`; negative if `earlier` is in fact later.
     pub fn since_ns(self, earlier: RawNanos) -> i64 {
         self.0.wrapping_sub(earlier.0).cast_signed()

@@ -7,7 +7,7 @@ use lagmesh_model::beat::{Announcement, BeatId, BeatTimes, Incarnation, Sequence
 use lagmesh_model::position::{Position, SystemIdentifier};
 use lagmesh_model::state::{NodeState, WriteOutcome};
 use lagmesh_model::time::Reading;
-use lagmesh_postgres::layout::{self, Need, NewBeat, Stream};
+use lagmesh_postgres::layout::{self, Need, NewBeat, Stream, TABLE_BYTES_MAX};
 use lagmesh_postgres::{Connection, QueryError};
 
 use crate::database::health::{Condition, Part};
@@ -20,9 +20,6 @@ use crate::measurement::{NodeNews, Write};
 const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the size of the table is looked at.
 const SIZE_EVERY: Duration = Duration::from_secs(30);
-/// The size from which the table is called bloated [bytes]: a hundred origins need 4 MB. Vacuum cannot keep up then (an old snapshot,
-/// a forgotten slot with `hot_standby_feedback`), and beating on would make it worse.
-const TABLE_BYTES_MAX: i64 = 8 << 20;
 
 /// Beats on the node until something fails.
 pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
@@ -41,6 +38,8 @@ async fn beating(site: &Site, system: SystemIdentifier) -> Result<(), Trouble> {
         return Err(Trouble::layout(&finding));
     }
     await_election(site, &connection).await?;
+    // Before the first write: starting again and again must not make a bloated table grow.
+    check_size(site, &connection).await?;
     let incarnation = Incarnation((random_seed() >> 1).cast_signed().max(1));
     site.query(&connection, "insert own rows", layout::insert_rows(client, &site.node, incarnation, Stream::Beat)).await?;
     let superseded = layout::delete_superseded(client, &site.node, incarnation);
@@ -82,7 +81,7 @@ impl Writer<'_> {
             self.site.sleep_until(schedule.due()).await;
             let now = self.site.clock().now();
             if now.raw >= size_due {
-                self.check_size().await?;
+                check_size(self.site, self.connection).await?;
                 size_due = now.raw.after(SIZE_EVERY);
             }
             if !self.beat().await? {
@@ -146,20 +145,20 @@ impl Writer<'_> {
     fn tell(&self, announcement: Option<Announcement>, outcome: WriteOutcome, sent: Reading, ended: Reading) {
         self.site.tell_of(ended, NodeNews::Written(Write { announcement, outcome, took: took(sent, ended) }));
     }
+}
 
-    async fn check_size(&self) -> Result<(), Trouble> {
-        let size =
-            self.site.query(self.connection, "measure the heartbeat table", layout::table_size(self.connection.client())).await?;
-        if size.bytes <= TABLE_BYTES_MAX {
-            return Ok(());
-        }
-        let why = format!(
-            "lagmesh.beat has grown to {} bytes (limit {TABLE_BYTES_MAX}), so no more beats are written: find the old snapshot or slot that \
-             keeps vacuum from cleaning up (pg_stat_activity.backend_xmin, pg_replication_slots.xmin), then VACUUM FULL lagmesh.beat",
-            size.bytes
-        );
-        Err(Trouble::new(NodeState::Hanging, why))
+/// Whether the table is small enough to beat on.
+async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble> {
+    let size = site.query(connection, "measure the heartbeat table", layout::table_size(connection.client())).await?;
+    if !size.over_cap() {
+        return Ok(());
     }
+    let why = format!(
+        "lagmesh.beat has grown to {} bytes (limit {TABLE_BYTES_MAX}), so no more beats are written: find the old snapshot or slot that \
+         keeps vacuum from cleaning up (pg_stat_activity.backend_xmin, pg_replication_slots.xmin), then VACUUM FULL lagmesh.beat",
+        size.bytes
+    );
+    Err(Trouble::new(NodeState::Hanging, why))
 }
 
 /// How long a write took; not known if the clock began a new epoch meanwhile.

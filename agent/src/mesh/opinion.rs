@@ -77,8 +77,8 @@ pub fn start(context: &MeshContext, supervisor: &mut Supervisor) {
     let opinion = |peer: &RegionName, kind: ProbeKind| Opinion {
         peer: peer.clone(),
         kind,
-        timing: Timing { interval: mesh.interval, deadline: mesh.deadline, give_up: mesh.give_up },
-        phase: phase(&[context.agent.as_str(), peer.as_str(), kind.as_str()], mesh.interval),
+        timing: Timing { interval: mesh.interval_of(kind), deadline: mesh.deadline, give_up: mesh.give_up },
+        phase: phase(&[context.agent.as_str(), peer.as_str(), kind.as_str()], mesh.interval_of(kind)),
         clock: context.clock.clone(),
         observations: context.observations.clone(),
     };

@@ -1,6 +1,6 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
-use lagmesh_model::fleet::Fleet;
+use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
@@ -18,7 +18,14 @@ use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, NtpTime, Reply, Reque
 use crate::mesh::tlv::{self, AgentHash, Body, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
 
 /// The longest packet of ours [octets].
-pub const PACKET_MAX: usize = 112 + 2 * HEADER_LENGTH + CLOCK_LENGTH + RECORDS_LENGTH + HMAC_TLV_LENGTH;
+pub const PACKET_MAX: usize = Mesh::PACKET_LENGTH_WITH_KEY;
+/// What follows the base packet, but for the HMAC [octets].
+const EXTENSIONS_LENGTH: usize = 2 * HEADER_LENGTH + CLOCK_LENGTH + RECORDS_LENGTH;
+const _: () = assert!(
+    Mode::Unauthenticated.base_length() + EXTENSIONS_LENGTH == Mesh::PACKET_LENGTH
+        && Mode::Authenticated.base_length() + EXTENSIONS_LENGTH + HMAC_TLV_LENGTH == Mesh::PACKET_LENGTH_WITH_KEY,
+    "the lengths that the fleet's costs are reckoned with are those of the codec"
+);
 /// For how many intervals a refusal counts.
 const REFUSAL_INTERVALS: u64 = 3;
 

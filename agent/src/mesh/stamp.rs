@@ -37,7 +37,7 @@ pub enum Mode {
 
 impl Mode {
     /// The length of the base packet [octets]; anything shorter is no STAMP packet of this mode.
-    pub fn base_length(self) -> usize {
+    pub const fn base_length(self) -> usize {
         match self {
             Mode::Unauthenticated => 44,
             Mode::Authenticated => 112,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::DURATION_MAX;
 use super::error::{FleetError, FleetErrors, nearest};
 
 /// Proof that an error was told; nothing more needs to be said about the value.
@@ -228,8 +227,8 @@ impl<'a> Section<'a> {
     }
 
     /// A duration as text, not below `least` and never zero.
-    pub(super) fn duration(&self, key: &str, least: Duration, default: Duration) -> Found<Duration> {
-        Ok(self.get(key, |value| duration(value, least))?.unwrap_or(default))
+    pub(super) fn duration(&self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Found<Duration> {
+        Ok(self.get(key, |value| duration(value, &range))?.unwrap_or(default))
     }
 }
 
@@ -254,15 +253,15 @@ pub(super) fn number(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Result<
     number.ok_or_else(|| format!("{written} is outside {} to {}", range.start(), range.end()))
 }
 
-fn duration(value: &DeValue<'_>, least: Duration) -> Result<Duration, String> {
+fn duration(value: &DeValue<'_>, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     const HOW: &str = "write a duration in quotes, such as \"5s\" or \"250ms\"";
     let written = value.as_str().ok_or_else(|| format!("must be a duration, not {}; {HOW}", kind(value)))?;
     let duration = humantime::parse_duration(written).map_err(|_| format!("{written:?} is no duration; {HOW}"))?;
     if duration.is_zero() {
         return Err("must be longer than zero".to_owned());
     }
-    if duration < least || duration > DURATION_MAX {
-        let (least, most) = (humantime::format_duration(least), humantime::format_duration(DURATION_MAX));
+    if !range.contains(&duration) {
+        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
         return Err(format!("{written:?} is outside {least} to {most}"));
     }
     Ok(duration)

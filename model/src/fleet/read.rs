@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::document::{Document, Found, Reported, Section, number, parsed, text};
 use super::error::{FleetErrors, nearest};
 use super::{
-    Address, Agent, BEAT_INTERVAL_MIN, Cluster, Collector, Export, FLOWS_MAX, Fleet, Judge, Mesh, Node, PROBE_INTERVAL_MIN,
-    Region, Replication, Url, dsn,
+    Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector, DURATION_MAX, EXPORT_INTERVAL_MIN, Export,
+    FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
 };
 use crate::ids::{AgentName, RegionName};
 use crate::physics::Coordinates;
 
-/// Durations that need no other lower end may be as short as they can be written.
-const ANY: Duration = Duration::ZERO;
+/// Durations without other bounds.
+const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 
 // The keys of each table.
 const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
@@ -151,7 +152,7 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
     let mut read = |section: &Section<'_>| {
         let name = names.name(section);
         let lag_objective = section.duration("lag_objective", ANY, Cluster::LAG_OBJECTIVE);
-        let beat_interval = section.duration("beat_interval", BEAT_INTERVAL_MIN, Cluster::BEAT_INTERVAL);
+        let beat_interval = section.duration("beat_interval", BEAT_INTERVAL_MIN..=BEAT_INTERVAL_MAX, Cluster::BEAT_INTERVAL);
         let writers_max = section.integer("writers_max", 1..=u64::MAX, Cluster::WRITERS_MAX);
         let nodes = section.sections("node", NODE);
         if section.has_none("node") {
@@ -208,9 +209,9 @@ fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
 fn mesh(section: &Section<'_>) -> Found<Mesh> {
     let default = Mesh::default();
     let flows = section.integer("flows", 1..=u64::from(FLOWS_MAX), u64::from(default.flows));
-    let interval = section.duration("interval", PROBE_INTERVAL_MIN, default.interval);
+    let interval = section.duration("interval", PROBE_INTERVAL_MIN..=DURATION_MAX, default.interval);
     let deadline = section.duration("deadline", ANY, default.deadline);
-    let give_up = section.duration("give_up", ANY, default.give_up);
+    let give_up = section.duration("give_up", Duration::ZERO..=GIVE_UP_MAX, default.give_up);
     let (icmp, tcp) = (section.switch("icmp", default.icmp), section.switch("tcp", default.tcp));
     let ratio = |key, default| Ok(section.get(key, |value| number(value, 0.0..=1.0))?.unwrap_or(default));
     let (loss_enter, loss_exit) = (ratio("loss_enter", default.loss_enter), ratio("loss_exit", default.loss_exit));
@@ -242,7 +243,7 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
 
 fn export(section: &Section<'_>) -> Found<Export> {
     let default = Export::default();
-    let interval = section.duration("interval", ANY, default.interval);
+    let interval = section.duration("interval", EXPORT_INTERVAL_MIN..=DURATION_MAX, default.interval);
     let spool_bytes_max = section.integer("spool_bytes_max", 1..=u64::MAX, default.spool_bytes_max);
     let spool_age_max = section.duration("spool_age_max", ANY, default.spool_age_max);
     Ok(Export { interval: interval?, spool_bytes_max: spool_bytes_max?, spool_age_max: spool_age_max? })

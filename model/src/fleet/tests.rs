@@ -199,7 +199,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "\"app\"\n[[cluster.node]]",
         "\"app\"\nbeat_interval = \"1ms\"\n[[cluster.node]]",
-        "fleet.toml:17: cluster.beat_interval: \"1ms\" is outside 50ms to 1year 18h",
+        "fleet.toml:17: cluster.beat_interval: \"1ms\" is outside 50ms to 10s",
     ),
     (
         "\"app\"\n[[cluster.node]]",
@@ -266,6 +266,8 @@ fn sections() {
         ("[mesh]\ndeadline = \"20s\"", "fleet.toml:2: mesh.give_up: 10s must not be below deadline (20s)"),
         ("[mesh]\nloss_exit = 0.01", "fleet.toml:2: mesh.loss_exit: 0.01 must be below loss_enter (0.01)"),
         ("[mesh]\n\nloss_enter = 0.001", "fleet.toml:3: mesh.loss_exit: 0.005 must be below loss_enter (0.001)"),
+        ("[mesh]\ngive_up = \"2min\"", "fleet.toml:2: mesh.give_up: \"2min\" is outside 0s to 1m"),
+        ("[export]\ninterval = \"1ms\"", "fleet.toml:2: export.interval: \"1ms\" is outside 100ms to 1year 18h"),
         ("[mesh]\nloss_enter = 1.5", "fleet.toml:2: mesh.loss_enter: 1.5 is outside 0 to 1"),
         ("[export]\nspool_bytes_max = 0", "fleet.toml:2: export.spool_bytes_max: 0 is below 1"),
         ("[export]\nspool_age_max = \"99years\"", "fleet.toml:2: export.spool_age_max: \"99years\" is outside 0s to 1year 18h"),
