@@ -87,10 +87,10 @@ impl Judge {
             let is_missing = matches!(poll.finding, Finding::Missing(_));
             let why = if blind {
                 hysteresis.wait(passed);
-                "stale: no agent at all reports to this collector, so the last state stands".to_owned()
+                standing(hysteresis.state(), "no agent at all reports to this collector")
             } else if waking && is_missing {
                 hysteresis.wait(passed);
-                format!("stale: {}; the collector has just started", poll.finding.why())
+                standing(hysteresis.state(), &format!("{}; the collector has just started", poll.finding.why()))
             } else {
                 hysteresis.step(&poll.finding, passed, &fleet.judge)
             };
@@ -110,4 +110,9 @@ impl Judge {
         let passed = same_epoch.and_then(|last| now.raw.checked_since(last.raw));
         passed.map_or(Duration::ZERO, |passed| passed.min(STEP_MAX))
     }
+}
+
+/// Why a state is what it is although nothing is known now.
+fn standing(state: RegionState, why: &str) -> String {
+    if state == RegionState::Unknown { why.to_owned() } else { format!("{why}, so the last state stands") }
 }

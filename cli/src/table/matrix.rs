@@ -1,6 +1,7 @@
 //! Regions against regions: round-trip time, loss and state of every link.
 
 use lagmesh_model::ids::RegionName;
+use lagmesh_model::known::Known;
 use lagmesh_model::state::{LinkState, ProbeKind};
 use lagmesh_model::status::Link;
 
@@ -42,6 +43,14 @@ fn shown(region: &RegionName, peer: &RegionName, links: &[Link], notes: &mut Not
     };
     if link.state != LinkState::Ok {
         notes.add(&name, &link.why);
+    }
+    if link.state == LinkState::Unknown {
+        // What was measured within the last minute says nothing about a link of which nothing is known now.
+        let rtt = match link.rtt(ProbeKind::Stamp) {
+            Known::Known { value } | Known::Stale { value, .. } => format!("was {}", seconds(value.p50_s)),
+            Known::Unknown { .. } => "unknown".to_owned(),
+        };
+        return Shown { rtt: Cell::new(rtt, Tone::Dim), loss: "—".to_owned(), state: state_cell(link.state) };
     }
     let rtt = notes.cell(&name, "round trip", &link.rtt(ProbeKind::Stamp), |quantiles| seconds(quantiles.p50_s));
     let stamp = link.kinds.iter().find(|kind| kind.kind == ProbeKind::Stamp).filter(|kind| kind.settled > 0);

@@ -4,7 +4,6 @@ use lagmesh_model::known::Known;
 
 use super::Style;
 use super::grid::{Cell, Tone, wrap};
-use super::units::span;
 
 /// Reasons in the order in which they came up.
 #[derive(Debug, Default)]
@@ -62,7 +61,8 @@ impl Notes {
     ) -> Cell {
         match value {
             Known::Known { value } => Cell::plain(show(value)),
-            Known::Stale { value, age_s } => Cell::new(format!("{} ({} old)", show(value), span(*age_s)), Tone::Dim),
+            // How old it is stands beside it as the age of the evidence, or below as the reason.
+            Known::Stale { value, .. } => Cell::new(format!("was {}", show(value)), Tone::Dim),
             Known::Unknown { why } => {
                 self.add_part(subject, part, why);
                 Cell::new("unknown", Tone::Dim)

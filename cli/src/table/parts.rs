@@ -34,9 +34,13 @@ pub(super) fn replications(replications: &[Replication], style: Style) -> String
     or_none(&grid, "no replication link is known", style) + &notes.render(style)
 }
 
-/// An estimate and half the width of its interval.
+/// An estimate and half the width of its interval; where the error is larger only the upper end means something.
 fn within(value: &Seconds) -> String {
-    format!("{} ± {}", seconds(value.estimate_s), seconds((value.upper_s - value.lower_s) / 2.0))
+    let error_s = (value.upper_s - value.lower_s) / 2.0;
+    if value.upper_s > 0.0 && error_s >= value.estimate_s.abs() {
+        return format!("at most {}", seconds(value.upper_s));
+    }
+    format!("{} ± {}", seconds(value.estimate_s), seconds(error_s))
 }
 
 /// An estimate and its upper end: between two reports the estimate does not stand in the middle.

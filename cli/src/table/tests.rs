@@ -184,6 +184,17 @@ fn colors() {
     assert!(colored.contains("\x1b[32mHEALTHY"), "{colored:?}");
 }
 
+/// A number of the last minute is not the present of a link that is unknown now.
+#[test]
+fn unknown_links_have_a_past() {
+    let mut status = status();
+    status.links[0] =
+        Link { state: LinkState::Unknown, why: "not measured".to_owned(), ..link("new-york", "dublin", 0.071_2, 0) };
+    let shown = fleet(&status, Style { color: true, width: None });
+    assert!(shown.contains("\x1b[2mwas 71.2 ms\x1b[0m"), "{shown}");
+    assert!(!shown.contains("0 %  unknown"), "{shown}");
+}
+
 /// A verdict that only stands is not shown as the present, and one of this moment has no digits.
 #[test]
 fn verdicts() {
@@ -195,6 +206,21 @@ fn verdicts() {
     assert!(shown.contains("HEALTHY just now\x1b[0m"), "{shown}");
     assert!(shown.contains("\x1b[33mHEALTHY, stale\x1b[0m"), "{shown}");
     assert!(shown.contains("dublin (reads): stale: no agent at all reports"), "{shown}");
+}
+
+/// A lag within its own error has no digits of an estimate; one that is wholly negative is a contradiction and shown as it is.
+#[test]
+fn lag_within_its_error() {
+    for (lower_s, upper_s, text) in [
+        (-0.002, 0.003, "  at most 3.00 ms  "),
+        (0.001, 0.003, "  2.00 ms ± 1.00 ms  "),
+        (-0.003, -0.001, "  -2.00 ms ± 1.00 ms  "),
+    ] {
+        let mut status = status();
+        status.replications[0].lag = Known::known(Seconds { lower_s, estimate_s: (lower_s + upper_s) / 2.0, upper_s });
+        let shown = fleet(&status, Style::PLAIN);
+        assert!(shown.contains(text), "{shown}");
+    }
 }
 
 /// What is unknown never shows as a number: a status without any evidence has no digit but those of its head and counts.

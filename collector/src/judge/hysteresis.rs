@@ -108,7 +108,7 @@ impl Hysteresis {
             (S::Suspect | S::Down, Finding::Good(_) | Finding::Degraded(_)) => {
                 format!("seen again for {}: {now}", of(self.spans.there, after.recover_after))
             }
-            (S::Down | S::Recovering, Finding::Missing(_)) => format!("stale: {now}, so the last state stands"),
+            (S::Down | S::Recovering, Finding::Missing(_)) => format!("{now}, so the last state stands"),
             (S::Recovering, Finding::Good(_)) => format!("back for {}: {now}", of(self.spans.good, after.recovered_after)),
             _ => now.to_owned(),
         }

@@ -100,11 +100,12 @@ function bytes(value) {
 function age(known) {
   const seconds = known.is === "known" ? known.value : known.is === "stale" ? known.age_s : null;
   if (seconds === null) return el("span", { class: "age late", title: known.why }, "never reported");
-  return el("span", { class: known.is === "known" ? "age" : "age late", "data-age": seconds, title: "age of the newest evidence" }, ago(seconds));
+  return el("span", { class: known.is === "known" ? "age" : "age late", "data-age": seconds,
+    "data-steps": known.is === "known", title: "age of the newest evidence" }, ago(seconds, known.is === "known"));
 }
-function ago(seconds) {
-  if (seconds < 5) return "just now";
-  return `${span(seconds < 60 ? Math.floor(seconds / 5) * 5 : seconds)} ago`;
+function ago(seconds, inSteps) {
+  if (!inSteps) return `${span(seconds)} ago`;
+  return seconds < 5 ? "just now" : `${span(Math.floor(seconds / 5) * 5)} ago`;
 }
 const since = (seconds) => (seconds < 1 ? "just now" : `for ${coarse(seconds)}`);
 
@@ -198,16 +199,18 @@ function cell(link) {
   const [level] = look(LINK, link.state);
   const stamp = link.kinds.find((one) => one.kind === "stamp");
   const rtt = stamp ? stamp.rtt : { is: "unknown", why: "not probed" };
-  const unknown = link.state === "unknown" || !isKnown(rtt);
-  const classes = [level === "ok" ? "" : level, unknown && level !== "loud" ? "hatched" : ""].join(" ").trim();
+  // What was measured within the last minute says nothing about a link of which nothing is known now.
+  const current = isKnown(rtt) && link.state !== "unknown";
+  const was = link.state === "unknown" || rtt.is === "stale" ? rtt.value : null;
+  const classes = [level === "ok" ? "" : level, !current && level !== "loud" ? "hatched" : ""].join(" ").trim();
   const title = [`${link.region} → ${link.peer}: ${link.state}`, link.why, ...link.kinds.map(kindWords), clockWords(link)].filter(Boolean).join("\n");
   return el("td", { class: classes || null, title, "data-region": link.region, "data-peer": link.peer, "data-state": link.state,
-    "data-rtt-s": isKnown(rtt) ? rtt.value.p50_s : null },
-    isKnown(rtt) ? number(rtt.value.p50_s, "big") : el("div", { class: "big none" }, link.state === "unknown" ? mark(LINK, "unknown") : "no answer"),
-    el("div", { class: "sub" }, isKnown(rtt) ? el("span", {}, "p99 ", words(rtt.value.p99_s)) : null,
-      isKnown(rtt) && link.floor_s ? el("span", { title: `light in fibre needs ${words(link.floor_s)}` }, `${(rtt.value.min_s / link.floor_s).toFixed(2)}× floor`) : null,
-      rtt.is === "stale" ? el("span", {}, "was ", words(rtt.value.p50_s)) : null),
-    el("div", { class: "cellstate" }, isKnown(rtt) || link.state !== "unknown" ? mark(LINK, link.state, stateWords(link, stamp)) : null,
+    "data-rtt-s": current ? rtt.value.p50_s : null },
+    current ? number(rtt.value.p50_s, "big") : el("div", { class: "big none" }, link.state === "unknown" ? mark(LINK, "unknown") : "no answer"),
+    el("div", { class: "sub" }, current ? el("span", {}, "p99 ", words(rtt.value.p99_s)) : null,
+      current && link.floor_s ? el("span", { title: `light in fibre needs ${words(link.floor_s)}` }, `${(rtt.value.min_s / link.floor_s).toFixed(2)}× floor`) : null,
+      was ? el("span", {}, "was ", words(was.p50_s)) : null),
+    el("div", { class: "cellstate" }, link.state !== "unknown" ? mark(LINK, link.state, stateWords(link, stamp)) : null,
       isKnown(link.evidence_age_s) ? null : age(link.evidence_age_s)),
     link.state === "unknown" ? el("div", { class: "reason" }, link.why) : !isKnown(rtt) && link.state !== "down" ? el("div", { class: "reason" }, why(rtt)) : null);
 }
@@ -267,10 +270,11 @@ function lagRow(row, cluster) {
     el("td", { "data-label": "evidence" }, age(row.evidence_age_s)));
 }
 
-// An estimate with its error; where it cannot be told from nothing only the upper end means something.
+// An estimate with its error; where the error is larger only the upper end means something.
 function within({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {
-  if (lower <= 0) return [number(upper, "lagnum num"), el("div", { class: "dim" }, "at most")];
-  return [number(estimate, "lagnum num"), el("div", { class: "dim" }, `± ${words((upper - lower) / 2)}`)];
+  const error = (upper - lower) / 2;
+  if (upper > 0 && error >= Math.abs(estimate)) return el("span", { class: "lagnum num", title: `between ${words(lower)} and ${words(upper)}` }, "≤ ", number(upper, "num"));
+  return [number(estimate, "lagnum num"), el("div", { class: "dim" }, `± ${words(error)}`)];
 }
 
 function staleness(row) {
@@ -399,8 +403,10 @@ function draw() {
 function tick() {
   const passed = receivedAt === null ? null : (performance.now() - receivedAt) / 1000;
   if (passed !== null) {
-    for (const node of document.querySelectorAll("[data-age]")) node.textContent = ago(Number(node.dataset.age) + passed);
-    for (const node of document.querySelectorAll("[data-for]")) node.textContent = since(Number(node.dataset.for) + passed);
+    for (const node of document.querySelectorAll("[data-age]")) node.textContent = ago(Number(node.dataset.age) + passed, "steps" in node.dataset);
+    // What is not seen any more does not last any longer.
+    const lasted = Math.min(passed, STALE_MS / 1000);
+    for (const node of document.querySelectorAll("[data-for]")) node.textContent = since(Number(node.dataset.for) + lasted);
     for (const node of document.querySelectorAll("[data-grows]")) node.textContent = words(Number(node.dataset.grows) + passed);
   }
   const stale = passed === null ? failure !== null : passed * 1000 > STALE_MS;
@@ -418,8 +424,8 @@ function tick() {
 function trouble(passed, stale) {
   if (stale && passed === null) return `The collector does not answer (${failure}). Nothing is known.`;
   if (stale) return `The collector has not answered for ${span(passed)} (${failure || "no answer"}). What stands below is the past.`;
-  const blind = status && status.regions_reporting === 0 && status.regions.some((region) => region.evidence_age_s.is === "stale");
-  return blind ? "No agent reports to this collector any more: it is blind. What stands below is the past." : null;
+  const ages = status && status.regions_reporting === 0 ? status.regions.map((region) => region.evidence_age_s.age_s).filter(Number.isFinite) : [];
+  return ages.length ? `No agent has reported to this collector for ${span(Math.min(...ages) + passed)}: it is blind. What stands below is the past.` : null;
 }
 
 async function refresh() {
