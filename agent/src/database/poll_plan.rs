@@ -20,6 +20,8 @@ const STEP_MIN_NS: i64 = 1_200_000;
 const GROWTH: f64 = 1.4;
 /// The longest gap while a beat is due [ns], with a quarter of the interval as the other limit.
 const GAP_MAX_NS: i64 = 100_000_000;
+/// After so many intervals without a beat a phase is no longer worth polls close together: the gaps stay at their longest.
+const OVERDUE_AFTER: i64 = 2;
 /// After so many missed intervals the origin counts as gone and costs one query per interval.
 const GONE_AFTER: i64 = 10;
 /// So many surprises in a row (arrivals outside of the range) mean that the phase has moved.
@@ -109,8 +111,8 @@ impl PollPlan {
     /// The first planned moment behind the last poll: of this cycle's range, behind it, or of the next cycle's.
     fn planned(&self, anchor: RawNanos, range: Range, started: RawNanos, ended: RawNanos) -> RawNanos {
         let since_found = self.found.map_or(0, |found| ended.since_ns(found));
-        if since_found > GONE_AFTER * self.interval_ns {
-            return later(started, self.interval_ns);
+        if since_found > OVERDUE_AFTER * self.interval_ns {
+            return later(started, self.gap_limit(ended));
         }
         // The cycle of the next beat: a beat found from the guard poll on is the one of that cycle.
         let after_found = self.found.map_or(0, |found| found.since_ns(anchor));
