@@ -43,6 +43,8 @@ pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 const OBSERVATIONS_QUEUE: usize = 16 * 1024;
 /// The summary does a round twice a second; the watchdog is not fed when it has not for this long.
 const SUMMARY_QUIET_MAX: Duration = Duration::from_secs(10);
+/// The mesh thread gets round ten times a second.
+const MESH_QUIET_MAX: Duration = Duration::from_secs(10);
 
 /// Why an agent ended other than by an orderly shutdown.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +111,8 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
 
     let (observations, queue) = Observations::queue(OBSERVATIONS_QUEUE);
     let (outbox_told, outbox) = watch::channel(Arc::new(Outbox::default()));
-    let views = mesh::start(mesh_context(&config, &clock, &observations, outbox), supervisor).context("start the mesh")?;
+    let views =
+        mesh::start(mesh_context(&config, &clock, &observations, outbox, &watchdog), supervisor).context("start the mesh")?;
     database::start(database_context(&config, &clock, &observations, outbox_told), supervisor)
         .context("start the database part")?;
 
@@ -183,6 +186,7 @@ fn mesh_context(
     clock: &Clock,
     observations: &Observations,
     outbox: watch::Receiver<Arc<Outbox>>,
+    watchdog: &Watchdog,
 ) -> MeshContext {
     MeshContext {
         fleet: config.fleet.clone(),
@@ -193,6 +197,7 @@ fn mesh_context(
         clock: clock.clone(),
         observations: observations.clone(),
         outbox,
+        progress: watchdog.register("mesh", MESH_QUIET_MAX),
     }
 }
 

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lagmesh_daemon::{Clock, Shutdown, Supervisor};
+use lagmesh_daemon::{Clock, Progress, Shutdown, Supervisor};
 use lagmesh_model::fleet::{Address, Fleet};
 use lagmesh_model::ids::{AgentName, RegionName};
 use tokio::net::UdpSocket;
@@ -70,6 +70,8 @@ pub struct MeshContext {
     pub observations: Observations,
     /// What to tell the peers.
     pub outbox: watch::Receiver<Arc<Outbox>>,
+    /// Marked as long as the thread gets round.
+    pub progress: Progress,
 }
 
 /// Starts the mesh: its thread, and a task for each second opinion. Must be called within a runtime.
@@ -84,7 +86,10 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
     supervisor.spawn_thread("mesh", move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
-        runtime.block_on(run(context, socket, &views, &shutdown))
+        let ended = runtime.block_on(run(context, socket, &views, &shutdown));
+        // A resolver that hangs must not hold up the end.
+        runtime.shutdown_background();
+        ended
     })?;
     Ok(published)
 }
@@ -95,7 +100,7 @@ async fn run(
     views: &watch::Sender<Arc<PeerView>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox } = context;
+    let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox, progress } = context;
     let socket = UdpSocket::from_std(socket).context("take over the mesh socket")?;
     tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
     let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
@@ -107,7 +112,7 @@ async fn run(
         parts.push(Box::pin(probe_peer(&shared, peer, address, listen.ip())));
     }
     parts.push(Box::pin(reflect(&shared, &socket)));
-    parts.push(Box::pin(publish(&shared, views)));
+    parts.push(Box::pin(publish(&shared, views, &progress)));
     parts.push(Box::pin(follow(&shared, outbox)));
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -116,13 +121,17 @@ async fn run(
 }
 
 /// Publishes the view while something is heard, at once if it is an announcement.
-async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>) -> anyhow::Result<()> {
+async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>, progress: &Progress) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = shared.news.notified() => {}
             () = sleep(PUBLISH_EVERY) => {}
         }
-        if let Some(view) = shared.with(|engine, now| engine.view(now.raw)) {
+        let view = shared.with(|engine, now| {
+            progress.mark(now);
+            engine.view(now.raw)
+        });
+        if let Some(view) = view {
             views.send_replace(Arc::new(view));
         }
     }

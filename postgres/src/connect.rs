@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, CancelToken, Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -103,7 +103,9 @@ impl fmt::Debug for Canceller {
 pub async fn connect(info: &ConnInfo, deadline: Duration) -> Result<Connection, ConnectError> {
     let until = Instant::now() + deadline;
     let ssl = info.ssl.clone();
-    let tls = tokio::task::spawn_blocking(move || tls::connector(&ssl)).await;
+    // A file may hang as well, on a network's disk or because it is a pipe.
+    let tls = timeout_at(until, tokio::task::spawn_blocking(move || tls::connector(&ssl))).await;
+    let tls = tls.map_err(|_| ConnectError::Timeout { address: info.hosts[0].to_string(), waited: deadline })?;
     let tls = tls.map_err(|error| ConnectError::other(&info.hosts[0], error))?.map_err(ConnectError::from)?;
     let mut found = try_hosts(info, info.target_session, &tls, until).await;
     if info.target_session == TargetSession::PreferStandby && matches!(found, Err(ConnectError::WrongSession { .. })) {

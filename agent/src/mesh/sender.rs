@@ -38,6 +38,9 @@ const RESOLVE_EVERY_DEAD: Duration = Duration::from_secs(5);
 /// How many queued errors of a socket are read at once.
 const ERRORS_AT_ONCE: usize = 16;
 
+/// How many packets of a flow are taken in before others get their turn: a flood on one socket must not silence the mesh.
+const PACKETS_AT_ONCE: usize = 16;
+
 /// What made a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StampSource {
@@ -239,9 +242,11 @@ async fn listen_one(
         if ready.is_error() {
             take_errors(shared, peer, flow, socket);
         }
-        while let Ok(length) = socket.try_recv(&mut packet) {
+        for _ in 0..PACKETS_AT_ONCE {
+            let Ok(length) = socket.try_recv(&mut packet) else { break };
             shared.with(|engine, now| engine.on_packet(peer, flow, &packet[..length], now));
         }
+        tokio::task::yield_now().await;
     }
 }
 

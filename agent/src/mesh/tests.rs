@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lagmesh_daemon::{Clock, Shutdown, Supervisor};
+use lagmesh_daemon::{Clock, Shutdown, Supervisor, Watchdog};
 use lagmesh_model::beat::Sequence;
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{Outcome, ProbeKind};
@@ -51,6 +51,7 @@ fn run(fleet: &Arc<Fleet>, region: &str, listen: SocketAddr, keys: Option<MeshKe
         clock: clock.clone(),
         observations,
         outbox: told,
+        progress: Watchdog::new().register("mesh", PATIENCE),
     };
     let views = start(context, &mut supervisor).unwrap();
     let supervisor = tokio::spawn(async move { supervisor.run(Duration::from_secs(5)).await.unwrap() });

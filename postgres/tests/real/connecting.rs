@@ -169,3 +169,17 @@ async fn dropped_connections_leave_nothing() {
     drop(connection);
     server.until(count, "0").await;
 }
+
+/// A certificate file that hangs does not hang the caller.
+#[tokio::test]
+async fn a_hanging_file_is_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("root.crt");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = format!("host=127.0.0.1 port=1 user=x dbname=x sslmode=verify-full sslrootcert={}", pipe.display());
+    let started = Instant::now();
+    let outcome = connect(&info(&text), Duration::from_millis(300)).await;
+    // Lets go of the thread that waits for someone to write.
+    drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    assert!(matches!(outcome, Err(ConnectError::Timeout { .. })) && started.elapsed() < Duration::from_secs(5), "{outcome:?}");
+}
