@@ -18,6 +18,10 @@ const COLLECTOR: &str = "http://127.0.0.1:8622";
 /// Where an agent serves, if nobody says otherwise.
 const AGENT: &str = "http://127.0.0.1:8621";
 
+const HELP_URL: &str = "The base URL of a collector or an agent [env: LAGMESH_URL] [default: http://127.0.0.1:8622]";
+const HELP_LOCAL: &str =
+    "Ask the agent on this machine, http://127.0.0.1:8621, in place of a collector; with --url an agent there";
+
 /// Show what a collector or an agent says now: regions, links, replication, nodes
 ///
 /// What is not known is shown as "unknown", with the reason below the table; it is never shown as 0.
@@ -32,12 +36,12 @@ Examples:
 
 Exit codes: 0 shown, 1 nobody answers, 64 wrong command line.")]
 pub(crate) struct Args {
-    /// The base URL of a collector or an agent [default: LAGMESH_URL, else the collector on this machine, http://127.0.0.1:8622]
-    #[arg(long, value_name = "URL")]
+    /// The base URL of a collector or an agent
+    #[arg(long, value_name = "URL", help = HELP_URL)]
     url: Option<String>,
 
-    /// Ask the agent on this machine in place of a collector: http://127.0.0.1:8621, or what --url says
-    #[arg(long)]
+    /// Ask an agent in place of a collector
+    #[arg(long, help = HELP_LOCAL)]
     local: bool,
 
     /// Show it again every so many seconds, until Ctrl-C

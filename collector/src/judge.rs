@@ -94,11 +94,11 @@ impl Judge {
             } else {
                 hysteresis.step(&poll.finding, passed, &fleet.judge)
             };
-            let state = hysteresis.state();
             // That nothing is known is never old news; any other state without evidence is.
-            let stale = (blind || is_missing) && state != RegionState::Unknown;
-            let verdict = Verdict { axis: *axis, state, stale, for_s: hysteresis.held().as_secs_f64(), why, votes: poll.votes };
-            verdicts.entry(region.clone()).or_default().push(verdict);
+            let stale = (blind || is_missing) && hysteresis.state() != RegionState::Unknown;
+            let for_s = hysteresis.held().as_secs_f64();
+            let judged = Verdict { axis: *axis, state: hysteresis.state(), stale, for_s, why, votes: poll.votes };
+            verdicts.entry(region.clone()).or_default().push(judged);
         }
         verdicts
     }

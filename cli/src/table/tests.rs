@@ -217,7 +217,7 @@ fn lag_within_its_error() {
         (-0.003, -0.001, "  -2.00 ms ± 1.00 ms  "),
     ] {
         let mut status = status();
-        status.replications[0].lag = Known::known(Seconds { lower_s, estimate_s: (lower_s + upper_s) / 2.0, upper_s });
+        status.replications[0].lag = Known::known(Seconds { lower_s, estimate_s: f64::midpoint(lower_s, upper_s), upper_s });
         let shown = fleet(&status, Style::PLAIN);
         assert!(shown.contains(text), "{shown}");
     }
