@@ -256,8 +256,8 @@ function lagRow(row, cluster) {
   const known = isKnown(row.lag);
   const lag = known ? within(row.lag.value) : unknown(row.lag, (value) => words(value.estimate_s));
   const recent = isKnown(row.lag_recent)
-    ? [el("div", {}, `p50 ${words(row.lag_recent.value.p50_s)}`), el("div", { class: "dim" }, `p99 ${words(row.lag_recent.value.p99_s)}`)]
-    : unknown(row.lag_recent, (value) => `p50 ${words(value.p50_s)}`);
+    ? [el("div", {}, `p50 ${quantile(row.lag_recent.value.p50_s)}`), el("div", { class: "dim" }, `p99 ${quantile(row.lag_recent.value.p99_s)}`)]
+    : unknown(row.lag_recent, (value) => `p50 ${quantile(value.p50_s)}`);
   const missed = known && row.lag.value.lower_s > cluster.lag_objective_s;
   const rowLevel = level === "ok" && missed ? "warn" : level;
   return el("tr", { class: rowLevel === "loud" ? "bad" : rowLevel, "data-origin": row.origin, "data-node": row.node, "data-state": row.state,
@@ -269,6 +269,9 @@ function lagRow(row, cluster) {
       .map(([value, shown], n) => el("td", { class: `num ${isKnown(value) ? "" : "hatched"}`, "data-label": LAG_COLUMNS[n] }, el("div", {}, shown))),
     el("td", { "data-label": "evidence" }, age(row.evidence_age_s)));
 }
+
+// Estimates below zero are counted at zero; neither was measured, it is only that the clocks' error is larger.
+const quantile = (seconds) => (seconds > 0 ? words(seconds) : "within error");
 
 // An estimate with its error; where the error is larger only the upper end means something.
 function within({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {
