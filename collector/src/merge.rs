@@ -106,9 +106,9 @@ impl View {
     /// Takes a batch in. Repeated and late batches change no total.
     pub fn accept(&mut self, batch: Batch, arrived: Reading) {
         let window = self.window();
-        let Batch { exporter, sequence, start, series, .. } = batch;
-        let boot = self.agent(&exporter).boots.entry(exporter.boot).or_insert_with(|| Boot::new(exporter, start, arrived));
-        boot.accept(sequence, series, arrived, window);
+        let boots = &mut self.agent(&batch.exporter).boots;
+        let boot = boots.entry(batch.exporter.boot).or_insert_with(|| Boot::new(batch.exporter.clone(), batch.start, arrived));
+        boot.accept(batch, arrived, window);
     }
 
     /// Takes in the added-up counts of an agent's boots that are no longer kept one by one.

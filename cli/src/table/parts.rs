@@ -2,7 +2,7 @@
 
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState};
+use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState, Vote};
 use lagmesh_model::status::{Cluster, Export, Node, Region, Replication, Seconds};
 
 use super::Style;
@@ -97,6 +97,9 @@ fn verdict(region: &Region, axis: Axis, notes: &mut Notes) -> Cell {
     };
     if verdict.state != RegionState::Healthy || verdict.stale {
         notes.add_part(name, axis.as_str(), &verdict.why);
+        for cast in verdict.votes.iter().filter(|cast| cast.vote != Vote::Good) {
+            notes.add_part(name, axis.as_str(), &format!("{} votes {}: {}", cast.vantage, cast.vote, cast.why));
+        }
     }
     let state = verdict.state;
     Cell::new(

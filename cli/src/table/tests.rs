@@ -1,8 +1,8 @@
 //! Whole screens against golden text.
 
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState};
-use lagmesh_model::status::{Cluster, Export, Link, LinkKind, Node, Quantiles, Region, Replication, Seconds, Verdict};
+use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
+use lagmesh_model::status::{CastVote, Cluster, Export, Link, LinkKind, Node, Quantiles, Region, Replication, Seconds, Verdict};
 use lagmesh_model::time::WallNanos;
 
 use super::*;
@@ -206,6 +206,21 @@ fn verdicts() {
     assert!(shown.contains("HEALTHY just now\x1b[0m"), "{shown}");
     assert!(shown.contains("\x1b[33mHEALTHY, stale\x1b[0m"), "{shown}");
     assert!(shown.contains("dublin (reads): stale: no agent at all reports"), "{shown}");
+}
+
+/// Who votes against a region that is not well, or may not vote, is told with the reason: that decides between outage and partition.
+#[test]
+fn votes_against() {
+    let mut status = status();
+    let cast = |vantage: &str, vote| CastVote { vantage: vantage.parse().unwrap(), vote, why: "its link".to_owned() };
+    status.regions[1].verdicts[0].state = RegionState::Suspect;
+    status.regions[1].verdicts[0].votes = vec![cast("new-york", Vote::Bad), cast("tokyo", Vote::Void), cast("paris", Vote::Good)];
+    let shown = fleet(&status, Style::PLAIN);
+    assert!(
+        shown.contains("dublin (reads): new-york votes bad: its link\n  dublin (reads): tokyo votes void: its link"),
+        "{shown}"
+    );
+    assert!(!shown.contains("paris"), "{shown}");
 }
 
 /// A lag within its own error has no digits of an estimate; one that is wholly negative is a contradiction and shown as it is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{self, Metric};
-use lagmesh_model::series::{Exporter, Series, Value};
+use lagmesh_model::series::{Batch, Exporter, Series, Value};
 use lagmesh_model::time::{Reading, WallNanos};
 
 use super::key::Key;
@@ -18,7 +18,7 @@ static RECENT_METRICS: [&Metric; 4] =
 pub struct Boot {
     /// Who.
     pub exporter: Exporter,
-    /// When its counting began, by its own wall clock.
+    /// When its counting began, by its own wall clock as the newest batch has it: a clock that is set right corrects the label too.
     pub start: WallNanos,
     /// When the batch of the highest sequence arrived.
     pub arrived: Reading,
@@ -44,11 +44,13 @@ impl Boot {
         }
     }
 
-    pub(super) fn accept(&mut self, sequence: u64, series: Vec<Series>, arrived: Reading, window: u64) {
+    pub(super) fn accept(&mut self, batch: Batch, arrived: Reading, window: u64) {
+        let Batch { sequence, start, series, .. } = batch;
         let newest = sequence > self.sequence;
         if newest {
             self.sequence = sequence;
             self.arrived = arrived;
+            self.start = start;
             self.gauges.clear();
             self.totals.clear();
         }

@@ -174,6 +174,11 @@ fn the_newest_boot_speaks() {
     assert_eq!(speaks(&backlog, at(106)), BootId(2));
     let clock_set_back = view([(100, batch("a", 9, 1)), (150, batch("a", 3, 1))]);
     assert_eq!(speaks(&clock_set_back, at(151)), BootId(3));
+    // A clock that was far ahead and is set right: the label of the boot follows, and the next boot speaks at once.
+    let mut set_right = batch("a", 9, 2);
+    set_right.start = WallNanos(5);
+    let healed = view([(100, batch("a", 9, 1)), (110, set_right), (115, batch("a", 3, 1))]);
+    assert_eq!(speaks(&healed, at(116)), BootId(3));
 }
 
 /// An agent that stands by on a node leaves the word to the agent that watches it, whoever reported last.

@@ -254,7 +254,7 @@ function drawLag() {
 function lagRow(row, cluster) {
   const [level] = look(REPLICATION, row.state);
   const known = isKnown(row.lag);
-  const lag = known ? within(row.lag.value) : unknown(row.lag, (value) => words(value.estimate_s));
+  const lag = known ? within(row.lag.value) : unknown(row.lag, (value) => (isWithinError(value) ? `≤ ${words(value.upper_s)}` : words(value.estimate_s)));
   const recent = isKnown(row.lag_recent)
     ? [el("div", {}, `p50 ${quantile(row.lag_recent.value.p50_s)}`), el("div", { class: "dim" }, `p99 ${quantile(row.lag_recent.value.p99_s)}`)]
     : unknown(row.lag_recent, (value) => `p50 ${quantile(value.p50_s)}`);
@@ -274,10 +274,13 @@ function lagRow(row, cluster) {
 const quantile = (seconds) => (seconds > 0 ? words(seconds) : "within error");
 
 // An estimate with its error; where the error is larger only the upper end means something.
-function within({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {
-  const error = (upper - lower) / 2;
-  if (upper > 0 && error >= Math.abs(estimate)) return el("span", { class: "lagnum num", title: `between ${words(lower)} and ${words(upper)}` }, "≤ ", number(upper, "num"));
-  return [number(estimate, "lagnum num"), el("div", { class: "dim" }, `± ${words(error)}`)];
+function isWithinError({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {
+  return upper > 0 && (upper - lower) / 2 >= Math.abs(estimate);
+}
+function within(value) {
+  const { lower_s: lower, estimate_s: estimate, upper_s: upper } = value;
+  if (isWithinError(value)) return el("span", { class: "lagnum num", title: `between ${words(lower)} and ${words(upper)}` }, "≤ ", number(upper, "num"));
+  return [number(estimate, "lagnum num"), el("div", { class: "dim" }, `± ${words((upper - lower) / 2)}`)];
 }
 
 function staleness(row) {
