@@ -9,7 +9,7 @@ use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, WriteOutcome};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
-use lagmesh_postgres::discover::{NodeFacts, StandbySample, WriterSample};
+use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
 use tokio::sync::{mpsc, watch};
 
 /// One thing that a measuring part has learnt.
@@ -102,6 +102,8 @@ pub enum NodeNews {
     Standby(StandbySample),
     /// Positions and walsenders of a node out of recovery.
     Writer(WriterSample),
+    /// What a subscriber says of its subscriptions.
+    Subscriber(SubscriberSample),
     /// The fate of one beat.
     Written(Write),
     /// A poll for beats ended without error; its new beats follow as `Sighting`s.

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod standby;
+mod subscriber;
 mod writer;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use tokio_postgres::{Client, Error, Row};
 
 pub use catalogue::Catalogue;
 pub use standby::{PauseState, Receiver, ReceiverSample, StandbySample, standby_sample};
+pub use subscriber::{SubscriberSample, subscriber_sample};
 pub use writer::{WalSender, WalSenderSample, WriterSample, writer_sample};
 
 /// What the server hides for want of a grant: never a zero.

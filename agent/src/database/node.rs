@@ -9,7 +9,7 @@ use std::time::Duration;
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
 use lagmesh_model::state::{NodeRole, NodeState};
-use lagmesh_postgres::discover::{Catalogue, NodeFacts, node_facts, standby_sample, writer_sample};
+use lagmesh_postgres::discover::{Catalogue, NodeFacts, node_facts, standby_sample, subscriber_sample, writer_sample};
 use lagmesh_postgres::layout::READER_SESSION_SQL;
 use lagmesh_postgres::{Connection, PgError};
 use tokio::time::{MissedTickBehavior, interval};
@@ -159,6 +159,10 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
             site.tell(NodeNews::Writer(sample));
             in_recovery
         };
+        if role == NodeRole::Subscriber {
+            let sample = site.query(connection, "look at subscriptions", subscriber_sample(client, catalogue)).await?;
+            site.tell(NodeNews::Subscriber(sample));
+        }
         site.report(Part::Status, Condition::Fine);
         site.tell_queries();
         let changed = in_recovery != (role == NodeRole::Standby);

@@ -149,14 +149,14 @@ impl Writer<'_> {
 
 /// Whether the table is small enough to beat on.
 async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble> {
-    let size = site.query(connection, "measure the heartbeat table", layout::table_size(connection.client())).await?;
-    if !size.over_cap() {
+    let table = site.query(connection, "measure the heartbeat table", layout::table_size(connection.client())).await?;
+    if !table.over_cap() {
         return Ok(());
     }
     let why = format!(
         "lagmesh.beat has grown to {} bytes (limit {TABLE_BYTES_MAX}), so no more beats are written: find the old snapshot or slot that \
          keeps vacuum from cleaning up (pg_stat_activity.backend_xmin, pg_replication_slots.xmin), then VACUUM FULL lagmesh.beat",
-        size.bytes
+        table.bytes
     );
     Err(Trouble::new(NodeState::Hanging, why))
 }

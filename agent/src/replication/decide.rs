@@ -56,6 +56,8 @@ pub struct Evidence {
     pub other_log: Option<String>,
     /// Positions and receiver, if the node is in recovery.
     pub standby: Option<Standby>,
+    /// Subscriptions, if the node is a subscriber.
+    pub subscriber: Option<Subscriber>,
 }
 
 /// What is known of the writer.
@@ -76,6 +78,15 @@ pub struct Unseen {
     pub beats: u64,
     /// Since we heard that the oldest was committed: its lag is not below this.
     pub known_for: Duration,
+}
+
+/// What a subscriber's subscriptions do for beats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subscriber {
+    /// Whether any of them carries the heartbeat table.
+    pub carries_beats: bool,
+    /// Whether the apply worker of any of them has failed of late.
+    pub fails: bool,
 }
 
 /// Positions and receiver of a node in recovery.
@@ -120,11 +131,13 @@ type Verdict = (ReplicationState, String);
 
 /// The state and why, with the evidence.
 pub fn decide(evidence: &Evidence) -> Verdict {
-    let rules: [fn(&Evidence) -> Option<Verdict>; 13] = [
+    let rules: [fn(&Evidence) -> Option<Verdict>; 15] = [
         node_cannot_be_read,
         reader_slept,
         other_log,
         writer_is_down,
+        not_published,
+        apply_fails,
         no_receiver,
         nothing_arrives,
         paused,
@@ -208,6 +221,28 @@ fn writer_is_down(e: &Evidence) -> Option<Verdict> {
         )),
         _ => None,
     }
+}
+
+/// A node may follow several origins: only one whose beats are missing is concerned.
+fn not_published(e: &Evidence) -> Option<Verdict> {
+    let late = e.late_beat().filter(|_| e.subscriber.is_some_and(|subscriber| !subscriber.carries_beats))?;
+    let why = format!(
+        "no subscription carries lagmesh.beat; beat {} was committed {} ago and is not visible: add the table to the publication at the \
+         writer, then ALTER SUBSCRIPTION ... REFRESH PUBLICATION here",
+        late.sequence,
+        s(late.known_for),
+    );
+    Some((ReplicationState::NotPublished, why))
+}
+
+fn apply_fails(e: &Evidence) -> Option<Verdict> {
+    let late = e.late_beat().filter(|_| e.subscriber.is_some_and(|subscriber| subscriber.fails))?;
+    let why = format!(
+        "the subscription's apply worker fails; beat {} was committed {} ago and is not visible: the server's log says what it cannot apply",
+        late.sequence,
+        s(late.known_for),
+    );
+    Some((ReplicationState::ApplyError, why))
 }
 
 fn no_receiver(e: &Evidence) -> Option<Verdict> {

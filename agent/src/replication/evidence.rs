@@ -77,6 +77,7 @@ impl Replications {
             lag_falling: track.lag.is_falling(),
             other_log: self.told.get(&link.origin).and_then(Told::newest).and_then(|beat| other_log(node, beat, now.raw)),
             standby,
+            subscriber: node.subscriber(now.raw),
         }
     }
 

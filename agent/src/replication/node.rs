@@ -11,7 +11,7 @@ use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::state::{NodeRole, NodeState, WriteOutcome};
 use lagmesh_model::status;
 use lagmesh_model::time::{RawNanos, Reading, nanos};
-use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, StandbySample, WriterSample};
+use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, StandbySample, SubscriberSample, WriterSample};
 
 use crate::measurement::{NodeNews, Write};
 use crate::replication::decide;
@@ -21,6 +21,10 @@ use crate::replication::track::age;
 const STALE_MIN: Duration = Duration::from_secs(3);
 /// A conflict between replay and queries is told for so long after the server last counted one.
 const CONFLICT_HELD: Duration = Duration::from_secs(10);
+
+/// An apply worker that fails starts again after `wal_retrieve_retry_interval` (5 s by default) and fails again: for so long after the
+/// server last counted an error it is told.
+const APPLY_ERROR_HELD: Duration = Duration::from_secs(20);
 
 /// One node.
 #[derive(Debug)]
@@ -36,6 +40,10 @@ pub(super) struct NodeTrack {
     /// The newest look at a writer's position.
     written: Option<(Lsn, RawNanos)>,
     conflict: Option<RawNanos>,
+    /// The newest look at a subscriber's subscriptions.
+    subscriber: Option<(SubscriberSample, RawNanos)>,
+    /// When the server last counted an error of an apply worker.
+    apply_error: Option<RawNanos>,
     /// When the newest poll for beats ended.
     polled: Option<RawNanos>,
     /// The newest beat that was acknowledged here, and when.
@@ -79,6 +87,8 @@ impl NodeTrack {
             looks: (None, None),
             written: None,
             conflict: None,
+            subscriber: None,
+            apply_error: None,
             polled: None,
             beat: None,
             heard: None,
@@ -99,6 +109,7 @@ impl NodeTrack {
                 self.looks = (None, None);
                 self.written = inserted.map(|lsn| (lsn, now.raw));
             }
+            NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
             NodeNews::Polled { ended, .. } => self.polled = Some(ended),
             NodeNews::Queries(queries) => self.totals.queries += queries,
@@ -149,6 +160,13 @@ impl NodeTrack {
         self.conflict.is_some_and(|at| age(now, at) <= CONFLICT_HELD)
     }
 
+    /// What its subscriptions do for beats, unless that is not known or old.
+    pub(super) fn subscriber(&self, now: RawNanos) -> Option<decide::Subscriber> {
+        let (sample, _) = self.subscriber.filter(|(_, at)| age(now, *at) <= self.stale_after())?;
+        let fails = self.apply_error.is_some_and(|at| age(now, at) <= APPLY_ERROR_HELD);
+        Some(decide::Subscriber { carries_beats: sample.carries_beats, fails })
+    }
+
     /// Which system.
     pub(super) fn system(&self) -> Option<SystemIdentifier> {
         self.facts.as_ref().and_then(|(facts, _)| facts.system)
@@ -196,6 +214,7 @@ impl NodeTrack {
     pub(super) fn new_epoch(&mut self) {
         self.looks = (None, None);
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
+        (self.subscriber, self.apply_error) = (None, None);
     }
 
     fn look_at_standby(&mut self, sample: StandbySample, at: RawNanos) {
@@ -213,6 +232,15 @@ impl NodeTrack {
         };
         let timeline = timeline.or_else(|| self.facts.as_ref().and_then(|(facts, _)| facts.timeline));
         self.looks = (Some(Look { at, sample, timeline }), before);
+    }
+
+    fn look_at_subscriber(&mut self, sample: SubscriberSample, at: RawNanos) {
+        let before = self.subscriber.replace((sample, at)).and_then(|(before, _)| before.apply_errors);
+        if let (Some(now), Some(then)) = (sample.apply_errors, before)
+            && now > then
+        {
+            self.apply_error = Some(at);
+        }
     }
 
     fn write(&mut self, write: Write) {
@@ -300,4 +328,39 @@ impl Look {
 /// The further of what the receiver flushed and what was replayed, which may have come from an archive.
 fn received(sample: &StandbySample) -> Option<Lsn> {
     sample.received.max(sample.replayed)
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_model::time::{Epoch, WallNanos};
+
+    use super::*;
+
+    /// An apply worker fails as long as its errors go on to rise; errors of long ago, or a reset of the statistics, say nothing.
+    #[test]
+    fn errors_that_rise_are_news() {
+        let interval = Duration::from_secs(1);
+        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval);
+        let at = |second: u64| Reading { epoch: Epoch(1), raw: RawNanos(second * 1_000_000_000), wall: WallNanos(0) };
+        assert_eq!(node.subscriber(at(100).raw), None);
+        let mut fails = |second, apply_errors| {
+            node.record(NodeNews::Subscriber(SubscriberSample { carries_beats: true, apply_errors }), at(second));
+            node.subscriber(at(second).raw).unwrap().fails
+        };
+        let table = [
+            (100, Some(9), false),
+            (101, Some(9), false),
+            (102, Some(10), true),
+            (106, Some(10), true),
+            (107, Some(11), true),
+            (128, Some(11), false),
+            (129, Some(0), false),
+            (130, None, false),
+            (131, Some(5), false),
+        ];
+        for (second, errors, expected) in table {
+            assert_eq!(fails(second, errors), expected, "{second}");
+        }
+        assert_eq!(node.subscriber(at(135).raw), None, "too old");
+    }
 }

@@ -7,7 +7,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 /// The views whose columns differ between versions.
-const VIEWS: [&str; 3] = ["pg_stat_wal_receiver", "pg_stat_replication", "pg_stat_database_conflicts"];
+const VIEWS: [&str; 4] =
+    ["pg_stat_wal_receiver", "pg_stat_replication", "pg_stat_database_conflicts", "pg_stat_subscription_stats"];
 
 /// When a function answers; asked at any other time it would only leave an error in the server's log.
 #[derive(Clone, Copy)]

@@ -1,7 +1,9 @@
 use lagmesh_model::position::{Lsn, Timeline};
 use lagmesh_postgres::Connection;
+use lagmesh_postgres::bootstrap::{BootstrapOptions, bootstrap_sql};
 use lagmesh_postgres::discover::{
-    Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, writer_sample,
+    Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, subscriber_sample,
+    writer_sample,
 };
 
 use crate::support::{Server, Settings, open};
@@ -129,4 +131,36 @@ async fn refused_functions_are_skipped() {
     assert_eq!((facts.system, facts.timeline), (None, Some(Timeline(1))));
     let sample = writer_sample(connection.client(), &catalogue).await.unwrap();
     assert!(sample.flushed.is_none() && sample.inserted.is_some());
+}
+
+/// A subscriber says whether it is given the heartbeat table, and counts what it cannot apply; before PostgreSQL 15 the latter is unknown.
+#[tokio::test]
+async fn subscriptions() {
+    let (publisher, subscriber) = (Server::start(&Settings::default()), Server::start(&Settings::default()));
+    for server in [&publisher, &subscriber] {
+        server.run(&bootstrap_sql(&BootstrapOptions::default())).await;
+    }
+    publisher.run("CREATE TABLE t (n int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t").await;
+    subscriber.run("CREATE TABLE t (n int PRIMARY KEY); INSERT INTO t VALUES (7)").await;
+    let source = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", publisher.port);
+    subscriber.run(&format!("CREATE SUBSCRIPTION s CONNECTION '{source}' PUBLICATION p")).await;
+
+    let connection = open(&subscriber.tcp("user=lagmesh")).await;
+    let catalogue = Catalogue::discover(connection.client()).await.unwrap();
+    let version = node_facts(connection.client(), &catalogue).await.unwrap().version;
+    let sample = async || subscriber_sample(connection.client(), &catalogue).await.unwrap();
+    let before = sample().await;
+    assert_eq!((before.carries_beats, before.apply_errors.is_some()), (false, version >= 150_000));
+
+    publisher.run("ALTER PUBLICATION p ADD TABLE lagmesh.beat").await;
+    subscriber.run("ALTER SUBSCRIPTION s REFRESH PUBLICATION").await;
+    assert!(sample().await.carries_beats);
+
+    subscriber.until("SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel", "r").await;
+    // The subscriber has this row already.
+    publisher.run("INSERT INTO t VALUES (7)").await;
+    if version >= 150_000 {
+        subscriber.until("SELECT (apply_error_count > 0)::text FROM pg_stat_subscription_stats", "true").await;
+        assert!(sample().await.apply_errors > before.apply_errors);
+    }
 }

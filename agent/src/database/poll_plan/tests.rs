@@ -112,9 +112,9 @@ fn outage_is_bounded_and_forgotten() {
         let since_last = due - now;
         assert!(due - at <= if since_last < 10_000 * MS { 1_000 * MS } else { 1_001 * MS });
         if since_last < 10_000 * MS {
-            early += 1
+            early += 1;
         } else {
-            late += 1
+            late += 1;
         }
         plan.on_poll(RawNanos(due.cast_unsigned()), RawNanos((due + MS).cast_unsigned()), false);
         at = due + MS;

@@ -44,6 +44,7 @@ fn healthy() -> Evidence {
             replaying: Some(true),
             unreplayed_bytes: Some(0),
         }),
+        subscriber: None,
     }
 }
 
@@ -278,5 +279,26 @@ fn no_receiver_row() {
     check(&[
         ("missing", on_standby(|_, standby| standby.receiver = Receiver::Missing), S::Disconnected),
         ("not visible to us is not missing", on_standby(|_, standby| standby.receiver = Receiver::Unknown), S::Ok),
+    ]);
+}
+
+/// A subscriber that is not given the table, or cannot apply what it gets, is told apart from a silent one; and only where beats are
+/// missing, for it may follow others whose beats come through.
+#[test]
+fn subscriptions() {
+    let of = |carries_beats, fails, late| {
+        subscriber(|e| {
+            e.subscriber = Some(Subscriber { carries_beats, fails });
+            if late {
+                (e.arrived_age, e.unseen) = (Some(ms(60_000)), Some(unseen(50_000)));
+            }
+        })
+    };
+    check(&[
+        ("not published", of(false, false, true), S::NotPublished),
+        ("apply fails", of(true, true, true), S::ApplyError),
+        ("silent", of(true, false, true), S::Silent),
+        ("another subscription fails", of(true, true, false), S::Ok),
+        ("not carried any more, and nothing missing yet", of(false, false, false), S::Ok),
     ]);
 }
