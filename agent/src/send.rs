@@ -11,7 +11,7 @@ use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Clock, Shutdown, Supervisor};
 use lagmesh_model::fleet::Collector;
 use lagmesh_model::ids::CollectorName;
-use lagmesh_model::time::RawNanos;
+use lagmesh_model::time::Reading;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -32,7 +32,7 @@ const LAST_BATCHES_MAX: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {
     /// When it last acknowledged a batch; `None` if it has not since this process started.
-    pub acknowledged: Option<RawNanos>,
+    pub acknowledged: Option<Reading>,
     /// What is wrong, if the last attempt went wrong.
     pub error: Option<String>,
 }
@@ -169,9 +169,9 @@ impl Sender {
     async fn try_send(&mut self, id: ParcelId, lane: Lane) -> Result<Option<Fate>, Unavailable> {
         let Some(parcel) = self.spool.fetch(&self.collector, id).await? else { return Ok(None) };
         let answer = self.client.post(&parcel).await;
-        let now = self.clock.now().raw;
+        let now = self.clock.now();
         tracing::debug!(collector = %self.collector, sequence = parcel.sequence, ?lane, ?answer, "sent a batch");
-        let fate = self.lanes.answered(id, lane, &answer, now);
+        let fate = self.lanes.answered(id, lane, &answer, now.raw);
         self.tell(&answer, now);
         match fate {
             Fate::Kept => {}
@@ -182,7 +182,7 @@ impl Sender {
     }
 
     /// Publishes how it went, and logs it if it went otherwise than before.
-    fn tell(&self, answer: &Answer, now: RawNanos) {
+    fn tell(&self, answer: &Answer, now: Reading) {
         let error = answer.trouble().map(str::to_owned);
         let collector = &self.collector;
         self.told.send_if_modified(|deliveries| {

@@ -20,8 +20,8 @@ use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
 
 /// How long a connection may take: names, sockets, handshakes, login.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a statement may take, if the beat interval is not longer.
-const STATEMENT_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a statement may take: the beat interval within these bounds.
+const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// One node and whom to tell of it.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Site {
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, QueryError> {
         self.count(1);
-        with_deadline(connection, self.interval.max(STATEMENT_DEADLINE), work).await
+        with_deadline(connection, self.interval.clamp(STATEMENT_DEADLINE.0, STATEMENT_DEADLINE.1), work).await
     }
 
     /// Counts statements.
@@ -139,10 +139,11 @@ impl Site {
         self.context.outbox.send_modify(|outbox| change(Arc::make_mut(outbox)));
     }
 
-    /// Sleeps until a moment of the measuring clock; at once if it is past.
+    /// Sleeps until a moment of the measuring clock; at once if it is past. Nothing here is due later than in one interval: what seems to
+    /// be was planned before the clock began a new epoch.
     pub(super) async fn sleep_until(&self, due: RawNanos) {
         if let Some(wait) = due.checked_since(self.clock().now().raw) {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait.min(self.interval)).await;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lagmesh_daemon::Backoff;
 use lagmesh_model::time::RawNanos;
 
-use super::answer::Answer;
+use super::answer::{Answer, RETRY_AFTER_MAX};
 use crate::spool::{Level, ParcelId};
 
 /// After a failure: first wait and jitter. The longest wait is one export interval within these bounds, so that a collector that is
@@ -27,6 +27,8 @@ const BACKFILL_TRIES_MAX: u32 = 8;
 #[derive(Debug)]
 pub struct Lanes {
     pause: Duration,
+    /// The longest that anything is ever waited for.
+    wait_max: Duration,
     /// Spreads the start of backfill over one export interval, because all agents see a collector come back at once.
     spread: Backoff,
     backoff: Backoff,
@@ -80,23 +82,29 @@ impl Lanes {
         let backoff = Backoff::try_new(BACKOFF_FIRST, cap, BACKOFF_JITTER, seed).expect("the constants make sense");
         let spread = Backoff::try_new(interval, interval, 0.99, !seed).expect("the interval is longer than zero");
         let pause = (interval / BACKFILL_SPEED).max(BACKFILL_PAUSE_MIN);
-        Lanes { pause, spread, backoff, hold_until: None, backfill_from: None, suspect: None }
+        let wait_max = RETRY_AFTER_MAX.max(interval);
+        Lanes { pause, wait_max, spread, backoff, hold_until: None, backfill_from: None, suspect: None }
     }
 
     /// What to do at `now`, when `level` waits.
     pub fn step(&self, level: &Level, now: RawNanos) -> Step {
         let (Some(newest), Some(oldest)) = (level.newest, level.oldest) else { return Step::Idle };
-        if let Some(wait) = self.hold_until.and_then(|until| until.checked_since(now)).filter(|wait| !wait.is_zero()) {
+        if let Some(wait) = self.hold_until.and_then(|until| self.wait(until, now)) {
             return Step::Wait(wait);
         }
         if level.newest_is_live {
             return Step::Send(newest, Lane::Live);
         }
         let Some(from) = self.backfill_from else { return Step::Idle };
-        match from.checked_since(now).filter(|wait| !wait.is_zero()) {
+        match self.wait(from, now) {
             Some(wait) => Step::Wait(wait),
             None => Step::Send(oldest, Lane::Backfill),
         }
+    }
+
+    /// How long it is until `until`. Nothing is waited for that long: then the measuring clock began a new epoch, and the wait is over.
+    fn wait(&self, until: RawNanos, now: RawNanos) -> Option<Duration> {
+        until.checked_since(now).filter(|wait| !wait.is_zero() && *wait <= self.wait_max)
     }
 
     /// Takes the answer to a batch, which came at `now`, and says what becomes of the batch.

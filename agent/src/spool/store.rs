@@ -189,7 +189,7 @@ impl Store {
     fn insert(&mut self, parcel: &Parcel) -> rusqlite::Result<ParcelId> {
         let boot = self.settings.boot;
         let transaction = self.db.transaction()?;
-        let too_old = drop_too_old(&transaction, boot, parcel.made, self.settings.age_max)?;
+        let too_old = drop_too_old(&transaction, parcel.made, self.settings.age_max)?;
         write_losses(&transaction, boot, LossReason::TooOld, &too_old)?;
         let room = self.settings.bytes_max.checked_sub(parcel.bytes());
         // A single batch beyond the bound is kept alone: the bound is meant for many.
@@ -342,15 +342,15 @@ fn stored_bytes(db: &Connection) -> rusqlite::Result<u64> {
     Ok(sum.map_or(0, i64::cast_unsigned))
 }
 
-const TOO_OLD: &str = "(boot = ?1 AND made_raw_ns < ?2) OR (boot <> ?1 AND made_wall_ns < ?3)";
+const TOO_OLD: &str = "(made_epoch = ?1 AND made_raw_ns < ?2) OR (made_epoch <> ?1 AND made_wall_ns < ?3)";
 const STORED_BYTES: &str = "SELECT sum(bytes) FROM batch";
 
-/// Batches of this run age on the measuring clock; the wall clock, which may step, is asked only about those of other runs.
-fn drop_too_old(transaction: &Transaction<'_>, boot: BootId, now: Reading, age_max: Duration) -> rusqlite::Result<Vec<Dropped>> {
+/// Batches of this epoch of the measuring clock age on it; the wall clock, which may step, is asked only about those of other epochs.
+fn drop_too_old(transaction: &Transaction<'_>, now: Reading, age_max: Duration) -> rusqlite::Result<Vec<Dropped>> {
     let oldest = |now_ns: u64| now_ns.checked_sub(nanos(age_max)).map(u64::cast_signed);
     let (raw, wall) = (oldest(now.raw.0), oldest(now.wall.0));
     // A comparison with NULL (nothing can be that old yet) is not true.
-    drop_where(transaction, TOO_OLD, params![boot.0.cast_signed(), raw, wall])
+    drop_where(transaction, TOO_OLD, params![now.epoch.0.cast_signed(), raw, wall])
 }
 
 /// Drops the oldest batches until at most `kept` bytes are left.

@@ -9,7 +9,7 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series};
 use lagmesh_model::status::{AgentStatus, Export};
-use lagmesh_model::time::{RawNanos, Reading, WallNanos, nanos};
+use lagmesh_model::time::{Reading, WallNanos, nanos};
 
 use super::Snapshot;
 use crate::link::Links;
@@ -96,7 +96,7 @@ impl Summary {
             links: self.links.status(now, view),
             nodes: self.replications.nodes(now),
             replications: self.replications.status(now, view),
-            exports: exports(now.raw, around),
+            exports: exports(now, around),
         };
         Snapshot { made: now, status, series }
     }
@@ -149,17 +149,17 @@ fn start_label(label: WallNanos, began: Reading, now: Reading) -> WallNanos {
     before.map_or(now.wall, WallNanos)
 }
 
-fn exports(now: RawNanos, around: &Around<'_>) -> Vec<Export> {
+fn exports(now: Reading, around: &Around<'_>) -> Vec<Export> {
     let export = |(collector, level): (&_, &crate::spool::Level)| {
         let delivery = around.deliveries.get(collector);
-        let acknowledged = delivery.and_then(|delivery| delivery.acknowledged);
+        let acknowledged = delivery.and_then(|delivery| delivery.acknowledged).filter(|at| at.epoch == now.epoch);
         Export {
             collector: Clone::clone(collector),
             pending_bytes: level.bytes,
             pending_batches: level.batches,
             acknowledged_age_s: Known::from_option(
-                acknowledged.and_then(|at| now.checked_since(at)).map(|age| age.as_secs_f64()),
-                "it has not acknowledged anything since this agent started",
+                acknowledged.and_then(|at| now.raw.checked_since(at.raw)).map(|age| age.as_secs_f64()),
+                "it has not acknowledged anything since this agent started, or since its clock jumped",
             ),
             error: delivery.and_then(|delivery| delivery.error.clone()),
         }

@@ -180,3 +180,17 @@ fn old_batches_wait_for_a_live_one() {
     let live = Level { newest_is_live: true, ..left };
     assert_eq!(lanes.step(&live, START), Step::Send(ParcelId(5), Lane::Live));
 }
+
+/// A measuring clock that starts anew far back does not silence the delivery until it is where it was.
+#[test]
+fn a_clock_that_runs_backwards_holds_up_nothing() {
+    let mut lanes = Lanes::new(INTERVAL, 1);
+    lanes.answered(ParcelId(1), Lane::Live, &later(Some(300)), START);
+    let (one, two) = (Some(ParcelId(1)), Some(ParcelId(2)));
+    let level = Level { batches: 2, oldest: one, newest: two, newest_is_live: true, ..Level::default() };
+    assert!(matches!(lanes.step(&level, START), Step::Wait(_)));
+    assert_eq!(lanes.step(&level, RawNanos(5)), Step::Send(ParcelId(2), Lane::Live));
+    lanes.answered(ParcelId(2), Lane::Live, &accepted(), START);
+    let old = Level { newest: one, newest_is_live: false, ..level };
+    assert_eq!(lanes.step(&old, RawNanos(5)), Step::Send(ParcelId(1), Lane::Backfill));
+}

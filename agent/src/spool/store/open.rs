@@ -30,7 +30,7 @@ const TABLES: &str = "
         UNIQUE (agent, boot, sequence)
     ) STRICT;
     -- All that the bounds ask for, so that asking reads no bodies.
-    CREATE INDEX batch_bounds ON batch (boot, made_raw_ns, made_wall_ns, bytes);
+    CREATE INDEX batch_bounds ON batch (made_epoch, made_raw_ns, made_wall_ns, bytes);
     CREATE TABLE pending (
         collector TEXT NOT NULL,
         batch INTEGER NOT NULL,

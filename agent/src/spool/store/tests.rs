@@ -41,7 +41,13 @@ fn at(second: u64) -> Reading {
 
 fn parcel_of(boot: u64, sequence: u64) -> Parcel {
     let body: Vec<u8> = sequence.to_le_bytes().into_iter().cycle().take(BODY).collect();
-    Parcel { agent: "dublin".parse().unwrap(), boot: BootId(boot), sequence, made: at(sequence * 10), body: body.into() }
+    Parcel {
+        agent: "dublin".parse().unwrap(),
+        boot: BootId(boot),
+        sequence,
+        made: Reading { epoch: Epoch(boot), ..at(sequence * 10) },
+        body: body.into(),
+    }
 }
 
 fn parcel(sequence: u64) -> Parcel {
@@ -160,6 +166,12 @@ fn old_batches_are_dropped() {
 
     store.append(&parcel(2 + 361)).unwrap();
     assert_eq!(waiting(&store, "a"), [3, 363], "3610 s later on the measuring clock");
+
+    // After a jump of the measuring clock only the wall clock can tell.
+    let mut jumped = parcel(364);
+    jumped.made = Reading { epoch: Epoch(99), raw: RawNanos(1 << 60), ..jumped.made };
+    store.append(&jumped).unwrap();
+    assert_eq!(waiting(&store, "a"), [3, 363, 364]);
 }
 
 /// What a collector refuses for good no longer waits for it, and is counted; others still get it.

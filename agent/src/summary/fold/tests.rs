@@ -4,7 +4,7 @@ use lagmesh_daemon::Readiness;
 use lagmesh_model::ids::{BootId, CollectorName};
 use lagmesh_model::series::Value;
 use lagmesh_model::state::{NodeState, Outcome, ProbeKind};
-use lagmesh_model::time::Epoch;
+use lagmesh_model::time::{Epoch, RawNanos};
 
 use super::*;
 use crate::measurement::{NodeEvent, NodeNews, Probe};
@@ -151,10 +151,13 @@ fn exports_tell_unknown_from_zero() {
     assert!(!export.acknowledged_age_s.is_known());
     assert_eq!(export.error.as_deref(), Some("cannot be reached"));
 
-    let heard = Delivery { acknowledged: Some(NOW.raw), error: None };
+    let heard = Delivery { acknowledged: Some(NOW), error: None };
     let later = NOW.after(Duration::from_secs(4));
-    let export = Outside::new(level, heard).snapshot(&mut summary, later).status.exports.remove(0);
+    let outside = Outside::new(level, heard);
+    let export = outside.snapshot(&mut summary, later).status.exports.remove(0);
     assert_eq!((export.acknowledged_age_s, export.error), (Known::known(4.0), None));
+    let export = outside.snapshot(&mut summary, Reading { epoch: Epoch(2), ..later }).status.exports.remove(0);
+    assert!(!export.acknowledged_age_s.is_known());
 }
 
 /// Ready is who has the fate of a probe to every peer and of a contact with every node, good or bad; "not tried yet" is none.
