@@ -21,7 +21,7 @@ test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool,
 	@echo 'test: building the programs'
 	@cargo build --quiet --locked --workspace --bins
 	@echo 'test: running the tests'
-	@cargo test --quiet --locked --workspace
+	@cargo test --quiet --locked --workspace --no-fail-fast
 
 check: ## Formatting, lints, dependencies, documents; part of `make test`
 	@tests/setup.sh test
