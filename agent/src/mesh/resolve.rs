@@ -10,12 +10,19 @@ use tokio::time::{Instant, timeout};
 /// The longest wait for the resolver.
 pub const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All addresses of a host.
+/// All addresses of a host, those of IPv4 first.
 ///
 /// # Errors
 /// If the resolver fails.
 pub async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    Ok(in_order(tokio::net::lookup_host((host, port)).await?.collect()))
+}
+
+/// Where the fleet file gives a name, agents answer on IPv4 unless they are told otherwise: a name with both kinds of address must not
+/// lead others to the one on which nobody listens, whatever order a host's resolver prefers.
+fn in_order(mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found
 }
 
 /// The address to use: the current one as long as the name still has it, else the first.
@@ -63,6 +70,13 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// IPv4 comes first, each kind in the order of the resolver.
+    #[test]
+    fn ipv4_first() {
+        let [a, b, c] = ["[::1]:1", "10.0.0.2:1", "10.0.0.1:1"].map(|address| address.parse().unwrap());
+        assert_eq!(in_order(vec![a, b, c]), [b, c, a]);
+    }
 
     /// A name with several addresses does not make us jump between them.
     #[test]
