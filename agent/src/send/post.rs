@@ -113,15 +113,32 @@ async fn read(mut response: Response) -> Answer {
             Ok(None) | Err(_) => break,
         }
     }
-    match Answer::of(status, retry_after.as_deref(), &String::from_utf8_lossy(&body)) {
+    match Answer::of(status, retry_after.as_deref(), &words(content_type.as_deref(), &body)) {
         Answer::Accepted { .. } => Answer::Accepted { partial: partial(content_type.as_deref(), &body) },
         other => other,
     }
 }
 
+/// `google.rpc.Status`, in which OTLP tells why a request is not taken: the one field that is for people.
+#[derive(prost::Message)]
+struct Refusal {
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+fn is_protobuf(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|content_type| content_type.starts_with("application/x-protobuf"))
+}
+
+/// What a collector says, as text; a proxy in between may say it in its own way.
+fn words(content_type: Option<&str>, body: &[u8]) -> String {
+    let refusal = if is_protobuf(content_type) { Refusal::decode(body).ok() } else { None };
+    refusal.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |refusal| refusal.message)
+}
+
 /// What a collector says that it dropped of a batch that it took.
 fn partial(content_type: Option<&str>, body: &[u8]) -> Option<String> {
-    if !content_type.is_some_and(|content_type| content_type.starts_with("application/x-protobuf")) {
+    if !is_protobuf(content_type) {
         return None;
     }
     let success = ExportMetricsServiceResponse::decode(body).ok()?.partial_success?;
@@ -139,4 +156,19 @@ fn chain(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal is told in the collector's own words, whether they come as the protocol wants or from a proxy as text.
+    #[test]
+    fn refusals_are_told_in_words() {
+        let body = Refusal { message: "region \"oslo\" is not in the fleet file".to_owned() }.encode_to_vec();
+        let protobuf = Some("application/x-protobuf");
+        assert_eq!(words(protobuf, &body), "region \"oslo\" is not in the fleet file");
+        assert_eq!(words(Some("text/plain"), b"bad gateway"), "bad gateway");
+        assert_eq!(words(protobuf, b"\xff\xff"), "\u{fffd}\u{fffd}");
+    }
 }
