@@ -160,13 +160,27 @@ mod tests {
         );
     }
 
-    /// Loopback answers, also to several echoes at once, and never in no time. Without the privilege there is nothing to test.
+    /// `make test` counts and prints what could not be tested.
+    fn skipped(what: &str) {
+        use std::io::Write;
+        if let Some(list) = std::env::var_os("LAGMESH_SKIPPED") {
+            let mut list = std::fs::File::options().append(true).create(true).open(list).unwrap();
+            writeln!(list, "{what}").unwrap();
+        }
+        eprintln!("skipped: {what}");
+    }
+
+    /// Loopback answers, also to several echoes at once, and never in no time.
     #[tokio::test]
     async fn loopback() {
         let (pings, clock, host) = (Pings::default(), Clock::new(), Host::new("127.0.0.1", NO_PORT));
         let one = || pings.ping(&host, PingIdentifier(7), &clock, Duration::from_secs(5));
         let (a, b, c) = tokio::join!(one(), one(), one());
-        for attempt in [a, b, c].into_iter().flatten() {
+        if a.is_none() {
+            assert!(!nix::unistd::Uid::effective().is_root(), "root may always send an echo");
+            return skipped("ICMP echo on loopback: needs CAP_NET_RAW or a place in net.ipv4.ping_group_range");
+        }
+        for attempt in [a, b, c].map(|attempt| attempt.expect("one client has the privilege for all")) {
             assert_eq!(attempt.end, End::Answered);
             assert!(attempt.ended.raw > attempt.started.raw);
         }
