@@ -232,19 +232,27 @@ impl World {
         }
     }
 
-    /// Ends agents and collector by SIGTERM and the servers by a fast shutdown.
+    /// Ends agents and collector by SIGTERM, and the servers at once: their data goes with the folder, and an immediate shutdown also
+    /// ends children that somebody has frozen.
     ///
     /// # Errors
-    /// If one does not end, or not with success.
+    /// If one does not end or did not end with success; the others are ended all the same.
     pub async fn stop(mut self) -> Result<()> {
+        let mut complaints = Vec::new();
         let agents = std::mem::take(&mut self.agents);
         for mut process in agents.into_values().chain(self.collector.take()) {
-            let status = process.stop(Signal::SIGTERM, STOP_WITHIN).await?;
-            ensure!(status.success(), "{} ended with {status}; its log is {}", process.name(), process.log().display());
+            match process.stop(Signal::SIGTERM, STOP_WITHIN).await {
+                Ok(status) if status.success() => {}
+                Ok(status) => complaints.push(format!("{} ended with {status}", process.name())),
+                Err(error) => complaints.push(format!("{error:#}")),
+            }
         }
-        for region in REGIONS.iter().rev() {
-            self.server(region)?.stop(Signal::SIGINT).await?;
+        for server in self.servers.values_mut() {
+            if let Err(error) = server.stop(Signal::SIGQUIT).await {
+                complaints.push(format!("{error:#}"));
+            }
         }
+        ensure!(complaints.is_empty(), "{}", complaints.join("; "));
         Ok(())
     }
 }

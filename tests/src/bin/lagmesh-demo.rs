@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
         () = interrupt.wait() => return Ok(()),
     };
     let result = show(&mut world, &args, &mut interrupt).await;
-    finish(world, result, args.keep).await
+    finish(world, result, &args).await
 }
 
 async fn show(world: &mut World, args: &Args, interrupt: &mut Interrupt) -> Result<()> {
@@ -97,13 +97,20 @@ async fn final_verdict(world: &World) -> Result<()> {
     Ok(())
 }
 
-async fn finish(mut world: World, result: Result<()>, keep: bool) -> Result<()> {
-    if keep || result.is_err() {
+/// What died while somebody watched, they have killed themselves or seen; unattended it is a failure.
+async fn finish(mut world: World, result: Result<()>, args: &Args) -> Result<()> {
+    if args.keep || result.is_err() {
         say(&format!("demo: logs stay in {}", world.folder().display()));
         world.keep_folder();
     }
     say("demo: stopping");
-    let stopped = world.stop().await.context("stop the demo");
+    let stopped = match world.stop().await.context("stop the demo") {
+        Err(error) if args.seconds.is_none() => {
+            say(&format!("demo: {error:#}"));
+            Ok(())
+        }
+        stopped => stopped,
+    };
     result.and(stopped)
 }
 
