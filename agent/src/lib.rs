@@ -14,14 +14,13 @@ pub mod spool;
 pub mod send;
 pub mod http;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use lagmesh_daemon::backoff::random_seed;
-use lagmesh_daemon::{Clock, Ended, Readiness, Shutdown, Supervisor, Watchdog, exit, notify};
+use lagmesh_daemon::{Clock, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use lagmesh_model::ids::BootId;
 use lagmesh_model::series::Exporter;
 use lagmesh_model::time::Reading;
@@ -45,36 +44,6 @@ const OBSERVATIONS_QUEUE: usize = 16 * 1024;
 const SUMMARY_QUIET_MAX: Duration = Duration::from_secs(10);
 /// The mesh thread gets round ten times a second.
 const MESH_QUIET_MAX: Duration = Duration::from_secs(10);
-
-/// Why an agent ended other than by an orderly shutdown.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// It could not start.
-    #[error("cannot start: {0:#}")]
-    Start(anyhow::Error),
-    /// It could not go on, or not end in order.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-}
-
-impl RunError {
-    /// The code with which the process should end.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            RunError::Start(error) if is_denied(error) => exit::NOPERM,
-            RunError::Start(_) => exit::SOFTWARE,
-            RunError::Ended(ended) => ended.exit_code(),
-        }
-    }
-}
-
-fn is_denied(error: &anyhow::Error) -> bool {
-    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    error.chain().any(|cause| match cause.downcast_ref::<OpenError>() {
-        Some(OpenError::Io { error, .. }) => denied(error),
-        _ => cause.downcast_ref::<io::Error>().is_some_and(denied),
-    })
-}
 
 /// Runs an agent until `shutdown` is cancelled or a part of it fails.
 ///

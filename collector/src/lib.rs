@@ -17,12 +17,11 @@ pub mod serve;
 #[cfg(test)]
 mod fixture;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lagmesh_daemon::{Clock, Ended, Readiness, Shutdown, Supervisor, Watchdog, exit, notify};
+use lagmesh_daemon::{Clock, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
@@ -30,7 +29,7 @@ use crate::engine::{Engine, Wires};
 use crate::listen::Listener;
 use crate::receive::Intake;
 use crate::serve::Pages;
-use crate::store::{JOBS_QUEUE, Opened, Store, StoreError};
+use crate::store::{JOBS_QUEUE, Opened, Store};
 use crate::tally::Tally;
 
 /// How long an orderly shutdown may take in all.
@@ -41,36 +40,6 @@ const COMMITTED_QUEUE: usize = 256;
 const ASKS_QUEUE: usize = 8;
 /// The engine does a step twice a second; the watchdog is not fed when it has not for this long.
 const ENGINE_QUIET_MAX: Duration = Duration::from_secs(10);
-
-/// Why a collector ended other than by an orderly shutdown.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// It could not start.
-    #[error("cannot start: {0:#}")]
-    Start(anyhow::Error),
-    /// It could not go on, or not end in order.
-    #[error(transparent)]
-    Ended(#[from] Ended),
-}
-
-impl RunError {
-    /// The code with which the process should end.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            RunError::Start(error) if is_denied(error) => exit::NOPERM,
-            RunError::Start(_) => exit::SOFTWARE,
-            RunError::Ended(ended) => ended.exit_code(),
-        }
-    }
-}
-
-fn is_denied(error: &anyhow::Error) -> bool {
-    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    error.chain().any(|cause| match cause.downcast_ref::<StoreError>() {
-        Some(StoreError::Io { error, .. }) => denied(error),
-        _ => cause.downcast_ref::<io::Error>().is_some_and(denied),
-    })
-}
 
 /// A collector that has started: its addresses are bound, its parts run under the supervisor.
 #[derive(Debug)]

@@ -6,20 +6,22 @@
 
 #![warn(missing_docs)]
 
-pub mod args;
-pub mod backoff;
-pub mod clock;
 pub mod exit;
 pub mod logging;
-pub mod notify;
+pub mod args;
+pub mod clock;
+pub mod backoff;
 pub mod progress;
 pub mod readiness;
-pub mod signal;
 pub mod supervise;
+pub mod ending;
+pub mod signal;
+pub mod notify;
 
 pub use args::LogArgs;
 pub use backoff::Backoff;
 pub use clock::Clock;
+pub use ending::RunError;
 pub use logging::LogFormat;
 pub use progress::{Progress, Watchdog};
 pub use readiness::{Latch, Readiness};

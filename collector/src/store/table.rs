@@ -39,11 +39,12 @@ CREATE TABLE IF NOT EXISTS memory (memory TEXT NOT NULL) STRICT;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The folder or the file cannot be used.
-    #[error("{}: {error}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// Which.
         path: PathBuf,
         /// Why.
+        #[source]
         error: io::Error,
     },
     /// A newer version wrote the file.

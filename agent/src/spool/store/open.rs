@@ -63,11 +63,12 @@ pub enum OpenError {
     #[error("the spool {0} is in use by another process: does a second agent have the same state directory?")]
     InUse(PathBuf),
     /// The folder or the file cannot be used.
-    #[error("cannot use the spool {path}: {error}; check that its folder exists and belongs to the user of lagmesh-agent")]
+    #[error("cannot use the spool {path}; check that its folder exists and belongs to the user of lagmesh-agent")]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
+        #[source]
         error: io::Error,
     },
     /// SQLite says so.
