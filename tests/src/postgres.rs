@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User, chown};
 
 use crate::files;
-use crate::process::{Process, Program};
+use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
 /// How long a server may take to start or to stop.
@@ -77,7 +77,7 @@ impl Server {
                 User::from_name(account)?.with_context(|| format!("no account {account}: install the package postgresql"))?;
             chown(&folder, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} to {account}", folder.display()))?;
         }
-        Ok(Server { name: name.to_owned(), port: ports::free_tcp()?, folder, account, process: None })
+        Ok(Server { name: name.to_owned(), port: ports::free()?, folder, account, process: None })
     }
 
     /// Its port on loopback.
@@ -137,6 +137,7 @@ impl Server {
             args: vec!["-D".to_owned(), self.data()],
             env: Vec::new(),
             user: self.account.clone(),
+            place: Place::default(),
         };
         let process = Process::start(program, &self.folder)?;
         let what = format!("{} answers", self.name);

@@ -1,5 +1,6 @@
 //! Programs that run beside the test and never outlive it.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,15 @@ const LAST_LINES: usize = 10;
 /// A program that was forked but had not yet asked for its parent's death when the parent died must not start.
 const ONLY_UNDER_US: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
+/// Where a program runs: on this machine as it is, or on a host of the testbed with a network and clocks of its own.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// A command that enters the host's namespaces and then becomes what follows it; empty: nothing is entered.
+    pub enter: Vec<String>,
+    /// What its programs find in their environment, its clocks among it.
+    pub env: Vec<(String, String)>,
+}
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -31,6 +41,8 @@ pub struct Program {
     pub env: Vec<(String, String)>,
     /// The account it runs under, if not ours.
     pub user: Option<String>,
+    /// Where it runs.
+    pub place: Place,
 }
 
 /// A running program. Dropping it kills it.
@@ -39,6 +51,22 @@ pub struct Process {
     program: Program,
     child: Child,
     log: PathBuf,
+}
+
+impl Place {
+    /// A command that runs `program` there.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = match self.enter.split_first() {
+            Some((enter, args)) => {
+                let mut command = Command::new(enter);
+                command.args(args).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
 }
 
 impl Process {
@@ -51,13 +79,13 @@ impl Process {
     pub fn start(program: Program, directory: &Path) -> Result<Process> {
         let log = directory.join(format!("{}.log", program.name));
         let output = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
-        let mut command = Command::new("setpriv");
+        let mut command = program.place.command("setpriv");
         if let Some(user) = &program.user {
             command.args(["--reuid", user, "--regid", user, "--init-groups"]);
         }
         command.args(["--pdeathsig", "KILL", "--", "sh", "-c", ONLY_UNDER_US]).arg(std::process::id().to_string());
         command.arg(&program.path).args(&program.args);
-        command.envs(program.env.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        command.envs(program.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0).current_dir(directory);
         let child =
             command.spawn().with_context(|| format!("start {} (setpriv is part of util-linux)", program.path.display()))?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::process::{Process, Program};
+use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
 /// A running Prometheus. Dropping it ends it.
@@ -29,7 +29,7 @@ impl Prometheus {
     /// # Errors
     /// If it is not installed or does not start.
     pub async fn start(folder: &Path, target: Option<&str>) -> Result<Prometheus> {
-        let port = ports::free_tcp()?;
+        let port = ports::free()?;
         let rules = repository("alerts").canonicalize().context("find the rules")?.join("*.rules.yml");
         let scrape = target.map_or_else(String::new, |target| {
             format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: [\"{target}\"]\n")
@@ -49,6 +49,7 @@ impl Prometheus {
             ],
             env: Vec::new(),
             user: None,
+            place: Place::default(),
         };
         let process = Process::start(program, folder).context("start prometheus (package prometheus)")?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::files::{self, RunFolder};
 use crate::postgres::{self, Server};
-use crate::process::{Process, Program};
+use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
 /// The regions; the first holds the writer.
@@ -63,8 +63,8 @@ impl World {
     pub async fn start(plan: &Plan, mut say: impl FnMut(&str)) -> Result<World> {
         let folder = RunFolder::new(&plan.purpose)?;
         let servers = start_servers(folder.path(), &mut say).await?;
-        let collector_http = ports::tcp_or_free(plan.http_port)?;
-        let agent_http = REGIONS.iter().map(|region| Ok(((*region).to_owned(), ports::free_tcp()?))).collect::<Result<_>>()?;
+        let collector_http = ports::preferred_or_free(plan.http_port)?;
+        let agent_http = REGIONS.iter().map(|region| Ok(((*region).to_owned(), ports::free()?))).collect::<Result<_>>()?;
         fs::write(folder.path().join("fleet.toml"), fleet_file(plan, &servers, collector_http)?)
             .context("write the fleet file")?;
         write_secrets(folder.path())?;
@@ -86,7 +86,7 @@ impl World {
         let args = [
             ("--fleet", self.path("fleet.toml")),
             ("--http-listen", format!("127.0.0.1:{}", self.collector_http)),
-            ("--grpc-listen", format!("127.0.0.1:{}", ports::free_tcp()?)),
+            ("--grpc-listen", format!("127.0.0.1:{}", ports::free()?)),
             ("--state-dir", self.path("collector")),
         ];
         fs::create_dir_all(self.folder.path().join("collector"))?;
@@ -300,7 +300,7 @@ fn fleet_file(plan: &Plan, servers: &BTreeMap<String, Server>, collector_http: u
         "# Three regions on one machine. No coordinates: loopback undercuts every physical floor.\nname = \"demo\"\n",
     );
     for region in REGIONS {
-        let mesh = ports::free_udp()?;
+        let mesh = ports::free()?;
         write!(file, "\n[[region]]\nname = \"{region}\"\n[[region.agent]]\nmesh = \"127.0.0.1:{mesh}\"\n")?;
     }
     file.push_str("\n[[cluster]]\nname = \"app\"\n");
@@ -341,5 +341,6 @@ pub fn daemon(name: &str, program: &str, args: &[(&str, String)]) -> Result<Prog
         args: args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect(),
         env: Vec::new(),
         user: None,
+        place: Place::default(),
     })
 }

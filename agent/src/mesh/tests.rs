@@ -29,7 +29,7 @@ struct Running {
 
 /// A fleet whose two agents listen on free ports, with probes every 100 ms.
 fn loopback_fleet() -> (Arc<Fleet>, [SocketAddr; 2]) {
-    let free = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = || SocketAddr::from(([127, 0, 0, 1], lagmesh_tests::ports::free().unwrap()));
     let (oslo, tokyo) = (free(), free());
     let (oslo_text, tokyo_text) = (oslo.to_string(), tokyo.to_string());
     let quick = "tcp = false\nflows = 4\ninterval = \"100ms\"";

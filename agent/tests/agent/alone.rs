@@ -3,10 +3,10 @@
 use lagmesh_model::catalogue::SPOOL_BYTES;
 use lagmesh_model::state::{LinkState, NodeState, ProbeKind, ReplicationState};
 
-use crate::program::{Home, fleet, free_tcp_port, wait_for};
+use crate::program::{Home, fleet, free_port, wait_for};
 
 fn dead() -> String {
-    format!("http://127.0.0.1:{}", free_tcp_port())
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 /// With everything around it dead an agent becomes ready, serves every page, calls nothing healthy that it cannot see, says what

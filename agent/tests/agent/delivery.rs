@@ -8,7 +8,7 @@ use lagmesh_model::series::Batch;
 use rusqlite::Connection;
 
 use crate::collector::{Collector, accept};
-use crate::program::{Agent, Home, fleet, free_tcp_port, wait_for};
+use crate::program::{Agent, Home, fleet, free_port, wait_for};
 
 fn url(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
@@ -37,7 +37,7 @@ fn boot(agent: &Agent) -> BootId {
 /// A collector that was away gets every batch exactly once when it comes, the newest first, and the last one when the agent ends.
 #[test]
 fn outage() {
-    let port = free_tcp_port();
+    let port = free_port();
     let home = Home::new(&fleet(&[("main", url(port))]));
     let agent = home.start(&[]);
     let boot = boot(&agent);
@@ -57,7 +57,7 @@ fn outage() {
 /// What was spooled before a power cut is delivered by the next run; the runs stay apart.
 #[test]
 fn power_cut() {
-    let port = free_tcp_port();
+    let port = free_port();
     let home = Home::new(&fleet(&[("main", url(port))]));
     let agent = home.start(&[]);
     let first_boot = boot(&agent);
@@ -81,7 +81,7 @@ fn power_cut() {
 /// A corrupt spool is set aside, counted and told; the agent goes on.
 #[test]
 fn corrupt_spool() {
-    let port = free_tcp_port();
+    let port = free_port();
     let home = Home::new(&fleet(&[("main", url(port))]));
     fs::create_dir(home.path("state")).unwrap();
     fs::write(home.path("state/spool.db"), vec![b'x'; 100_000]).unwrap();
@@ -100,7 +100,7 @@ fn refused_batch() {
     fn policy(batch: &Batch) -> &'static str {
         if batch.sequence == 2 { "400 Bad Request" } else { "200 OK" }
     }
-    let port = free_tcp_port();
+    let port = free_port();
     let home = Home::new(&fleet(&[("main", url(port))]));
     let collector = Collector::start(port, policy, None);
     let agent = home.start(&[]);
@@ -116,7 +116,7 @@ fn refused_batch() {
 /// One collector that is away does not hold up another.
 #[test]
 fn collectors_are_independent() {
-    let (port, away) = (free_tcp_port(), free_tcp_port());
+    let (port, away) = (free_port(), free_port());
     let home = Home::new(&fleet(&[("main", url(port)), ("away", url(away))]));
     let collector = Collector::start(port, accept, None);
     let agent = home.start(&[]);
@@ -143,7 +143,7 @@ fn tls() {
         .with_no_client_auth()
         .with_single_cert(vec![issued.cert.der().clone()], key)
         .unwrap();
-    let port = free_tcp_port();
+    let port = free_port();
     let collector = Collector::start(port, accept, Some(Arc::new(server)));
     let home = Home::new(&fleet(&[("main", format!("https://localhost:{port}"))]));
     let authority = home.path("ca.pem");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -32,19 +32,14 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     panic!("waited in vain for {what}");
 }
 
-/// A TCP port on which nobody listens.
-pub(crate) fn free_tcp_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A UDP port on which nobody listens.
-pub(crate) fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that nobody uses and that stays free until this process ends.
+pub(crate) fn free_port() -> u16 {
+    lagmesh_tests::ports::free().unwrap()
 }
 
 /// A fleet of Dublin, where the agent of the test stands, and Tokyo, where nobody is; its database does not answer.
 pub(crate) fn fleet(collectors: &[(&str, String)]) -> String {
-    let (dublin, tokyo, database) = (free_udp_port(), free_udp_port(), free_tcp_port());
+    let (dublin, tokyo, database) = (free_port(), free_port(), free_port());
     let mut text = format!(
         r#"
 name = "test"

@@ -1,7 +1,6 @@
 //! A PostgreSQL server of one test's own: made in a folder of its own, stopped and removed when the test ends.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -58,9 +57,7 @@ impl Server {
         if is_root() {
             run(Command::new("chown").arg("postgres").arg(folder.path()));
         }
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = socket.local_addr().expect("its number").port();
-        Server { folder, port }
+        Server { folder, port: lagmesh_tests::ports::free().expect("a free port") }
     }
 
     /// The errors in the server's log so far.

@@ -62,11 +62,11 @@ impl Pair {
         let folder = RunFolder::new(purpose)?;
         let (right, other) = (Authority::new(folder.path(), "right")?, Authority::new(folder.path(), "other")?);
         let of = |name: &str| if name == "right" { &right } else { &other };
-        let (collector_port, agent_port) = (ports::free_tcp()?, ports::free_tcp()?);
+        let (collector_port, agent_port) = (ports::free()?, ports::free()?);
         let fleet = folder.path().join("fleet.toml");
         fs::write(
             &fleet,
-            fleet_file(&format!("127.0.0.1:{}", ports::free_udp()?), &format!("https://localhost:{collector_port}")),
+            fleet_file(&format!("127.0.0.1:{}", ports::free()?), &format!("https://localhost:{collector_port}")),
         )?;
         let text = |path: &Path| path.display().to_string();
         let state = |name: &str| text(&folder.path().join(name));
