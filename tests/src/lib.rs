@@ -7,5 +7,6 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod prometheus;
+pub mod real;
 pub mod wait;
 pub mod world;
