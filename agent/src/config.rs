@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lagmesh_daemon::LogArgs;
-use lagmesh_model::fleet::{Address, Agent, Fleet, FleetErrors, Region};
+use lagmesh_model::document::FileErrors;
+use lagmesh_model::fleet::{Address, Agent, Fleet, Region};
 use lagmesh_model::ids::{AgentName, RegionName};
 
 use crate::mesh::keys::{KeyError, MeshKeys};
@@ -108,7 +109,7 @@ pub enum ConfigError {
     },
     /// The fleet file is wrong.
     #[error(transparent)]
-    Fleet(#[from] FleetErrors),
+    Fleet(#[from] FileErrors),
     /// The region is not in the fleet file.
     #[error("{}: no region is called \"{region}\"; there are: {known}", file.display())]
     UnknownRegion {

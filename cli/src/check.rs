@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
-use lagmesh_model::fleet::{Agent, Fleet, FleetError, FleetErrors, Mesh, Node, Region};
+use lagmesh_model::document::{FileError, FileErrors};
+use lagmesh_model::fleet::{Agent, Fleet, Mesh, Node, Region};
 use lagmesh_postgres::ConnInfo;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -73,14 +74,14 @@ fn line(text: &[u8], at: usize) -> usize {
 
 /// Whether agents will understand every connection string, down to its keywords. The environment of an agent may complete a
 /// string, so a user that is not named here is no mistake.
-fn connection_strings(file: &str, text: &str, fleet: &Fleet) -> Result<(), FleetErrors> {
+fn connection_strings(file: &str, text: &str, fleet: &Fleet) -> Result<(), FileErrors> {
     let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
     let mistake = |(_, node): (_, &Node)| {
         let message = ConnInfo::parse(&node.dsn, environment).err()?.to_string();
-        Some(FleetError { line: dsn_line(text, node.name.as_str())?, key: "cluster.node.dsn".to_owned(), message })
+        Some(FileError { line: dsn_line(text, node.name.as_str())?, key: "cluster.node.dsn".to_owned(), message })
     };
-    let errors: Vec<FleetError> = fleet.nodes().filter_map(mistake).collect();
-    if errors.is_empty() { Ok(()) } else { Err(FleetErrors { file: file.to_owned(), errors }) }
+    let errors: Vec<FileError> = fleet.nodes().filter_map(mistake).collect();
+    if errors.is_empty() { Ok(()) } else { Err(FileErrors { file: file.to_owned(), errors }) }
 }
 
 /// Where the connection string of a node stands.

@@ -3,7 +3,7 @@
 use std::io;
 
 use lagmesh_daemon::exit;
-use lagmesh_model::fleet::FleetErrors;
+use lagmesh_model::document::FileErrors;
 
 /// The exit code of a command that refused, or that reached nobody.
 const REFUSED: u8 = 1;
@@ -16,7 +16,7 @@ pub enum Failure {
     Refused(String),
     /// The fleet file is wrong: one line per mistake.
     #[error(transparent)]
-    Fleet(#[from] FleetErrors),
+    Fleet(#[from] FileErrors),
     /// Something that was named in the command line cannot be used.
     #[error("lagmesh: {0}")]
     Config(String),

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lagmesh_daemon::LogArgs;
-use lagmesh_model::fleet::{Fleet, FleetErrors};
+use lagmesh_model::document::FileErrors;
+use lagmesh_model::fleet::Fleet;
 
 use crate::listen::{BadTls, Tls};
 
@@ -89,7 +90,7 @@ pub enum ConfigError {
     },
     /// The fleet file is wrong.
     #[error(transparent)]
-    Fleet(#[from] FleetErrors),
+    Fleet(#[from] FileErrors),
     /// Others can reach an address on which nothing is encrypted.
     #[error(
         "{}: {address} is beside loopback and has no TLS; give --tls-cert-file and --tls-key-file, or write insecure = true at the \

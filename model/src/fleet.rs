@@ -2,9 +2,7 @@
 //! Secrets never stand in it.
 
 mod address;
-mod document;
 mod dsn;
-mod error;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -13,8 +11,9 @@ mod warn;
 use std::time::Duration;
 
 pub use address::{Address, BadAddress, BadUrl, Url};
-pub use error::{FleetError, FleetErrors};
+pub use read::{EXPORT_KEYS, JUDGE_KEYS, MESH_KEYS, REPLICATION_KEYS};
 
+use crate::document::FileErrors;
 use crate::ids::{AgentName, ClusterName, CollectorName, NodeHash, NodeName, RegionName};
 use crate::physics::Coordinates;
 use crate::state::ProbeKind;
@@ -245,7 +244,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Everything that is wrong with the file, one line each: `fleet.toml:12: region.agent.mesh: "foo" is not host:port`.
-    pub fn parse(file: &str, text: &str) -> Result<Fleet, FleetErrors> {
+    pub fn parse(file: &str, text: &str) -> Result<Fleet, FileErrors> {
         read::fleet(file, text)
     }
 

@@ -141,6 +141,9 @@ pub struct Replication {
     pub why: String,
     /// Apply lag of the newest beat.
     pub lag: Known<Seconds>,
+    /// The beat whose lag that is, as the node's own agent says.
+    #[serde(default = "untold")]
+    pub lag_beat: Known<(Incarnation, Sequence)>,
     /// Apply lag (estimates) of the last minute.
     pub lag_recent: Known<Quantiles>,
     /// Staleness now.
@@ -151,6 +154,10 @@ pub struct Replication {
     pub backlog_replayed_bytes: Known<u64>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
+}
+
+fn untold<T>() -> Known<T> {
+    Known::unknown("not told")
 }
 
 /// One export target of an agent.

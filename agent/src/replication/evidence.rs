@@ -33,6 +33,7 @@ impl Replications {
             state,
             why,
             lag: last_lag(track, cluster, now.raw),
+            lag_beat: Known::from_option(track.lag.last_beat(), "no beat with a known lag has been seen yet"),
             lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
             staleness: match track.lag.staleness(now) {
                 Ok(staleness) => Known::known(Seconds::from(staleness)),

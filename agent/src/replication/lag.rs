@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lagmesh_model::beat::{BeatRow, BeatTimes, apply_lag, staleness};
+use lagmesh_model::beat::{BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::status::Quantiles;
@@ -30,7 +30,7 @@ pub(super) struct Lag {
     arrived: Option<RawNanos>,
     pending: VecDeque<Pending>,
     /// The newest lag that is known, and when its beat was found.
-    last: Option<(RawNanos, Interval)>,
+    last: Option<LastLag>,
     recent: VecDeque<(RawNanos, i64)>,
     /// The offset of the writer's clock, as it was last known.
     offset: Option<KeptClock>,
@@ -73,6 +73,15 @@ struct Pending {
     at: Reading,
 }
 
+/// The newest known lag.
+#[derive(Debug, Clone, Copy)]
+struct LastLag {
+    /// When its beat was found.
+    at: RawNanos,
+    lag: Interval,
+    beat: (Incarnation, Sequence),
+}
+
 /// The writer's clock minus ours, kept beyond the moment at which the mesh loses the writer: it only gets wider.
 #[derive(Debug, Clone, Copy)]
 struct KeptClock {
@@ -95,12 +104,17 @@ impl Lag {
 
     /// The lag of the newest beat whose lag is known.
     pub(super) fn last(&self) -> Option<Interval> {
-        self.last.map(|(_, lag)| lag)
+        self.last.map(|last| last.lag)
+    }
+
+    /// The beat whose lag that is.
+    pub(super) fn last_beat(&self) -> Option<(Incarnation, Sequence)> {
+        self.last.map(|last| last.beat)
     }
 
     /// Since its beat was found.
     pub(super) fn last_age(&self, now: RawNanos) -> Option<Duration> {
-        self.last.map(|(at, _)| age(now, at))
+        self.last.map(|last| age(now, last.at))
     }
 
     /// Whether lag has been falling over the last few beats.
@@ -224,7 +238,7 @@ impl Lag {
             return;
         };
         self.totals.record(lag, objective);
-        self.last = Some((present, lag));
+        self.last = Some(LastLag { at: present, lag, beat: (row.id.incarnation, row.id.sequence) });
         if lag.upper_ns() < 0 {
             // A contradiction is no lag.
             return;

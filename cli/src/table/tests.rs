@@ -45,6 +45,7 @@ fn replication(node: &str, region: &str, lag_s: f64) -> Replication {
         state: ReplicationState::Ok,
         why: String::new(),
         lag: seconds(lag_s),
+        lag_beat: Known::unknown("not read"),
         lag_recent: Known::known(quantiles(lag_s)),
         staleness: seconds(lag_s + 0.5),
         backlog_received_bytes: Known::known(0),

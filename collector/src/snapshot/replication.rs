@@ -80,6 +80,7 @@ impl<'a> Row<'a> {
             state,
             why,
             lag: self.lag(),
+            lag_beat: Known::unknown("only the node's own agent tells"),
             lag_recent: self.lag_recent(),
             staleness: self.staleness(state),
             backlog_received_bytes: self.backlog(Stage::Received),

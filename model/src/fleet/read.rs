@@ -6,12 +6,11 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::document::{Document, Found, Reported, Section, number, parsed, text};
-use super::error::{FleetErrors, nearest};
 use super::{
     Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector, DURATION_MAX, EXPORT_INTERVAL_MIN, Export,
     FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
 };
+use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
 use crate::physics::Coordinates;
 
@@ -25,12 +24,17 @@ const AGENT: &[&str] = &["name", "mesh"];
 const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_max", "node"];
 const NODE: &[&str] = &["name", "region", "dsn"];
 const COLLECTOR: &[&str] = &["name", "otlp"];
-const MESH: &[&str] = &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"];
-const EXPORT: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
-const REPLICATION: &[&str] = &["lag_enter", "lag_exit"];
-const JUDGE: &[&str] = &["suspect_after", "down_after", "degraded_after", "healthy_after", "recover_after", "recovered_after"];
+/// The keys of `[mesh]`.
+pub const MESH_KEYS: &[&str] = &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"];
+/// The keys of `[export]`.
+pub const EXPORT_KEYS: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
+/// The keys of `[replication]`.
+pub const REPLICATION_KEYS: &[&str] = &["lag_enter", "lag_exit"];
+/// The keys of `[judge]`.
+pub const JUDGE_KEYS: &[&str] =
+    &["suspect_after", "down_after", "degraded_after", "healthy_after", "recover_after", "recovered_after"];
 
-pub(super) fn fleet(file: &str, text: &str) -> Result<Fleet, FleetErrors> {
+pub(super) fn fleet(file: &str, text: &str) -> Result<Fleet, FileErrors> {
     let document = Document::new(file, text);
     let found = document.parse().and_then(|table| whole(&Section::top(&document, &table, TOP)));
     document.finish(found)
@@ -51,10 +55,10 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
     let regions = regions(&region_sections);
     let clusters = clusters(&top.sections("cluster", CLUSTER), &known);
     let collectors = collectors(&top.sections("collector", COLLECTOR), strict);
-    let mesh = mesh(&top.section("mesh", MESH));
-    let export = export(&top.section("export", EXPORT));
-    let replication = replication(&top.section("replication", REPLICATION));
-    let judge = judge(&top.section("judge", JUDGE));
+    let mesh = mesh(&top.section("mesh", MESH_KEYS));
+    let export = export(&top.section("export", EXPORT_KEYS));
+    let replication = replication(&top.section("replication", REPLICATION_KEYS));
+    let judge = judge(&top.section("judge", JUDGE_KEYS));
     Ok(Fleet {
         name: name?,
         insecure: insecure?,

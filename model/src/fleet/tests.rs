@@ -35,7 +35,7 @@ name = "main"
 otlp = "http://127.0.0.1:8622"
 "#;
 
-fn parse(text: &str) -> Result<Fleet, FleetErrors> {
+fn parse(text: &str) -> Result<Fleet, FileErrors> {
     Fleet::parse("fleet.toml", text)
 }
 

@@ -1,5 +1,7 @@
 //! A TOML document read table by table: every key is asked for by name, and everything that is wrong is told with its line.
 
+mod error;
+
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -9,36 +11,41 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::{FleetError, FleetErrors, nearest};
+pub use error::{FileError, FileErrors, nearest};
 
 /// Proof that an error was told; nothing more needs to be said about the value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reported(());
+pub struct Reported(());
 
 impl Reported {
     /// For what follows from an error that was told at another key.
-    pub(super) fn elsewhere() -> Reported {
+    pub fn elsewhere() -> Reported {
         Reported(())
     }
 }
 
 /// A value, or an error that was told already.
-pub(super) type Found<T> = Result<T, Reported>;
+pub type Found<T> = Result<T, Reported>;
 
 /// The text of a file and what was found wrong with it.
-pub(super) struct Document<'a> {
+#[derive(Debug)]
+pub struct Document<'a> {
     file: &'a str,
     text: &'a str,
-    errors: RefCell<Vec<FleetError>>,
+    errors: RefCell<Vec<FileError>>,
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn new(file: &'a str, text: &'a str) -> Document<'a> {
+    /// A document that has not been parsed yet; `file` is its name in messages.
+    pub fn new(file: &'a str, text: &'a str) -> Document<'a> {
         Document { file, text, errors: RefCell::new(Vec::new()) }
     }
 
     /// The document as a tree; with errors of syntax there is none.
-    pub(super) fn parse(&self) -> Found<DeTable<'a>> {
+    ///
+    /// # Errors
+    /// If the text is no TOML; that has been told.
+    pub fn parse(&self) -> Found<DeTable<'a>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         let mut told = Ok(());
         let mut line_told = None;
@@ -53,33 +60,39 @@ impl<'a> Document<'a> {
     }
 
     /// The line of a byte [1 and up].
-    pub(super) fn line(&self, at: usize) -> usize {
+    pub fn line(&self, at: usize) -> usize {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         before.split(|byte| *byte == b'\n').count()
     }
 
-    pub(super) fn tell(&self, at: usize, key: impl Into<String>, message: impl Into<String>) -> Reported {
-        self.errors.borrow_mut().push(FleetError { line: self.line(at), key: key.into(), message: message.into() });
+    /// Tells that something is wrong at a byte of the text.
+    pub fn tell(&self, at: usize, key: impl Into<String>, message: impl Into<String>) -> Reported {
+        self.errors.borrow_mut().push(FileError { line: self.line(at), key: key.into(), message: message.into() });
         Reported(())
     }
 
     /// The value if nothing at all was wrong.
-    pub(super) fn finish<T>(self, value: Found<T>) -> Result<T, FleetErrors> {
+    ///
+    /// # Errors
+    /// Everything that was told.
+    pub fn finish<T>(self, value: Found<T>) -> Result<T, FileErrors> {
         let mut errors = self.errors.into_inner();
         match value {
             Ok(value) if errors.is_empty() => Ok(value),
             _ => {
                 errors.sort();
                 errors.dedup();
-                Err(FleetErrors { file: self.file.to_owned(), errors })
+                Err(FileErrors { file: self.file.to_owned(), errors })
             }
         }
     }
 }
 
 /// One table of the document, or an empty one in place of a table that is not there.
-pub(super) struct Section<'a> {
-    pub(super) document: &'a Document<'a>,
+#[derive(Debug)]
+pub struct Section<'a> {
+    /// The document that it belongs to.
+    pub document: &'a Document<'a>,
     path: String,
     at: usize,
     table: Option<&'a DeTable<'a>>,
@@ -88,7 +101,7 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The whole document, which holds none but the `known` keys.
-    pub(super) fn top(document: &'a Document<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Section<'a> {
+    pub fn top(document: &'a Document<'a>, table: &'a DeTable<'a>, known: &'static [&'static str]) -> Section<'a> {
         let top = Section { document, path: String::new(), at: 0, table: Some(table), known };
         top.tell_unknown();
         top
@@ -122,17 +135,17 @@ impl<'a> Section<'a> {
     }
 
     /// Where a key stands, or its table if the key is not written.
-    pub(super) fn at(&self, key: &str) -> usize {
+    pub fn at(&self, key: &str) -> usize {
         self.entry(key).map_or(self.at, |(at, _)| at)
     }
 
     /// Tells that something is wrong with a key of this table.
-    pub(super) fn tell(&self, key: &str, message: impl Into<String>) -> Reported {
+    pub fn tell(&self, key: &str, message: impl Into<String>) -> Reported {
         self.document.tell(self.at(key), self.key(key), message)
     }
 
     /// Whether no table `[[key]]` is written.
-    pub(super) fn has_none(&self, key: &str) -> bool {
+    pub fn has_none(&self, key: &str) -> bool {
         match self.entry(key).map(|(_, value)| value.get_ref()) {
             None => true,
             Some(DeValue::Array(values)) => values.is_empty(),
@@ -141,7 +154,7 @@ impl<'a> Section<'a> {
     }
 
     /// Tells that `key` is in the wrong order to `other`, at whichever of the two is written.
-    pub(super) fn tell_pair(&self, key: &str, other: &str, message: impl Into<String>) -> Reported {
+    pub fn tell_pair(&self, key: &str, other: &str, message: impl Into<String>) -> Reported {
         let at = self.at(if self.entry(key).is_some() { key } else { other });
         self.document.tell(at, self.key(key), message)
     }
@@ -160,7 +173,10 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key, if the key is written.
-    pub(super) fn get<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<Option<T>> {
+    ///
+    /// # Errors
+    /// If it is written and wrong, or missing where it must stand; that has been told.
+    pub fn get<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<Option<T>> {
         match self.entry(key) {
             None => Ok(None),
             Some((_, value)) => read(value.get_ref()).map(Some).map_err(|message| self.tell(key, message)),
@@ -168,12 +184,15 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key that must be written.
-    pub(super) fn require<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<T> {
+    ///
+    /// # Errors
+    /// If it is written and wrong, or missing where it must stand; that has been told.
+    pub fn require<T>(&self, key: &str, read: impl FnOnce(&DeValue<'a>) -> Result<T, String>) -> Found<T> {
         self.get(key, read)?.ok_or_else(|| self.tell(key, "is missing"))
     }
 
     /// A table inside this one; an empty one if it is not written.
-    pub(super) fn section(&self, key: &str, known: &'static [&'static str]) -> Section<'a> {
+    pub fn section(&self, key: &str, known: &'static [&'static str]) -> Section<'a> {
         let nothing = Section { document: self.document, path: self.key(key), at: self.at(key), table: None, known };
         match self.entry(key).map(|(_, value)| (value, value.get_ref())) {
             Some((value, DeValue::Table(table))) => self.inner(key, value, table, known),
@@ -186,7 +205,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables `[[key]]` inside this one.
-    pub(super) fn sections(&self, key: &str, known: &'static [&'static str]) -> Vec<Section<'a>> {
+    pub fn sections(&self, key: &str, known: &'static [&'static str]) -> Vec<Section<'a>> {
         let brackets = || format!("write it as [[{}]], with two brackets, once for each", self.key(key));
         match self.entry(key).map(|(_, value)| value.get_ref()) {
             None => Vec::new(),
@@ -208,13 +227,19 @@ impl<'a> Section<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn switch(&self, key: &str, default: bool) -> Found<bool> {
+    ///
+    /// # Errors
+    /// If it is written and wrong, or missing where it must stand; that has been told.
+    pub fn switch(&self, key: &str, default: bool) -> Found<bool> {
         let read = |value: &DeValue<'_>| value.as_bool().ok_or_else(|| format!("must be true or false, not {}", kind(value)));
         Ok(self.get(key, read)?.unwrap_or(default))
     }
 
     /// A whole number in a range.
-    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Found<u64> {
+    ///
+    /// # Errors
+    /// If it is written and wrong, or missing where it must stand; that has been told.
+    pub fn integer(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Found<u64> {
         let read = |value: &DeValue<'_>| {
             let written = value.as_integer().ok_or_else(|| format!("must be a whole number, not {}", kind(value)))?;
             let number = u64::from_str_radix(written.as_str(), written.radix()).ok();
@@ -226,24 +251,36 @@ impl<'a> Section<'a> {
         Ok(self.get(key, read)?.unwrap_or(default))
     }
 
-    /// A duration as text, not below `least` and never zero.
-    pub(super) fn duration(&self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Found<Duration> {
+    /// A duration as text in a range, never zero.
+    ///
+    /// # Errors
+    /// If it is written and wrong, or missing where it must stand; that has been told.
+    pub fn duration(&self, key: &str, range: RangeInclusive<Duration>, default: Duration) -> Found<Duration> {
         Ok(self.get(key, |value| duration(value, &range))?.unwrap_or(default))
     }
 }
 
 /// Text in quotes.
-pub(super) fn text(value: &DeValue<'_>) -> Result<String, String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn text(value: &DeValue<'_>) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| format!("must be text in quotes, not {}", kind(value)))
 }
 
 /// Text in quotes that means something.
-pub(super) fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parsed<T: FromStr<Err: Display>>(value: &DeValue<'_>) -> Result<T, String> {
     text(value)?.parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// A number with or without a point, in a range.
-pub(super) fn number(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Result<f64, String> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn number(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Result<f64, String> {
     let written = match value {
         DeValue::Float(float) => float.as_str(),
         DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),

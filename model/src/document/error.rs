@@ -1,10 +1,10 @@
-//! What is wrong with a fleet file.
+//! What is wrong with a file.
 
 use std::fmt;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FleetError {
+pub struct FileError {
     /// The line it stands in, or that of the table it is missing from [1 and up].
     pub line: usize,
     /// The key, with the tables it stands in: `region.agent.mesh`; or `syntax`.
@@ -13,18 +13,18 @@ pub struct FleetError {
     pub message: String,
 }
 
-/// Everything that is wrong with a fleet file, in the order of its lines. Displays as one line per error.
+/// Everything that is wrong with a file, in the order of its lines. Displays as one line per error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct FleetErrors {
+pub struct FileErrors {
     /// The file, as the caller named it.
     pub file: String,
     /// At least one.
-    pub errors: Vec<FleetError>,
+    pub errors: Vec<FileError>,
 }
 
-impl fmt::Display for FleetErrors {
+impl fmt::Display for FileErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, FleetError { line, key, message }) in self.errors.iter().enumerate() {
+        for (index, FileError { line, key, message }) in self.errors.iter().enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
             write!(f, "{newline}{}:{line}: {key}: {message}", self.file)?;
         }
@@ -36,7 +36,7 @@ impl fmt::Display for FleetErrors {
 const MISSPELT_BYTES_MAX: usize = 12;
 
 /// The nearest of `known` to a misspelt `word`, if one is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near_enough = (word.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()
