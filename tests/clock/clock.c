@@ -4,8 +4,9 @@
  * and every program maps. Without the variable, or if the file cannot be used, it passes everything through.
  *
  * Each clock shows  real + offset + floor((real - anchor) * rate / 10^9),  where "real" is what the kernel shows the program (a time
- * namespace, if there is one, is already in it). Of two such pieces the second holds from its anchor on. The file therefore carries a
- * change that is still to come, and all programs see it at one and the same moment.
+ * namespace, if there is one, is already in it). Of several such pieces each holds from its anchor on. The file therefore carries a
+ * change that is still to come, and all programs see it at one and the same moment; and what is a little old when it is read, a coarse
+ * clock or the stamp of a packet that waited, is still shown by the piece of its time.
  *
  * Kernel stamps of packets (receive and transmit) are moved like the wall clock, because on a real host the kernel stamps its own.
  * A flag leaves them on the true clock: what a half-faked host looks like.
@@ -39,12 +40,13 @@
 
 /* The layout of the file; `clocks/control.rs` writes it. */
 enum { WALL, MONOTONIC, RAW, BOOT, CLOCKS, NOT_OURS = -1 };
+enum { PIECES = 4 };
 enum { STAMPS_TRUE = 1, SYNCHRONISED = 2 };
 struct piece {
   int64_t anchor_ns, offset_ns, rate_ppb;
 };
 struct state {
-  struct piece clocks[CLOCKS][2];
+  struct piece clocks[CLOCKS][PIECES];
   uint64_t flags;
   int64_t max_error_us;
 };
@@ -55,7 +57,7 @@ struct control {
   uint64_t sequence;
   struct state states[2];
 };
-_Static_assert(sizeof(long) == 8 && sizeof(struct control) == 24 + 2 * 208, "the layout that the testbed writes");
+_Static_assert(sizeof(long) == 8 && sizeof(struct control) == 24 + 2 * 400, "the layout that the testbed writes");
 
 static const struct control *control;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
@@ -113,12 +115,18 @@ static int64_t shown_by(const struct piece *piece, int64_t real_ns) {
     } while (sequence != __atomic_load_n(&control->sequence, __ATOMIC_RELAXED));   \
   } while (0)
 
+static const struct piece *piece_at(const struct piece *pieces, int64_t real_ns) {
+  int newest = PIECES - 1;
+  while (newest > 0 && real_ns < pieces[newest].anchor_ns) newest--;
+  return &pieces[newest];
+}
+
 /* What one of the host's clocks shows when the kernel shows `real_ns`. Visible, so that its arithmetic can be tested. */
 __attribute__((visibility("default"))) int64_t lagmesh_clock_shown(int clock, int64_t real_ns);
 int64_t lagmesh_clock_shown(int clock, int64_t real_ns) {
   if (control == NULL) return real_ns;
   struct piece piece;
-  READ(piece, whole->clocks[clock][real_ns >= whole->clocks[clock][1].anchor_ns]);
+  READ(piece, *piece_at(whole->clocks[clock], real_ns));
   return shown_by(&piece, real_ns);
 }
 

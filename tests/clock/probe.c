@@ -4,6 +4,7 @@
  *
  *   clocks   per line: for each clock "kernel shown kernel", then CLOCK_MONOTONIC by the kernel before and after it all [ns]
  *   shown    per line "clock real": what the preloaded library makes of it [ns]
+ *   whole    per line "count real": how many of `count` answers were not `real`, for a clock that is always told to show that
  *   timex    per line: state, status, maxerror and esterror [us], the time [ns], and the error of an attempt to set the clock
  *   cost     per line "count": what one call of clock_gettime costs [ps]
  */
@@ -61,6 +62,14 @@ static void shown(const char *line) {
   else printf("%" PRId64 "\n", arithmetic(clock, real_ns));
 }
 
+static void whole(const char *line) {
+  int64_t (*arithmetic)(int, int64_t) = (int64_t(*)(int, int64_t))dlsym(RTLD_DEFAULT, "lagmesh_clock_shown");
+  int64_t count, real_ns, wrong = 0;
+  if (arithmetic == NULL || sscanf(line, "%" SCNd64 " %" SCNd64, &count, &real_ns) != 2) count = 0, wrong = -1;
+  while (count-- > 0) wrong += arithmetic(0, real_ns) != real_ns;
+  printf("%" PRId64 "\n", wrong);
+}
+
 static void timex(void) {
   struct timex about = {0}, set = {.modes = ADJ_MAXERROR, .maxerror = 1};
   int state = adjtimex(&about);
@@ -85,6 +94,7 @@ int main(int count, char **arguments) {
   while (fgets(line, sizeof line, stdin)) {
     if (strcmp(what, "clocks") == 0) clocks();
     else if (strcmp(what, "shown") == 0) shown(line);
+    else if (strcmp(what, "whole") == 0) whole(line);
     else if (strcmp(what, "timex") == 0) timex();
     else if (strcmp(what, "cost") == 0) cost(line);
     else return 64;

@@ -32,6 +32,9 @@ use scale::{Piece, Track, rate_ppb};
 const NS_PER_S: i64 = 1_000_000_000;
 /// A change is written so long before it takes hold: far longer than two writes take unless the machine stalls.
 const LEAD_NS: i64 = 5_000_000;
+/// How often the coarse clocks are asked, and how often at most, until they have seen a change: they move with the kernel's tick.
+const COARSE_PAUSE: Duration = Duration::from_millis(1);
+const COARSE_ATTEMPTS: u32 = 100;
 /// How many changes a clock may see; a run makes dozens.
 const CHANGES_MAX: usize = 10_000;
 /// The name of the `ClockBound` segment in a host's folder.
@@ -154,7 +157,8 @@ impl HostClock {
         let rate_ppb = rate_ppb(plan.drift_ppm)?;
         check(&plan.claim)?;
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        fs::set_permissions(folder, Permissions::from_mode(0o755)).with_context(|| format!("open {} to all", folder.display()))?;
+        fs::set_permissions(folder, Permissions::from_mode(0o755))
+            .with_context(|| format!("open {} to all", folder.display()))?;
         let library = library::install(folder)?;
         machine::observe();
         let (monotonic_offset_ns, boottime_offset_ns) = (monotonic_offset_s * NS_PER_S, boottime_offset_s * NS_PER_S);
@@ -197,7 +201,7 @@ impl HostClock {
         self.folder.join(CLOCKBOUND_FILE)
     }
 
-    /// Steps the wall clock by `by_ns` [ns]. Returns once it has happened, a few milliseconds later.
+    /// Steps the wall clock by `by_ns` [ns]. Returns once it has happened, some ten milliseconds later.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -210,7 +214,7 @@ impl HostClock {
         })
     }
 
-    /// Lets all clocks run `ppm` faster than the machine's [ppm]. Returns once it has happened, a few milliseconds later; nothing jumps.
+    /// Lets all clocks run `ppm` faster than the machine's [ppm]. Returns once it has happened, ten milliseconds later; nothing jumps.
     ///
     /// # Errors
     /// If no clock drifts so fast, or it cannot be written.
@@ -289,8 +293,7 @@ impl HostClock {
         Kernel::at(at, self.monotonic_offset_ns, self.boottime_offset_ns)
     }
 
-    /// Writes what the clocks will be from a moment on that lies ahead, and waits for it: then there is never more than one change to
-    /// come, which is all that the file has room for.
+    /// Writes what the clocks will be from a moment on that lies ahead, and waits until the last of them, the coarse ones, are there.
     fn turn(&self, inner: &mut Inner, what: What, turned: impl Fn(&Tracks, Kernel) -> Tracks) -> Result<Change> {
         ensure!(inner.changes.len() < CHANGES_MAX, "the clocks of {} were changed {CHANGES_MAX} times", self.name);
         machine::observe();
@@ -301,6 +304,8 @@ impl HostClock {
         inner.tracks = tracks;
         let written = Real::now();
         std::thread::sleep(Duration::from_nanos(u64::try_from(at - written).unwrap_or(0)));
+        let coarse = || Real(read_ns(ClockId::CLOCK_MONOTONIC_COARSE));
+        (0..COARSE_ATTEMPTS).take_while(|_| coarse() < at).for_each(|_| std::thread::sleep(COARSE_PAUSE));
         Ok(inner.note(Change { what, at, settled: at.max(written) }))
     }
 

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::scale::Piece;
+use super::scale::{PIECES, Piece};
 
 const MAGIC: &[u8; 8] = b"lagclock";
 const VERSION: u32 = 1;
 const SEQUENCE_AT: u64 = 16;
 const STATES_AT: u64 = 24;
-const STATE_BYTES: usize = 208;
-const FILE_BYTES: u32 = 24 + 2 * 208;
+const STATE_BYTES: usize = 400;
+const FILE_BYTES: u32 = 24 + 2 * 400;
 
 /// Kernel stamps of packets stay on the true clock.
 const STAMPS_TRUE: u64 = 1;
@@ -23,8 +23,8 @@ const SYNCHRONISED: u64 = 2;
 /// All that programs are told at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
-    /// Wall, monotonic, raw and boot clock, each by its last two pieces.
-    pub clocks: [[Piece; 2]; 4],
+    /// Wall, monotonic, raw and boot clock, each by its last pieces.
+    pub clocks: [[Piece; PIECES]; 4],
     /// Whether kernel stamps of packets stay on the true clock.
     pub kernel_stamps_true: bool,
     /// Whether the host claims that its clock is synchronised.

@@ -8,6 +8,9 @@ const WHOLE_PPB: i128 = 1_000_000_000;
 /// The fastest drift that a clock may be given, either way [ppm]: the most that a kernel lets anybody turn its clock.
 pub const DRIFT_MAX_PPM: f64 = 100_000.0;
 
+/// How many pieces of a clock running programs are told: the newest, and enough before it for what is a little old when it is read.
+pub const PIECES: usize = 4;
+
 /// How one clock shows time: `real + offset + floor((real - anchor) * rate / 10^9)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
@@ -49,18 +52,18 @@ impl Track {
         Track { first, later: Vec::new() }
     }
 
-    /// The last two pieces, which is what running programs are told; twice the first if there is no other.
-    pub fn newest(&self) -> [Piece; 2] {
-        match self.later.as_slice() {
-            [] => [self.first, self.first],
-            [only] => [self.first, *only],
-            [.., before, last] => [*before, *last],
+    /// The last pieces, oldest first, which is what running programs are told. The first one is repeated if there are too few.
+    pub fn newest(&self) -> [Piece; PIECES] {
+        let mut pieces = [self.first; PIECES];
+        for (place, piece) in pieces.iter_mut().rev().zip(self.later.iter().rev()) {
+            *place = *piece;
         }
+        pieces
     }
 
     /// From `anchor_ns` on, which lies after every earlier anchor, the clock is `step_ns` further and runs at `rate_ppb`.
     pub fn changed(&self, anchor_ns: i64, step_ns: i64, rate_ppb: i64) -> Track {
-        let [_, last] = self.newest();
+        let last = self.later.last().unwrap_or(&self.first);
         let offset_ns = last.shown(anchor_ns) - anchor_ns + step_ns;
         let mut track = self.clone();
         track.later.push(Piece { anchor_ns, offset_ns, rate_ppb });
