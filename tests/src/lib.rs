@@ -2,6 +2,7 @@
 //! and all gone when it is dropped.
 
 pub mod browser;
+pub mod clocks;
 pub mod files;
 pub mod ports;
 pub mod postgres;
