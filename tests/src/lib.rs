@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod files;
+pub mod observer;
 pub mod ports;
 pub mod postgres;
 pub mod process;
