@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod clocks;
 pub mod files;
+pub mod observer;
 pub mod ports;
 pub mod postgres;
 pub mod process;

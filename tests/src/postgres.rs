@@ -1,93 +1,165 @@
-//! Real PostgreSQL servers: a primary by initdb, standbys by `pg_basebackup` with a slot each.
+//! Real PostgreSQL servers, each on a host of the testbed or on this machine as it is, run by an unprivileged account.
+//!
+//! Their data is copied and their superuser connects through the file system (the folder of the run), which no network of the testbed
+//! stands in the way of; replication and everybody else connect over the network.
 
+pub mod faults;
+pub mod load;
+pub mod topology;
+pub mod version;
+
+mod copy;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User, chown};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Pid, Uid, User, chown};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::files;
 use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
+pub use version::program_path;
+
 /// How long a server may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The database of the demo's application, in which the heartbeat table lives.
+/// How long connecting over the local socket may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// The database of the application, in which the heartbeat table lives.
 pub const DATABASE: &str = "app";
+
+/// The role with which servers replicate from each other.
+const REPLICA_ROLE: &str = "replica";
+
+/// What is to be known of a server before it exists.
+#[derive(Debug, Clone)]
+pub struct ServerPlan {
+    /// Its name; also of its folder, its slot and its `application_name`.
+    pub name: String,
+    /// The host that it runs on.
+    pub place: Place,
+    /// The addresses on which it listens, at least one; others reach it under the first.
+    pub addresses: Vec<IpAddr>,
+    /// The port on which it listens.
+    pub port: u16,
+    /// The major version; `None` is the newest of the system's packages.
+    pub version: Option<u32>,
+    /// Settings on top of the testbed's own, by name.
+    pub settings: Vec<(String, String)>,
+}
 
 /// One server.
 #[derive(Debug)]
 pub struct Server {
-    name: String,
-    port: u16,
+    plan: ServerPlan,
+    version: u32,
     folder: PathBuf,
-    account: Option<String>,
+    account: Option<Account>,
     process: Option<Process>,
+}
+
+/// The account of servers where we are root, which PostgreSQL refuses.
+#[derive(Debug, Clone)]
+struct Account {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+impl ServerPlan {
+    /// A server on this machine's loopback, on a free port.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn on_loopback(name: &str) -> Result<ServerPlan> {
+        Ok(ServerPlan {
+            name: name.to_owned(),
+            place: Place::default(),
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            port: ports::free()?,
+            version: None,
+            settings: Vec::new(),
+        })
+    }
+
+    /// A server on a host with addresses of its own, on PostgreSQL's usual port.
+    pub fn on_host(name: &str, place: Place, addresses: &[IpAddr]) -> ServerPlan {
+        ServerPlan {
+            name: name.to_owned(),
+            place,
+            addresses: addresses.to_vec(),
+            port: 5432,
+            version: None,
+            settings: Vec::new(),
+        }
+    }
 }
 
 impl Server {
     /// A new primary with an empty database [`DATABASE`], running.
     ///
     /// # Errors
-    /// If PostgreSQL is not installed or does not start.
-    pub async fn primary(name: &str, run: &Path) -> Result<Server> {
-        let mut server = Server::plan(name, run)?;
-        server.run(
-            "initdb",
-            &["-D", &server.data(), "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-N", "-k"],
-        )?;
-        let access = "local all all trust\nlocal replication all trust\nhost replication postgres 127.0.0.1/32 trust\n\
-                      host all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n";
-        fs::write(server.folder.join("data/pg_hba.conf"), access).context("write pg_hba.conf")?;
-        server.configure("wal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\nwal_keep_size = 64MB\n")?;
+    /// If PostgreSQL (or the version asked for) is not here or does not start.
+    pub async fn primary(plan: &ServerPlan, run: &Path) -> Result<Server> {
+        let mut server = Server::prepare(plan, run)?;
+        let data = server.data().display().to_string();
+        server
+            .run("initdb", &["-D", &data, "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-N", "-k"])
+            .await?;
+        server.configure()?;
         server.start().await?;
+        server.sql(&format!("CREATE ROLE {REPLICA_ROLE} LOGIN REPLICATION"), "postgres").await?;
         server.sql(&format!("CREATE DATABASE {DATABASE}"), "postgres").await?;
         Ok(server)
     }
 
-    /// A streaming standby of `primary` with its own physical slot, running.
-    ///
-    /// # Errors
-    /// If the copy fails or the server does not start.
-    pub async fn standby(name: &str, run: &Path, primary: &Server) -> Result<Server> {
-        let mut server = Server::plan(name, run)?;
-        let slot = name.replace(['-', '.'], "_");
-        let source = format!("host=127.0.0.1 port={} user=postgres application_name={name}", primary.port);
-        server.run(
-            "pg_basebackup",
-            &["-d", &source, "-D", &server.data(), "-X", "stream", "-c", "fast", "-C", "-S", &slot, "-R"],
-        )?;
-        server.configure("")?;
-        server.start().await?;
-        Ok(server)
-    }
-
-    fn plan(name: &str, run: &Path) -> Result<Server> {
-        let folder = run.join(name);
+    /// A folder for a server that has no data yet.
+    fn prepare(plan: &ServerPlan, run: &Path) -> Result<Server> {
+        let folder = run.join(&plan.name);
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
-        let account = Uid::effective().is_root().then(|| "postgres".to_owned());
-        if let Some(account) = &account {
-            let user =
-                User::from_name(account)?.with_context(|| format!("no account {account}: install the package postgresql"))?;
-            chown(&folder, Some(user.uid), Some(user.gid)).with_context(|| format!("give {} to {account}", folder.display()))?;
-        }
-        Ok(Server { name: name.to_owned(), port: ports::free()?, folder, account, process: None })
-    }
-
-    /// Its port on loopback.
-    pub fn port(&self) -> u16 {
-        self.port
+        let account = if Uid::effective().is_root() { Some(Account::find("postgres")?) } else { None };
+        let version = version::major(&program_path("postgres", plan.version)?)?;
+        let server = Server { plan: plan.clone(), version, folder, account, process: None };
+        server.give(&server.folder)?;
+        Ok(server)
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.plan.name
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.plan.port
+    }
+
+    /// The address under which others reach it.
+    pub fn address(&self) -> IpAddr {
+        self.plan.addresses.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Its major version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Where it runs.
+    pub fn place(&self) -> &Place {
+        &self.plan.place
     }
 
     /// The folder of its data, log and socket.
@@ -95,33 +167,78 @@ impl Server {
         &self.folder
     }
 
-    fn data(&self) -> String {
-        self.folder.join("data").display().to_string()
+    /// The path of its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(format!(".s.PGSQL.{}", self.port()))
     }
 
-    fn configure(&self, more: &str) -> Result<()> {
-        let settings = format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\nshared_buffers = 16MB\n\
-             hot_standby = on\nlog_line_prefix = '%m [%p] %a '\n{more}",
-            self.port,
+    /// Whether it has been started and not been stopped or killed by us since.
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The process id of its postmaster.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<Pid> {
+        let file = self.data().join("postmaster.pid");
+        let text = fs::read_to_string(&file).with_context(|| format!("{} does not run: no {}", self.name(), file.display()))?;
+        let first = text.lines().next().unwrap_or_default();
+        Ok(Pid::from_raw(first.parse().with_context(|| format!("read {}", file.display()))?))
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Gives a file of ours to the account of servers.
+    fn give(&self, path: &Path) -> Result<()> {
+        let Some(account) = &self.account else { return Ok(()) };
+        chown(path, Some(account.uid), Some(account.gid)).with_context(|| format!("give {} to {}", path.display(), account.name))
+    }
+
+    /// Writes the settings and who may log in: the superuser only over the local socket, which lies in a closed folder.
+    fn configure(&self) -> Result<()> {
+        let addresses: Vec<String> = self.plan.addresses.iter().map(ToString::to_string).collect();
+        let mut settings = format!(
+            "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nshared_buffers = 16MB\nhot_standby = on\n\
+             log_line_prefix = '%m [%p] %a '\nwal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
+             wal_keep_size = 64MB\n",
+            addresses.join(","),
+            self.port(),
             self.folder.display()
         );
-        fs::write(self.folder.join("data/postgresql.conf"), settings).context("write postgresql.conf")
+        for (name, value) in &self.plan.settings {
+            writeln!(settings, "{name} = {}", topology::literal(value))?;
+        }
+        let access = format!(
+            "local all all trust\nlocal replication all trust\nhost replication {REPLICA_ROLE} all trust\n\
+             host {DATABASE} {REPLICA_ROLE} all trust\nhost all all all scram-sha-256\n"
+        );
+        for (name, text) in [("postgresql.conf", settings), ("pg_hba.conf", access)] {
+            let path = self.data().join(name);
+            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            self.give(&path)?;
+        }
+        Ok(())
     }
 
-    fn run(&self, program: &str, args: &[&str]) -> Result<()> {
-        let path = program_path(program)?;
+    /// Runs one of PostgreSQL's programs to its end, as the account of servers.
+    async fn run(&self, program: &str, args: &[&str]) -> Result<()> {
+        let path = program_path(program, Some(self.version))?;
         let mut command = match &self.account {
-            Some(account) => {
+            Some(Account { name, .. }) => {
                 let mut command = Command::new("setpriv");
-                command.args(["--reuid", account, "--regid", account, "--init-groups", "--"]).arg(path);
+                command.args(["--reuid", name, "--regid", name, "--init-groups", "--"]).arg(path);
                 command
             }
             None => Command::new(path),
         };
-        let output = command.args(args).current_dir(&self.folder).output().with_context(|| format!("run {program}"))?;
+        command.args(args).current_dir(&self.folder);
+        let output = tokio::process::Command::from(command).output().await.with_context(|| format!("run {program}"))?;
         if !output.status.success() {
-            bail!("{program} for {} failed: {}", self.name, String::from_utf8_lossy(&output.stderr).trim());
+            bail!("{program} for {} failed: {}", self.name(), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }
@@ -132,15 +249,15 @@ impl Server {
     /// If it does not.
     pub async fn start(&mut self) -> Result<()> {
         let program = Program {
-            name: format!("{}-server", self.name),
-            path: program_path("postgres")?,
-            args: vec!["-D".to_owned(), self.data()],
+            name: format!("{}-server", self.name()),
+            path: program_path("postgres", Some(self.version))?,
+            args: vec!["-D".to_owned(), self.data().display().to_string()],
             env: Vec::new(),
-            user: self.account.clone(),
-            place: Place::default(),
+            user: self.account.as_ref().map(|account| account.name.clone()),
+            place: self.plan.place.clone(),
         };
         let process = Process::start(program, &self.folder)?;
-        let what = format!("{} answers", self.name);
+        let what = format!("{} answers", self.name());
         let answers = wait::until(&what, PATIENCE, || async { self.sql("SELECT 1", "postgres").await });
         answers.await.with_context(|| process.last_words())?;
         self.process = Some(process);
@@ -158,22 +275,29 @@ impl Server {
         Ok(())
     }
 
+    /// A superuser's connection over the local socket; it ends when it is dropped.
+    ///
+    /// # Errors
+    /// If the server refuses or does not answer.
+    pub async fn connect(&self, database: &str) -> Result<Client> {
+        let settings = format!("host={} port={} user=postgres dbname={database}", self.folder.display(), self.port());
+        let connect = tokio::time::timeout(CONNECT_WITHIN, tokio_postgres::connect(&settings, NoTls));
+        let (client, connection) = connect.await.with_context(|| format!("{} does not answer", self.name()))??;
+        // How it ended shows in the client's next call.
+        tokio::spawn(async move { connection.await.ok() });
+        Ok(client)
+    }
+
     /// Runs statements over the local socket as the superuser and returns the first column of the first row, if there is one.
     ///
     /// # Errors
     /// If the server refuses.
     pub async fn sql(&self, statements: &str, database: &str) -> Result<Option<String>> {
-        let settings =
-            format!("host={} port={} user=postgres dbname={database} connect_timeout=5", self.folder.display(), self.port);
-        let (client, connection) = tokio_postgres::connect(&settings, tokio_postgres::NoTls).await?;
-        let driver = tokio::spawn(connection);
-        let result = client.simple_query(statements).await;
-        drop(client);
-        driver.await??;
+        let result = self.connect(database).await?.simple_query(statements).await;
         let rows = result
             .map_err(|error| anyhow::anyhow!("{}", error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)))?;
         Ok(rows.iter().find_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
         }))
     }
@@ -185,25 +309,12 @@ impl Server {
     pub async fn app(&self, statements: &str) -> Result<Option<String>> {
         self.sql(statements, DATABASE).await
     }
+}
 
-    /// The process id of its walreceiver.
-    ///
-    /// # Errors
-    /// If it has none.
-    pub async fn walreceiver(&self) -> Result<Pid> {
-        let pid = self.sql("SELECT pid FROM pg_stat_wal_receiver", "postgres").await?;
-        let pid = pid.with_context(|| format!("{} has no walreceiver", self.name))?;
-        Ok(Pid::from_raw(pid.parse()?))
-    }
-
-    /// Sends a signal to its walreceiver.
-    ///
-    /// # Errors
-    /// If it has none.
-    pub async fn signal_walreceiver(&self, signal: Signal) -> Result<Pid> {
-        let pid = self.walreceiver().await?;
-        kill(pid, signal).with_context(|| format!("send {signal} to the walreceiver of {}", self.name))?;
-        Ok(pid)
+impl Account {
+    fn find(name: &str) -> Result<Account> {
+        let user = User::from_name(name)?.with_context(|| format!("no account {name}: install the package postgresql"))?;
+        Ok(Account { name: name.to_owned(), uid: user.uid, gid: user.gid })
     }
 }
 
@@ -211,7 +322,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         // An immediate shutdown takes the children along, frozen ones too; what then still runs is killed by the process's own drop.
-        if process.signal(Signal::SIGQUIT).is_ok() {
+        let woken = process.signal(Signal::SIGCONT).and_then(|()| process.signal(Signal::SIGQUIT));
+        if woken.is_ok() {
             for _ in 0..100 {
                 if !matches!(process.ended(), Ok(None)) {
                     return;
@@ -220,24 +332,6 @@ impl Drop for Server {
             }
         }
     }
-}
-
-/// A server program of the newest version that the system's packages installed, or one in PATH.
-///
-/// # Errors
-/// If there is none.
-pub fn program_path(name: &str) -> Result<PathBuf> {
-    let mut versions: Vec<PathBuf> = match fs::read_dir("/usr/lib/postgresql") {
-        Ok(entries) => entries.flatten().map(|entry| entry.path().join("bin").join(name)).filter(|path| path.exists()).collect(),
-        Err(_) => Vec::new(),
-    };
-    versions.sort();
-    if let Some(newest) = versions.pop() {
-        return Ok(newest);
-    }
-    let path = std::env::var_os("PATH").context("PATH is not set")?;
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists());
-    found.with_context(|| format!("{name} is not installed: install the package postgresql (`tests/setup.sh demo` does)"))
 }
 
 /// The SQL that prepares a cluster, as the operator's command prints it.

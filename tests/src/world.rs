@@ -13,7 +13,7 @@ use lagmesh_model::status::{AgentStatus, FleetStatus};
 use nix::sys::signal::Signal;
 
 use crate::files::{self, RunFolder};
-use crate::postgres::{self, Server};
+use crate::postgres::{self, Server, ServerPlan};
 use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
@@ -280,7 +280,7 @@ pub fn unknown_parts(status: &FleetStatus) -> Vec<String> {
 
 async fn start_servers(run: &Path, say: &mut impl FnMut(&str)) -> Result<BTreeMap<String, Server>> {
     say("starting the writer in New York");
-    let writer = Server::primary(REGIONS[0], run).await?;
+    let writer = Server::primary(&ServerPlan::on_loopback(REGIONS[0])?, run).await?;
     writer
         .app(&postgres::bootstrap_sql()?)
         .await
@@ -289,7 +289,8 @@ async fn start_servers(run: &Path, say: &mut impl FnMut(&str)) -> Result<BTreeMa
     let mut servers = BTreeMap::new();
     for region in &REGIONS[1..] {
         say(&format!("starting a streaming standby in {region}"));
-        servers.insert((*region).to_owned(), Server::standby(region, run, &writer).await?);
+        let standby = Server::standby(&ServerPlan::on_loopback(region)?, run, &writer).await?;
+        servers.insert((*region).to_owned(), standby);
     }
     servers.insert(REGIONS[0].to_owned(), writer);
     Ok(servers)
