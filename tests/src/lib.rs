@@ -9,4 +9,5 @@ pub mod process;
 pub mod prometheus;
 pub mod real;
 pub mod wait;
+pub mod wan;
 pub mod world;

@@ -64,10 +64,7 @@ impl Pair {
         let of = |name: &str| if name == "right" { &right } else { &other };
         let (collector_port, agent_port) = (ports::free()?, ports::free()?);
         let fleet = folder.path().join("fleet.toml");
-        fs::write(
-            &fleet,
-            fleet_file(&format!("127.0.0.1:{}", ports::free()?), &format!("https://localhost:{collector_port}")),
-        )?;
+        fs::write(&fleet, fleet_file(&format!("127.0.0.1:{}", ports::free()?), &format!("https://localhost:{collector_port}")))?;
         let text = |path: &Path| path.display().to_string();
         let state = |name: &str| text(&folder.path().join(name));
         let collector = world::daemon(
