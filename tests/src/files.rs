@@ -1,28 +1,49 @@
 //! The one folder of a run.
 
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
+
+/// What the names of run folders start with.
+const PREFIX: &str = "lagmesh-run-";
+/// The file that a run holds locked for as long as it lives.
+const LOCK: &str = "run.lock";
 
 /// The folder in which everything of a run lives; removed with all of it unless told to stay.
 #[derive(Debug)]
 pub struct RunFolder {
     folder: Option<TempDir>,
     path: PathBuf,
+    /// Held to the end, so that the next run knows whose folder is still in use.
+    _lock: Flock<File>,
 }
 
 impl RunFolder {
-    /// A new folder in the system's temporary one: an unprivileged PostgreSQL must be able to reach it.
+    /// A new folder in the system's temporary one: an unprivileged PostgreSQL must be able to reach it. What runs that were killed
+    /// have left behind is removed first.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn new(purpose: &str) -> Result<RunFolder> {
-        let folder = tempfile::Builder::new().prefix(&format!("lagmesh-{purpose}-")).tempdir().context("make the run folder")?;
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).context("open the run folder")?;
+        RunFolder::within(&std::env::temp_dir(), purpose)
+    }
+
+    fn within(temporary: &Path, purpose: &str) -> Result<RunFolder> {
+        remove_abandoned(temporary);
+        let folder = tempfile::Builder::new().prefix(&format!("{PREFIX}{purpose}-")).tempdir_in(temporary);
+        let folder = folder.context("make the run folder")?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).context("open the run folder")?;
         let path = folder.path().to_owned();
-        Ok(RunFolder { folder: Some(folder), path })
+        // Locked before it has the name by which others find it: nobody takes a folder that is just being made for an abandoned one.
+        let new = path.join("run.lock.new");
+        let file = File::create(&new).context("make the lock of the run folder")?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).context("lock the run folder")?;
+        fs::rename(&new, path.join(LOCK)).context("name the lock of the run folder")?;
+        Ok(RunFolder { folder: Some(folder), path, _lock: lock })
     }
 
     /// Where it is.
@@ -33,7 +54,22 @@ impl RunFolder {
     /// Leaves it on disk, for whoever must find out what went wrong.
     pub fn keep(&mut self) {
         if let Some(folder) = self.folder.take() {
+            // Without its lock it is nobody's, and stays.
+            fs::remove_file(self.path.join(LOCK)).ok();
             drop(folder.keep());
+        }
+    }
+}
+
+/// Removes the folders of runs that were killed: their lock is held by nobody. What cannot be removed belongs to somebody else.
+fn remove_abandoned(temporary: &Path) {
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path().join(LOCK)) else { continue };
+        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            fs::remove_dir_all(entry.path()).ok();
         }
     }
 }
@@ -62,4 +98,25 @@ pub fn program(name: &str) -> Result<PathBuf> {
     };
     let path = folder.join(name);
     path.canonicalize().with_context(|| format!("{} has not been built: run `cargo build --workspace` first", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A new run removes the folder of one that was killed, and neither one that lives nor one that was kept on purpose.
+    #[test]
+    fn abandoned_folders_are_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let new = |purpose| RunFolder::within(temporary.path(), purpose).unwrap();
+        let (alive, mut kept, mut killed) = (new("alive"), new("kept"), new("killed"));
+        kept.keep();
+        // As after a kill: the folder stays and the lock is let go.
+        let left = killed.folder.take().unwrap().keep();
+        drop(killed);
+        assert!(left.join(LOCK).exists());
+        let next = new("next");
+        assert!(!left.exists(), "the killed run's folder is still there");
+        assert!(alive.path().exists() && kept.path().exists() && next.path().exists());
+    }
 }

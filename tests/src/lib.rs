@@ -1,14 +1,25 @@
-//! The world in which lagmesh is tested and shown: real PostgreSQL servers, real agents, a real collector, all on this machine
-//! and all gone when it is dropped.
+//! The testbed: a wide-area network, clocks and databases on one machine, with the truth known, and lagmesh's real programs in it. A
+//! scenario says what is built, what happens to it and what must be seen.
+//!
+//! Modules stand in the order in which data passes them: what a scenario says, what is built from it, what is known to be true, and
+//! what lagmesh is found to say.
 
-pub mod browser;
+pub mod plan;
+pub mod scenario;
+
 pub mod clocks;
+pub mod disk;
 pub mod files;
-pub mod observer;
 pub mod ports;
 pub mod postgres;
 pub mod process;
-pub mod prometheus;
 pub mod real;
 pub mod wait;
+pub mod wan;
 pub mod world;
+
+pub mod observer;
+pub mod run;
+
+pub mod browser;
+pub mod prometheus;

@@ -1,10 +1,12 @@
-//! Three regions on one machine: a writer in New York, streaming standbys in Dublin and Tokyo, an agent in each, a collector.
+//! A running world: regions with servers and agents, collectors, links and clocks between and in them, as a plan describes it.
+
+pub mod client;
+pub mod layout;
+mod proxy;
+pub mod start;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,13 +14,18 @@ use lagmesh_model::state::ProbeKind;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 use nix::sys::signal::Signal;
 
-use crate::files::{self, RunFolder};
-use crate::postgres::{self, Server, ServerPlan};
-use crate::process::{Place, Process, Program};
-use crate::{ports, wait};
-
-/// The regions; the first holds the writer.
-pub const REGIONS: [&str; 3] = ["new-york", "dublin", "tokyo"];
+use crate::clocks::HostClock;
+use crate::disk::Disk;
+use crate::files::RunFolder;
+use crate::plan::Plan;
+use crate::postgres::Server;
+use crate::postgres::load::Load;
+use crate::process::Process;
+use crate::wait;
+use crate::wan::Wan;
+use client::Client;
+use layout::Layout;
+use proxy::Proxy;
 
 /// The role under which agents log in, and its password in this world.
 const AGENT_ROLE: &str = "lagmesh";
@@ -30,95 +37,35 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a daemon may take to wind down.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 
-/// What can be chosen about a world.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// What it is for; part of the folder's name.
-    pub purpose: String,
-    /// How often agents export.
-    pub export_interval: Duration,
-    /// The collector's HTTP port that people would like; another one is taken if it is in use.
+/// How a world is run.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether each region is a host of its own in an emulated network; else everything shares this machine's loopback.
+    pub emulated: bool,
+    /// The port on this machine on which people would like the first collector's page; another one is taken if it is in use.
     pub http_port: u16,
-    /// Lines added to the fleet file.
-    pub more: String,
 }
 
 /// A running world. Dropping it ends everything in it.
 #[derive(Debug)]
 pub struct World {
+    plan: Plan,
+    layout: Layout,
     agents: BTreeMap<String, Process>,
-    collector: Option<Process>,
+    collectors: BTreeMap<String, Process>,
+    loads: BTreeMap<String, Load>,
     servers: BTreeMap<String, Server>,
-    agent_http: BTreeMap<String, u16>,
-    collector_http: u16,
-    http: reqwest::Client,
+    disks: BTreeMap<String, Disk>,
+    clocks: BTreeMap<String, HostClock>,
+    page: Option<Proxy>,
+    wan: Option<Wan>,
     folder: RunFolder,
 }
 
 impl World {
-    /// Starts servers, agents and collector; `say` hears what is being done.
-    ///
-    /// # Errors
-    /// If any part does not start.
-    pub async fn start(plan: &Plan, mut say: impl FnMut(&str)) -> Result<World> {
-        let folder = RunFolder::new(&plan.purpose)?;
-        let servers = start_servers(folder.path(), &mut say).await?;
-        let collector_http = ports::preferred_or_free(plan.http_port)?;
-        let agent_http = REGIONS.iter().map(|region| Ok(((*region).to_owned(), ports::free()?))).collect::<Result<_>>()?;
-        fs::write(folder.path().join("fleet.toml"), fleet_file(plan, &servers, collector_http)?)
-            .context("write the fleet file")?;
-        write_secrets(folder.path())?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().context("make an HTTP client")?;
-        let mut world = World { agents: BTreeMap::new(), collector: None, servers, agent_http, collector_http, http, folder };
-        say("starting the collector and three agents");
-        world.start_collector()?;
-        for region in REGIONS {
-            world.start_agent(region)?;
-        }
-        Ok(world)
-    }
-
-    /// Starts the collector (again).
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn start_collector(&mut self) -> Result<()> {
-        let args = [
-            ("--fleet", self.path("fleet.toml")),
-            ("--http-listen", format!("127.0.0.1:{}", self.collector_http)),
-            ("--grpc-listen", format!("127.0.0.1:{}", ports::free()?)),
-            ("--state-dir", self.path("collector")),
-        ];
-        fs::create_dir_all(self.folder.path().join("collector"))?;
-        let program = daemon("collector", "lagmesh-collector", &args)?;
-        self.collector = Some(Process::start(program, self.folder.path())?);
-        Ok(())
-    }
-
-    /// Starts a region's agent (again).
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn start_agent(&mut self, region: &str) -> Result<()> {
-        let port = self.agent_http.get(region).context("no such region")?;
-        let state = format!("agent-{region}-state");
-        fs::create_dir_all(self.folder.path().join(&state))?;
-        let args = [
-            ("--fleet", self.path("fleet.toml")),
-            ("--region", region.to_owned()),
-            ("--http-listen", format!("127.0.0.1:{port}")),
-            ("--state-dir", self.path(&state)),
-            ("--mesh-key-file", self.path("mesh.key")),
-        ];
-        let mut program = daemon(&format!("agent-{region}"), "lagmesh-agent", &args)?;
-        program.env.push(("PGPASSFILE".to_owned(), self.path("pgpass")));
-        let process = Process::start(program, self.folder.path())?;
-        self.agents.insert(region.to_owned(), process);
-        Ok(())
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
+    /// What it was built from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The one folder of this run.
@@ -131,99 +78,168 @@ impl World {
         self.folder.keep();
     }
 
-    /// The address of the status page.
+    /// The network, if it is emulated.
+    pub fn wan(&self) -> Option<&Wan> {
+        self.wan.as_ref()
+    }
+
+    /// The clocks of a region, if they are its own.
+    pub fn clock(&self, region: &str) -> Option<&HostClock> {
+        self.clocks.get(region)
+    }
+
+    /// The disk of an agent's spool, if it has one of its own.
+    pub fn disk(&self, agent: &str) -> Option<&Disk> {
+        self.disks.get(agent)
+    }
+
+    /// The address of the first collector's status page on this machine.
     pub fn page(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.collector_http)
+        if let Some(proxy) = &self.page {
+            return format!("http://{}/", proxy.address());
+        }
+        let address = self.plan.collectors.first().and_then(|collector| self.layout.collector_http.get(&collector.name));
+        address.map_or_else(String::new, |address| format!("http://{address}/"))
     }
 
-    /// What a visitor may do to this world, ready to be pasted into another terminal.
-    pub fn things_to_try(&self) -> String {
-        let psql = |region: &str, sql: &str| {
-            let server = self.servers.get(region);
-            let (folder, port) = server.map_or_else(|| (String::new(), 0), |s| (s.folder().display().to_string(), s.port()));
-            format!("psql -h {folder} -p {port} -U postgres -d {} -Atc \"{sql}\"", postgres::DATABASE)
-        };
-        let agent = |region: &str| self.agents.get(region).map_or_else(String::new, |agent| agent.pid().to_string());
-        format!(
-            "try:  pause replay in Dublin    {}\n      freeze Tokyo's receiver   kill -STOP $({})\n      kill Tokyo's agent        kill -9 {}",
-            psql("dublin", "SELECT pg_wal_replay_pause()"),
-            psql("tokyo", "SELECT pid FROM pg_stat_wal_receiver"),
-            agent("tokyo"),
-        )
-    }
-
-    /// The address of a region's agent.
-    pub fn agent_page(&self, region: &str) -> Option<String> {
-        self.agent_http.get(region).map(|port| format!("http://127.0.0.1:{port}/"))
-    }
-
-    /// A region's server.
+    /// A node's server.
     ///
     /// # Errors
-    /// If there is no such region.
-    pub fn server(&mut self, region: &str) -> Result<&mut Server> {
-        self.servers.get_mut(region).with_context(|| format!("no server in {region}"))
+    /// If there is no such node.
+    pub fn server(&mut self, node: &str) -> Result<&mut Server> {
+        self.servers.get_mut(node).with_context(|| format!("no server {node}"))
     }
 
-    /// A region's agent.
+    /// All servers by node.
+    pub fn servers(&self) -> &BTreeMap<String, Server> {
+        &self.servers
+    }
+
+    /// Two servers at once, the first to be changed.
     ///
     /// # Errors
-    /// If it is not running.
-    pub fn agent(&mut self, region: &str) -> Result<&mut Process> {
-        self.agents.get_mut(region).with_context(|| format!("no agent in {region}"))
+    /// If there is no such node, or it is one and the same.
+    pub fn server_and(&mut self, node: &str, other: &str) -> Result<(&mut Server, &Server)> {
+        ensure!(node != other, "{node} twice");
+        let mut found = (None, None);
+        for (name, server) in &mut self.servers {
+            if name == node {
+                found.0 = Some(server);
+            } else if name == other {
+                found.1 = Some(&*server);
+            }
+        }
+        Ok((found.0.with_context(|| format!("no server {node}"))?, found.1.with_context(|| format!("no server {other}"))?))
     }
 
-    /// The collector.
+    /// An agent.
     ///
     /// # Errors
     /// If it is not running.
-    pub fn collector(&mut self) -> Result<&mut Process> {
-        self.collector.as_mut().context("no collector")
+    pub fn agent(&mut self, agent: &str) -> Result<&mut Process> {
+        self.agents.get_mut(agent).with_context(|| format!("no agent {agent} is running"))
     }
 
-    /// Fetches a page of the collector.
+    /// A collector.
+    ///
+    /// # Errors
+    /// If it is not running.
+    pub fn collector(&mut self, collector: &str) -> Result<&mut Process> {
+        self.collectors.get_mut(collector).with_context(|| format!("no collector {collector} is running"))
+    }
+
+    /// The write loads by node.
+    pub fn loads(&mut self) -> &mut BTreeMap<String, Load> {
+        &mut self.loads
+    }
+
+    /// The way to an agent.
+    ///
+    /// # Errors
+    /// If there is no such agent.
+    pub fn agent_client(&self, agent: &str) -> Result<Client> {
+        let at = *self.layout.agent_http.get(agent).with_context(|| format!("no agent {agent}"))?;
+        let region = self.plan.region_of_agent(agent).with_context(|| format!("no agent {agent}"))?;
+        Client::new(at, self.inside(&region.name)?)
+    }
+
+    /// The way to a collector.
+    ///
+    /// # Errors
+    /// If there is no such collector.
+    pub fn collector_client(&self, collector: &str) -> Result<Client> {
+        let at = *self.layout.collector_http.get(collector).with_context(|| format!("no collector {collector}"))?;
+        Client::new(at, self.inside(&layout::collector_host(collector))?)
+    }
+
+    fn first_collector(&self) -> Result<Client> {
+        let first = self.plan.collectors.first().context("the plan has no collector")?;
+        self.collector_client(&first.name)
+    }
+
+    /// Fetches a page of the first collector.
     ///
     /// # Errors
     /// If it does not answer with success.
     pub async fn get(&self, path: &str) -> Result<String> {
-        self.fetch(&format!("{}{path}", self.page())).await
+        self.first_collector()?.get(path).await
     }
 
-    async fn fetch(&self, url: &str) -> Result<String> {
-        let response = self.http.get(url).send().await.with_context(|| format!("get {url}"))?;
-        Ok(response.error_for_status()?.text().await?)
+    /// The mesh ports of a region's agents.
+    ///
+    /// # Errors
+    /// If there is no such region.
+    pub fn mesh_ports(&self, region: &str) -> Result<Vec<u16>> {
+        let region = self.plan.region(region).with_context(|| format!("no region {region}"))?;
+        let agents = self.plan.agents_of(region);
+        Ok(agents.iter().filter_map(|agent| self.layout.mesh.get(agent)).map(std::net::SocketAddr::port).collect())
     }
 
-    /// What the collector says.
+    /// What the first collector says.
     ///
     /// # Errors
     /// If it does not answer.
     pub async fn fleet_status(&self) -> Result<FleetStatus> {
-        serde_json::from_str(&self.get("v1/status").await?).context("read the collector's status")
+        self.first_collector()?.fleet_status().await
     }
 
-    /// What a region's agent says.
+    /// What an agent says.
     ///
     /// # Errors
     /// If it does not answer.
-    pub async fn agent_status(&self, region: &str) -> Result<AgentStatus> {
-        let page = self.agent_page(region).context("no such region")?;
-        serde_json::from_str(&self.fetch(&format!("{page}v1/status")).await?).context("read the agent's status")
+    pub async fn agent_status(&self, agent: &str) -> Result<AgentStatus> {
+        self.agent_client(agent)?.agent_status().await
     }
 
-    /// Waits until the collector knows every link and every lag.
+    /// The address of an agent's pages, as seen from its host.
+    ///
+    /// # Errors
+    /// If there is no such agent.
+    pub fn agent_page(&self, agent: &str) -> Result<String> {
+        Ok(self.agent_client(agent)?.url())
+    }
+
+    /// Waits until the first collector knows every link and every lag.
     ///
     /// # Errors
     /// If something stays unknown; names what.
     pub async fn ready(&mut self) -> Result<FleetStatus> {
-        let known = wait::until("every link and every lag is known", READY_WITHIN, || async {
+        self.ready_within(READY_WITHIN).await
+    }
+
+    /// Waits until the first collector knows every link and every lag, for a time of the caller's choice.
+    ///
+    /// # Errors
+    /// If something stays unknown; names what.
+    pub async fn ready_within(&mut self, within: Duration) -> Result<FleetStatus> {
+        let known = wait::until("every link and every lag is known", within, || async {
             let status = self.fleet_status().await?;
-            let unknown = unknown_parts(&status);
+            let unknown = self.unknown_parts(&status);
             ensure!(unknown.is_empty(), "still unknown: {}", unknown.join(", "));
             Ok(status)
         });
         let known = known.await;
-        let mut processes = self.agents.values_mut().chain(&mut self.collector);
+        let mut processes = self.agents.values_mut().chain(self.collectors.values_mut());
         match processes.find_map(|process| (!matches!(process.ended(), Ok(None))).then_some(process)) {
             Some(process) if known.is_err() => {
                 known.with_context(|| format!("{} ended; {}", process.name(), process.last_words()))
@@ -232,15 +248,38 @@ impl World {
         }
     }
 
-    /// Ends agents and collector by SIGTERM, and the servers at once: their data goes with the folder, and an immediate shutdown also
+    /// What of a status is not known although it should be in a world without faults.
+    pub fn unknown_parts(&self, status: &FleetStatus) -> Vec<String> {
+        let mut unknown = Vec::new();
+        let mut note = |known: bool, what: String| {
+            if !known {
+                unknown.push(what);
+            }
+        };
+        let regions = self.plan.regions.len();
+        note(status.links.len() == regions * (regions - 1), format!("all links (there are {})", status.links.len()));
+        for link in &status.links {
+            let rtt = link.rtt(ProbeKind::Stamp);
+            note(rtt.current().is_some_and(|rtt| rtt.p50_s > 0.0), format!("RTT {} -> {}", link.region, link.peer));
+        }
+        for (origin, node) in self.plan.replications() {
+            let found = status.replications.iter().find(|link| link.origin.as_str() == origin && link.node.as_str() == node);
+            note(found.is_some_and(|link| link.lag.is_known()), format!("lag {origin} -> {node}"));
+            note(found.is_some_and(|link| link.staleness.is_known()), format!("staleness {origin} -> {node}"));
+        }
+        unknown
+    }
+
+    /// Ends agents and collectors by SIGTERM, and the servers at once: their data goes with the folder, and an immediate shutdown also
     /// ends children that somebody has frozen.
     ///
     /// # Errors
     /// If one does not end or did not end with success; the others are ended all the same.
     pub async fn stop(mut self) -> Result<()> {
         let mut complaints = Vec::new();
+        self.loads.clear();
         let agents = std::mem::take(&mut self.agents);
-        for mut process in agents.into_values().chain(self.collector.take()) {
+        for mut process in agents.into_values().chain(std::mem::take(&mut self.collectors).into_values()) {
             match process.stop(Signal::SIGTERM, STOP_WITHIN).await {
                 Ok(status) if status.success() => {}
                 Ok(status) => complaints.push(format!("{} ended with {status}", process.name())),
@@ -257,91 +296,20 @@ impl World {
     }
 }
 
-/// What of a status is not known although it should be in a world without faults.
-pub fn unknown_parts(status: &FleetStatus) -> Vec<String> {
-    let mut unknown = Vec::new();
-    let mut note = |known: bool, what: String| {
-        if !known {
-            unknown.push(what);
-        }
-    };
-    note(status.links.len() == REGIONS.len() * (REGIONS.len() - 1), format!("all links (there are {})", status.links.len()));
-    note(status.replications.len() == REGIONS.len() - 1, format!("all replications (there are {})", status.replications.len()));
-    for link in &status.links {
-        let rtt = link.rtt(ProbeKind::Stamp);
-        note(rtt.current().is_some_and(|rtt| rtt.p50_s > 0.0), format!("RTT {} -> {}", link.region, link.peer));
+impl World {
+    /// What a visitor may do to the three cities, ready to be pasted into another terminal.
+    pub fn things_to_try(&self) -> String {
+        let psql = |node: &str, sql: &str| {
+            let server = self.servers.get(node);
+            let (folder, port) = server.map_or_else(|| (String::new(), 0), |s| (s.folder().display().to_string(), s.port()));
+            format!("psql -h {folder} -p {port} -U postgres -d {} -Atc \"{sql}\"", crate::postgres::DATABASE)
+        };
+        let agent = |agent: &str| self.agents.get(agent).map_or_else(String::new, |agent| agent.pid().to_string());
+        format!(
+            "try:  pause replay in Dublin    {}\n      freeze Tokyo's receiver   kill -STOP $({})\n      kill Tokyo's agent        kill -9 {}",
+            psql("dublin-db", "SELECT pg_wal_replay_pause()"),
+            psql("tokyo-db", "SELECT pid FROM pg_stat_wal_receiver"),
+            agent("tokyo"),
+        )
     }
-    for replication in &status.replications {
-        note(replication.lag.is_known(), format!("lag {} -> {}", replication.origin, replication.node));
-        note(replication.staleness.is_known(), format!("staleness {} -> {}", replication.origin, replication.node));
-    }
-    unknown
-}
-
-async fn start_servers(run: &Path, say: &mut impl FnMut(&str)) -> Result<BTreeMap<String, Server>> {
-    say("starting the writer in New York");
-    let writer = Server::primary(&ServerPlan::on_loopback(REGIONS[0])?, run).await?;
-    writer
-        .app(&postgres::bootstrap_sql()?)
-        .await
-        .context("prepare the database with the SQL of `lagmesh bootstrap --print-sql`")?;
-    writer.app(&format!("ALTER ROLE {AGENT_ROLE} PASSWORD '{AGENT_PASSWORD}'")).await?;
-    let mut servers = BTreeMap::new();
-    for region in &REGIONS[1..] {
-        say(&format!("starting a streaming standby in {region}"));
-        let standby = Server::standby(&ServerPlan::on_loopback(region)?, run, &writer).await?;
-        servers.insert((*region).to_owned(), standby);
-    }
-    servers.insert(REGIONS[0].to_owned(), writer);
-    Ok(servers)
-}
-
-fn fleet_file(plan: &Plan, servers: &BTreeMap<String, Server>, collector_http: u16) -> Result<String> {
-    let mut file = String::from(
-        "# Three regions on one machine. No coordinates: loopback undercuts every physical floor.\nname = \"demo\"\n",
-    );
-    for region in REGIONS {
-        let mesh = ports::free()?;
-        write!(file, "\n[[region]]\nname = \"{region}\"\n[[region.agent]]\nmesh = \"127.0.0.1:{mesh}\"\n")?;
-    }
-    file.push_str("\n[[cluster]]\nname = \"app\"\n");
-    for region in REGIONS {
-        let port = servers.get(region).context("a server for each region")?.port();
-        write!(
-            file,
-            "[[cluster.node]]\nname = \"{region}-db\"\nregion = \"{region}\"\ndsn = \"host=127.0.0.1 port={port} dbname={} user={AGENT_ROLE}\"\n",
-            postgres::DATABASE
-        )?;
-    }
-    let interval_ms = plan.export_interval.as_millis();
-    write!(file, "\n[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:{collector_http}\"\n")?;
-    write!(file, "\n[export]\ninterval = \"{interval_ms}ms\"\n{}", plan.more)?;
-    Ok(file)
-}
-
-fn write_secrets(run: &Path) -> Result<()> {
-    let secret = |name: &str, text: &str| -> Result<PathBuf> {
-        let path = run.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(path)
-    };
-    secret("pgpass", &format!("*:*:*:{AGENT_ROLE}:{AGENT_PASSWORD}\n"))?;
-    secret("mesh.key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n")?;
-    Ok(())
-}
-
-/// A program of this workspace with flags and their values.
-///
-/// # Errors
-/// If it has not been built.
-pub fn daemon(name: &str, program: &str, args: &[(&str, String)]) -> Result<Program> {
-    Ok(Program {
-        name: name.to_owned(),
-        path: files::program(program)?,
-        args: args.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect(),
-        env: Vec::new(),
-        user: None,
-        place: Place::default(),
-    })
 }

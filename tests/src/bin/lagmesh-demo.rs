@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use lagmesh_tests::world::{Plan, World, unknown_parts};
+use lagmesh_tests::plan::Plan;
+use lagmesh_tests::wan::NotPossible;
+use lagmesh_tests::world::{Options, World};
 
 /// How often the table is printed on a terminal.
 const REDRAW: Duration = Duration::from_secs(2);
+
+/// How often agents export: more often than in a real fleet, so that visitors see at once what they did.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often it is printed into a file or a pipe.
 const REPRINT: Duration = Duration::from_secs(15);
@@ -24,6 +29,9 @@ struct Args {
     /// The port on which people would like the status page; another one is taken if it is in use.
     #[arg(long, default_value_t = 8622)]
     port: u16,
+    /// Do not emulate the network between the cities, even where that is possible.
+    #[arg(long)]
+    loopback: bool,
     /// Leave the run folder with all logs on disk.
     #[arg(long)]
     keep: bool,
@@ -38,15 +46,29 @@ fn say(line: &str) {
 async fn main() -> Result<()> {
     let args = Args::parse();
     drop(rustls::crypto::ring::default_provider().install_default());
-    let plan =
-        Plan { purpose: "demo".to_owned(), export_interval: Duration::from_secs(2), http_port: args.port, more: String::new() };
     let mut interrupt = Interrupt::new()?;
     let mut world = tokio::select! {
-        world = World::start(&plan, |line| say(&format!("demo: {line}"))) => world?,
+        world = start(&args) => world?,
         () = interrupt.wait() => return Ok(()),
     };
     let result = show(&mut world, &args, &mut interrupt).await;
     finish(world, result, &args).await
+}
+
+/// With the distances between the cities where the network can be emulated, else without.
+async fn start(args: &Args) -> Result<World> {
+    let mut tell = |line: &str| say(&format!("demo: {line}"));
+    let plan = |distances| Plan::three_cities("demo", EXPORT_INTERVAL, distances);
+    let options = |emulated| Options { emulated, http_port: args.port };
+    if !args.loopback {
+        match World::start(plan(true), &options(true), &mut tell).await {
+            Err(error) if NotPossible::is_cause_of(&error) => {
+                say(&format!("demo: {error:#}: no distances; round trips are those of loopback"));
+            }
+            started => return started,
+        }
+    }
+    World::start(plan(false), &options(false), &mut tell).await
 }
 
 async fn show(world: &mut World, args: &Args, interrupt: &mut Interrupt) -> Result<()> {
@@ -91,7 +113,7 @@ async fn print_table(world: &World, live: bool) {
 async fn final_verdict(world: &World) -> Result<()> {
     let status = world.fleet_status().await?;
     say(&lagmesh_cli::table::fleet(&status, lagmesh_cli::table::Style::PLAIN));
-    let unknown = unknown_parts(&status);
+    let unknown = world.unknown_parts(&status);
     ensure!(unknown.is_empty(), "not everything is known at the end: {}", unknown.join(", "));
     say("demo: every link and every lag is known");
     Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_tests::wait;
-use lagmesh_tests::world::REGIONS;
+use lagmesh_tests::plan::{COLLECTOR, REGIONS};
 use nix::sys::signal::Signal;
 
 use crate::support::{ready_world, replication_at_agent};
@@ -16,7 +16,7 @@ const PILED_UP: u64 = 12;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_measured_during_an_outage_arrives() -> Result<()> {
     let mut world = ready_world("outage").await?;
-    world.collector()?.stop(Signal::SIGKILL, Duration::from_secs(5)).await?;
+    world.collector(COLLECTOR)?.stop(Signal::SIGKILL, Duration::from_secs(5)).await?;
     for region in REGIONS {
         wait::until("batches pile up", Duration::from_secs(60), || async {
             let status = world.agent_status(region).await?;
@@ -29,7 +29,7 @@ async fn everything_measured_during_an_outage_arrives() -> Result<()> {
     let tokyo = replication_at_agent(&world, "tokyo").await?;
     ensure!(tokyo.lag.is_known(), "the agent stopped measuring: {:?}", tokyo.lag);
 
-    world.start_collector()?;
+    world.start_collector(COLLECTOR)?;
     for region in REGIONS {
         wait::until("the spool is empty", Duration::from_secs(60), || async {
             let status = world.agent_status(region).await?;

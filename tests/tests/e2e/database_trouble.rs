@@ -33,35 +33,35 @@ async fn every_trouble_has_a_name_and_ends_by_itself() -> Result<()> {
     let mut world = ready_world("trouble").await?;
     let kick = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'lagmesh'";
 
-    let writer = world.server("new-york")?;
+    let writer = world.server("new-york-db")?;
     writer.app("REVOKE pg_monitor FROM lagmesh").await?;
     writer.app(kick).await?;
     let found = until_node(&world, "new-york", NodeState::MissingGrant).await?;
     ensure!(found.why.contains("pg_monitor"), "{}", found.why);
-    world.server("new-york")?.app("GRANT pg_monitor TO lagmesh").await?;
+    world.server("new-york-db")?.app("GRANT pg_monitor TO lagmesh").await?;
     until_node(&world, "new-york", NodeState::Ok).await?;
 
-    let writer = world.server("new-york")?;
+    let writer = world.server("new-york-db")?;
     writer.app("ALTER ROLE lagmesh PASSWORD 'another'").await?;
     writer.app(kick).await?;
     let found = until_node(&world, "new-york", NodeState::Refused).await?;
     ensure!(found.why.contains("password") || found.why.contains("pg_hba"), "{}", found.why);
-    world.server("new-york")?.app("ALTER ROLE lagmesh PASSWORD 'lagmesh'").await?;
+    world.server("new-york-db")?.app("ALTER ROLE lagmesh PASSWORD 'lagmesh'").await?;
     until_node(&world, "new-york", NodeState::Ok).await?;
 
-    let writer = world.server("new-york")?;
+    let writer = world.server("new-york-db")?;
     writer.app("ALTER ROLE lagmesh SET default_transaction_read_only = on").await?;
     writer.app(kick).await?;
     until_node(&world, "new-york", NodeState::ReadOnly).await?;
-    let writer = world.server("new-york")?;
+    let writer = world.server("new-york-db")?;
     writer.app("ALTER ROLE lagmesh RESET default_transaction_read_only").await?;
     writer.app(kick).await?;
     until_node(&world, "new-york", NodeState::Ok).await?;
 
-    world.server("new-york")?.app("ALTER TABLE lagmesh.beat RENAME TO gone").await?;
+    world.server("new-york-db")?.app("ALTER TABLE lagmesh.beat RENAME TO gone").await?;
     let found = until_node(&world, "new-york", NodeState::MissingTable).await?;
     ensure!(found.why.contains("bootstrap"), "{}", found.why);
-    world.server("new-york")?.app("ALTER TABLE lagmesh.gone RENAME TO beat").await?;
+    world.server("new-york-db")?.app("ALTER TABLE lagmesh.gone RENAME TO beat").await?;
     until_node(&world, "new-york", NodeState::Ok).await?;
     world.ready().await?;
     world.stop().await
@@ -72,13 +72,13 @@ async fn every_trouble_has_a_name_and_ends_by_itself() -> Result<()> {
 async fn database_down_at_start_is_waited_for() -> Result<()> {
     let mut world = ready_world("down").await?;
     world.agent("dublin")?.stop(Signal::SIGTERM, Duration::from_secs(15)).await?;
-    world.server("dublin")?.stop(Signal::SIGINT).await?;
+    world.server("dublin-db")?.stop(Signal::SIGINT).await?;
     world.start_agent("dublin")?;
     let found = wait::until("the agent answers", NOTICED_WITHIN, || async { node(&world, "dublin").await }).await?;
     ensure!(found.state != NodeState::Ok, "a dead server cannot be ok");
     let found = until_node(&world, "dublin", NodeState::Unreachable).await?;
     ensure!(!found.why.is_empty() && !found.replayed.is_known(), "{found:?}");
-    world.server("dublin")?.start().await?;
+    world.server("dublin-db")?.start().await?;
     until_node(&world, "dublin", NodeState::Ok).await?;
     world.ready().await?;
     world.stop().await

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use lagmesh_tests::world::REGIONS;
+use lagmesh_tests::plan::REGIONS;
 use lagmesh_tests::{browser, files};
 
 use crate::support::ready_world;

@@ -18,7 +18,7 @@ const USUAL_QUERY_IS_BLIND: &str = "SELECT pg_last_wal_receive_lsn() = pg_last_w
 async fn frozen_walreceiver_is_noticed_within_three_beats() -> Result<()> {
     let mut world = ready_world("frozen").await?;
     until_state(&world, "tokyo", &[ReplicationState::Ok], Duration::from_secs(20)).await?;
-    let pid = world.server("tokyo")?.signal_walreceiver(Signal::SIGSTOP).await?;
+    let pid = world.server("tokyo-db")?.signal_walreceiver(Signal::SIGSTOP).await?;
     let frozen = tokio::time::Instant::now();
     let noticed = wait::until("Tokyo's state leaves ok", 3 * BEAT, || async {
         let replication = replication_at_agent(&world, "tokyo").await?;
@@ -28,7 +28,7 @@ async fn frozen_walreceiver_is_noticed_within_three_beats() -> Result<()> {
     .await?;
     assert!(noticed.state.is_stuck(), "{}: {}", noticed.state, noticed.why);
 
-    let blind = world.server("tokyo")?.app(USUAL_QUERY_IS_BLIND).await?;
+    let blind = world.server("tokyo-db")?.app(USUAL_QUERY_IS_BLIND).await?;
     assert_eq!(blind.as_deref(), Some("t"), "received and replayed should be equal while nothing arrives");
     let (before, at) = (staleness(&replication_at_agent(&world, "tokyo").await?)?, tokio::time::Instant::now());
     let grown = wait::until("staleness has grown by 3 s", Duration::from_secs(10), || async {
@@ -53,11 +53,11 @@ async fn frozen_walreceiver_is_noticed_within_three_beats() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_replay_is_called_paused() -> Result<()> {
     let mut world = ready_world("paused").await?;
-    world.server("dublin")?.app("SELECT pg_wal_replay_pause()").await?;
+    world.server("dublin-db")?.app("SELECT pg_wal_replay_pause()").await?;
     until_state(&world, "dublin", &[ReplicationState::Paused], Duration::from_secs(10)).await?;
     let tokyo = replication_in(&world.fleet_status().await?, "tokyo")?;
     assert_eq!(tokyo.state, ReplicationState::Ok, "{}", tokyo.why);
-    world.server("dublin")?.app("SELECT pg_wal_replay_resume()").await?;
+    world.server("dublin-db")?.app("SELECT pg_wal_replay_resume()").await?;
     until_state(&world, "dublin", &[ReplicationState::Ok], Duration::from_secs(20)).await?;
     world.stop().await
 }

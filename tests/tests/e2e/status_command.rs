@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 use lagmesh_tests::files;
 
@@ -18,7 +18,7 @@ fn status(args: &[&str]) -> Result<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shows_a_live_fleet() -> Result<()> {
     let world = ready_world("status").await?;
-    let (collector, agent) = (world.page(), world.agent_page("tokyo").context("no agent in Tokyo")?);
+    let (collector, agent) = (world.page(), world.agent_page("tokyo")?);
     let (collector, agent) = (collector.trim_end_matches('/'), agent.trim_end_matches('/'));
     let fleet = status(&["--url", collector])?;
     let own = status(&["--local", "--url", agent])?;

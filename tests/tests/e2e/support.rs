@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::ReplicationState;
 use lagmesh_model::status::{FleetStatus, Replication, Seconds};
 use lagmesh_tests::wait;
-use lagmesh_tests::world::{Plan, World};
+use lagmesh_tests::plan::Plan;
+use lagmesh_tests::world::{Options, World};
 
 /// Beats leave once per second.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
@@ -33,8 +34,8 @@ pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
 /// A world whose programs have just been started.
 pub(crate) async fn starting_world(purpose: &str) -> Result<World> {
     install_crypto();
-    let plan = Plan { purpose: purpose.to_owned(), export_interval: Duration::from_secs(1), http_port: 0, more: String::new() };
-    World::start(&plan, |_| {}).await
+    let plan = Plan::three_cities(purpose, Duration::from_secs(1), false);
+    World::start(plan, &Options { emulated: false, http_port: 0 }, &mut |_| {}).await
 }
 
 /// The replication towards a region's node, as its own agent sees it.

@@ -67,7 +67,7 @@ impl Pair {
         fs::write(&fleet, fleet_file(&format!("127.0.0.1:{}", ports::free()?), &format!("https://localhost:{collector_port}")))?;
         let text = |path: &Path| path.display().to_string();
         let state = |name: &str| text(&folder.path().join(name));
-        let collector = world::daemon(
+        let collector = world::start::daemon(
             "collector",
             "lagmesh-collector",
             &[
@@ -79,7 +79,7 @@ impl Pair {
                 ("--tls-key-file", text(&of(serving).key)),
             ],
         )?;
-        let agent = world::daemon(
+        let agent = world::start::daemon(
             "agent",
             "lagmesh-agent",
             &[

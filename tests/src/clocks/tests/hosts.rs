@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use super::*;
-use crate::postgres::{self, Server};
+use crate::postgres::{self, Server, ServerPlan};
 use crate::process::{Place, Process, Program};
 use crate::wait;
 
@@ -60,12 +60,12 @@ async fn postgresql_lives_on_the_hosts_clocks() -> Result<()> {
     let folder = RunFolder::new("clocks")?;
     let plan = ClockPlan { wall_offset_ns: 100 * S, drift_ppm: -50.0, ..ClockPlan::default() };
     let host = clock(&folder, &plan);
-    let mut server = Server::primary("server", folder.path()).await?;
+    let mut server = Server::primary(&ServerPlan::on_loopback("server")?, folder.path()).await?;
     server.stop(Signal::SIGINT).await?;
     let data = server.folder().join("data").display().to_string();
     let program = Program {
         name: "faked-server".to_owned(),
-        path: postgres::program_path("postgres")?,
+        path: postgres::program_path("postgres", None)?,
         args: vec!["-D".to_owned(), data.clone()],
         env: host.env(),
         user: Uid::effective().is_root().then(|| "postgres".to_owned()),
@@ -84,7 +84,7 @@ async fn postgresql_lives_on_the_hosts_clocks() -> Result<()> {
     }
     let status = process.stop(Signal::SIGINT, PATIENCE).await.with_context(|| process.last_words())?;
     ensure!(status.success(), "{status}: {}", process.last_words());
-    let about = Command::new(postgres::program_path("pg_controldata")?).arg(data).output()?;
+    let about = Command::new(postgres::program_path("pg_controldata", None)?).arg(data).output()?;
     let about = String::from_utf8(about.stdout)?;
     ensure!(about.lines().any(|line| line.starts_with("Database cluster state:") && line.ends_with(" shut down")), "{about}");
     ensure!(!process.output()?.contains("PANIC"), "{}", process.output()?);

@@ -1,0 +1,137 @@
+//! `lagmesh-testbed`: runs scenarios and the testbed's own check.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use lagmesh_tests::run::{self, report::Verdict};
+use lagmesh_tests::scenario::Scenario;
+use lagmesh_tests::files;
+
+/// Something that was expected was not seen, or the testbed itself broke.
+const FAILED: u8 = 1;
+/// It could not run here.
+const NOT_RUN: u8 = 77;
+/// The scenario file is wrong; nothing was started.
+const WRONG_FILE: u8 = 78;
+
+/// A wide-area network, clocks and databases on one machine, with the truth known: lagmesh is checked against it.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Exit codes: 0 all passed, 1 something failed, 77 not run here, 78 a scenario file is wrong.\nThe format of scenario files: docs/testbed.md")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run scenarios one after the other; a line for each expectation, and a JSON report with the raw series
+    Run {
+        /// Scenario files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The folder for reports [default: build/scenarios of the repository]
+        #[arg(long)]
+        reports: Option<PathBuf>,
+    },
+    /// Tell what is wrong with scenario files, and start nothing
+    Check {
+        /// Scenario files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Hold the emulated network against its own settings
+    Selftest,
+}
+
+fn say(line: &str) {
+    // Nobody is left to complain to if stdout is gone.
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let code = tokio::select! {
+        code = carry_out(args.command) => code,
+        () = interrupted() => {
+            say("interrupted; everything of the run is ended");
+            Ok(130)
+        }
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("lagmesh-testbed: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn carry_out(command: Command) -> Result<u8> {
+    match command {
+        Command::Selftest => Ok(FAILED),
+        Command::Check { files } => {
+            let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
+            Ok(if read.iter().all(Option::is_some) { 0 } else { WRONG_FILE })
+        }
+        Command::Run { files, reports } => {
+            let reports = reports.map_or_else(|| files::build_folder().map(|build| build.join("scenarios")), Ok)?;
+            run_all(&files, &reports).await
+        }
+    }
+}
+
+/// A scenario, or `None` if its file is wrong: that has been told.
+fn read(file: &Path) -> Result<Option<Scenario>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    match Scenario::parse(&file.display().to_string(), &text) {
+        Ok(scenario) => Ok(Some(scenario)),
+        Err(errors) => {
+            eprintln!("{errors}");
+            Ok(None)
+        }
+    }
+}
+
+async fn run_all(files: &[PathBuf], reports: &Path) -> Result<u8> {
+    let scenarios: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
+    let Some(scenarios) = scenarios.into_iter().collect::<Option<Vec<Scenario>>>() else { return Ok(WRONG_FILE) };
+    let (mut passed, mut failed, mut not_run) = (0, 0, 0);
+    for (number, scenario) in scenarios.iter().enumerate() {
+        say(&format!("scenario {} of {}: {}\n  {}", number + 1, scenarios.len(), scenario.name, scenario.about));
+        let quiet = !std::io::stdout().is_terminal() && scenarios.len() > 1;
+        let report = run::run(scenario, &mut |line| {
+            if !quiet {
+                say(&format!("  ... {line}"));
+            }
+        })
+        .await
+        .with_context(|| format!("run {}", scenario.name))?;
+        for line in report.lines() {
+            say(&format!("  {line}"));
+        }
+        say(&format!("  truth: {}\n  report: {}", report.quality, report.write(reports)?.display()));
+        match report.verdict {
+            Verdict::Pass => passed += 1,
+            Verdict::Fail => failed += 1,
+            Verdict::NotRun { .. } => not_run += 1,
+        }
+    }
+    say(&format!("scenarios: {passed} passed, {failed} failed, {not_run} not run"));
+    Ok(if failed > 0 { FAILED } else if not_run > 0 { NOT_RUN } else { 0 })
+}

@@ -1,0 +1,136 @@
+//! Reads again and again what the daemons say, and keeps the values that somebody expects something of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::sample::{Lists, Sample, Value, of_agent, of_fleet, of_metrics};
+use crate::real::Real;
+use crate::scenario::{Observer, Quantity, Scenario};
+use crate::world::World;
+use crate::world::client::Client;
+
+/// Samples of one series at most: an hour at the shortest interval. Beyond it nothing more is kept.
+const SAMPLES_MAX: usize = 400_000;
+
+/// The values of each quantity as each observer told them, in the order of time.
+pub(super) type Seen = BTreeMap<(Observer, Quantity), Vec<Sample>>;
+
+/// Watches until it is stopped.
+pub(super) struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    tasks: JoinSet<()>,
+}
+
+impl Watch {
+    /// Starts one reader for each observer of the scenario.
+    ///
+    /// # Errors
+    /// If an observer is nobody.
+    pub(super) fn start(world: &World, scenario: &Scenario) -> Result<Watch> {
+        let mut wanted: BTreeMap<Observer, BTreeSet<Quantity>> = BTreeMap::new();
+        for expectation in &scenario.expectations {
+            wanted.entry(expectation.seen_by.clone()).or_default().insert(expectation.quantity.clone());
+        }
+        let seen = Arc::new(Mutex::new(Seen::new()));
+        let mut tasks = JoinSet::new();
+        for (observer, quantities) in wanted {
+            let client = match &observer {
+                Observer::Agent(name) => world.agent_client(name)?,
+                Observer::Collector(name) => world.collector_client(name)?,
+            };
+            let reader = Reader { observer, quantities, client, seen: Arc::clone(&seen) };
+            tasks.spawn(reader.run(scenario.sample_every));
+        }
+        Ok(Watch { seen, tasks })
+    }
+
+    /// Ends, and hands over what was seen.
+    pub(super) async fn stop(mut self) -> Seen {
+        self.tasks.shutdown().await;
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Reader {
+    observer: Observer,
+    quantities: BTreeSet<Quantity>,
+    client: Client,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Reader {
+    async fn run(self, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            let said = self.read().await;
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            for (quantity, sample) in said {
+                let series = seen.entry((self.observer.clone(), quantity)).or_default();
+                if series.len() < SAMPLES_MAX {
+                    series.push(sample);
+                }
+            }
+        }
+    }
+
+    /// One value of each quantity. A daemon that does not answer tells nothing, which is a value too.
+    async fn read(&self) -> Vec<(Quantity, Sample)> {
+        let mut said = Vec::new();
+        let metrics = self.quantities.iter().any(|quantity| matches!(quantity, Quantity::Metric { .. }));
+        if metrics {
+            let page = self.client.get("metrics").await;
+            let at = Real::now();
+            self.tell(&mut said, at, true, |quantity| match (quantity, &page) {
+                (Quantity::Metric { name, labels }, Ok(page)) => (of_metrics(page, name, labels), None),
+                (_, Err(error)) => (silent(quantity, error), None),
+                (_, Ok(_)) => (Value::Unknown("no metric".to_owned()), None),
+            });
+        }
+        match &self.observer {
+            Observer::Agent(_) => {
+                let status = self.client.agent_status().await;
+                let at = Real::now();
+                self.tell(&mut said, at, false, |quantity| match &status {
+                    Ok(status) => (of_agent(status, quantity), Lists::from(status).beat(quantity)),
+                    Err(error) => (silent(quantity, error), None),
+                });
+            }
+            Observer::Collector(_) => {
+                let status = self.client.fleet_status().await;
+                let at = Real::now();
+                self.tell(&mut said, at, false, |quantity| match &status {
+                    Ok(status) => (of_fleet(status, quantity), None),
+                    Err(error) => (silent(quantity, error), None),
+                });
+            }
+        }
+        said
+    }
+
+    fn tell(
+        &self,
+        said: &mut Vec<(Quantity, Sample)>,
+        at: Real,
+        metrics: bool,
+        value: impl Fn(&Quantity) -> (Value, Option<(i64, u64)>),
+    ) {
+        for quantity in self.quantities.iter().filter(|quantity| matches!(quantity, Quantity::Metric { .. }) == metrics) {
+            let (value, beat) = value(quantity);
+            said.push((quantity.clone(), Sample { at, value, beat, truth: None }));
+        }
+    }
+}
+
+fn silent(quantity: &Quantity, error: &anyhow::Error) -> Value {
+    match quantity {
+        Quantity::Agent { value, .. } if value == "runs" => Value::State("no".to_owned()),
+        _ => Value::Unknown(format!("no answer: {error:#}")),
+    }
+}
