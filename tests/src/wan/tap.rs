@@ -118,8 +118,7 @@ impl Tap {
     }
 }
 
-fn receive(socket: &Socket, packet: &mut [u8], control: &mut Vec<u8>) -> nix::Result<(usize, Option<i64>)> {
-    control.clear();
+fn receive(socket: &Socket, packet: &mut [u8], control: &mut [u8]) -> nix::Result<(usize, Option<i64>)> {
     let mut slices = [IoSliceMut::new(packet)];
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(control), flags)?;
