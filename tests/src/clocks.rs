@@ -94,8 +94,7 @@ pub struct HostClock {
     name: String,
     folder: PathBuf,
     library: PathBuf,
-    monotonic_offset_ns: i64,
-    boottime_offset_ns: i64,
+    namespace: Namespace,
     inner: Mutex<Inner>,
 }
 
@@ -117,6 +116,13 @@ struct Tracks {
     monotonic: Track,
     raw: Track,
     boot: Track,
+}
+
+/// How far the host's time namespace is ahead of the machine [ns].
+#[derive(Debug, Clone, Copy)]
+struct Namespace {
+    monotonic: i64,
+    boot: i64,
 }
 
 /// What the kernel shows the host's programs at one moment [ns].
@@ -161,15 +167,14 @@ impl HostClock {
             .with_context(|| format!("open {} to all", folder.display()))?;
         let library = library::install(folder)?;
         machine::observe();
-        let (monotonic_offset_ns, boottime_offset_ns) = (monotonic_offset_s * NS_PER_S, boottime_offset_s * NS_PER_S);
-        let tracks = Tracks::new(Kernel::at(Real::now(), monotonic_offset_ns, boottime_offset_ns), plan.wall_offset_ns, rate_ppb);
+        let namespace = Namespace { monotonic: monotonic_offset_s * NS_PER_S, boot: boottime_offset_s * NS_PER_S };
+        let tracks = Tracks::new(namespace.kernel(Real::now()), plan.wall_offset_ns, rate_ppb);
         let control = ControlFile::create(&folder.join("clock"), &state(&tracks, plan.kernel_stamps_true, &plan.claim))?;
         let clock = HostClock {
             name: name.to_owned(),
             folder: folder.to_owned(),
             library,
-            monotonic_offset_ns,
-            boottime_offset_ns,
+            namespace,
             inner: Mutex::new(Inner {
                 tracks,
                 rate_ppb,
@@ -258,22 +263,22 @@ impl HostClock {
 
     /// What the host's wall clock shows at a real moment [ns since 1970].
     pub fn wall_at(&self, at: Real) -> i64 {
-        self.lock().tracks.wall.shown(self.kernel(at).wall)
+        self.lock().tracks.wall.shown(self.namespace.kernel(at).wall)
     }
 
     /// What its `CLOCK_MONOTONIC` shows at a real moment [ns].
     pub fn monotonic_at(&self, at: Real) -> i64 {
-        self.lock().tracks.monotonic.shown(self.kernel(at).monotonic)
+        self.lock().tracks.monotonic.shown(self.namespace.kernel(at).monotonic)
     }
 
     /// What its `CLOCK_MONOTONIC_RAW` shows at a real moment [ns].
     pub fn raw_at(&self, at: Real) -> i64 {
-        self.lock().tracks.raw.shown(self.kernel(at).raw)
+        self.lock().tracks.raw.shown(self.namespace.kernel(at).raw)
     }
 
     /// What its `CLOCK_BOOTTIME` shows at a real moment [ns].
     pub fn boottime_at(&self, at: Real) -> i64 {
-        self.lock().tracks.boot.shown(self.kernel(at).boot)
+        self.lock().tracks.boot.shown(self.namespace.kernel(at).boot)
     }
 
     /// The real moment that a stamp of the host's wall clock means [ns since 1970]: the newest one, not after `not_after`, at which the
@@ -289,16 +294,12 @@ impl HostClock {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kernel(&self, at: Real) -> Kernel {
-        Kernel::at(at, self.monotonic_offset_ns, self.boottime_offset_ns)
-    }
-
     /// Writes what the clocks will be from a moment on that lies ahead, and waits until the last of them, the coarse ones, are there.
     fn turn(&self, inner: &mut Inner, what: What, turned: impl Fn(&Tracks, Kernel) -> Tracks) -> Result<Change> {
         ensure!(inner.changes.len() < CHANGES_MAX, "the clocks of {} were changed {CHANGES_MAX} times", self.name);
         machine::observe();
         let at = Real::now() + LEAD_NS;
-        let tracks = turned(&inner.tracks, self.kernel(at));
+        let tracks = turned(&inner.tracks, self.namespace.kernel(at));
         let state = state(&tracks, inner.kernel_stamps_true, &inner.claim);
         inner.control.write(&state)?;
         inner.tracks = tracks;
@@ -317,7 +318,7 @@ impl HostClock {
         };
         // A reader that looks at the coarse clock must not find a claim from the future.
         let coarse = Real(read_ns(ClockId::CLOCK_MONOTONIC_COARSE));
-        let as_of_ns = inner.tracks.monotonic.shown(self.kernel(now.min(coarse)).monotonic);
+        let as_of_ns = inner.tracks.monotonic.shown(self.namespace.kernel(now.min(coarse)).monotonic);
         segment.write(&claim, as_of_ns)?;
         inner.segment = Some(segment);
         Ok(())
@@ -352,14 +353,14 @@ impl Tracks {
     }
 }
 
-impl Kernel {
-    fn at(at: Real, monotonic_offset_ns: i64, boottime_offset_ns: i64) -> Kernel {
+impl Namespace {
+    fn kernel(self, at: Real) -> Kernel {
         let machine = machine::at(at);
         Kernel {
             wall: at.0 + machine.wall_ns,
-            monotonic: at.0 + monotonic_offset_ns,
-            raw: at.0 + machine.raw_ns + monotonic_offset_ns,
-            boot: at.0 + machine.boot_ns + boottime_offset_ns,
+            monotonic: at.0 + self.monotonic,
+            raw: at.0 + machine.raw_ns + self.monotonic,
+            boot: at.0 + machine.boot_ns + self.boot,
         }
     }
 }

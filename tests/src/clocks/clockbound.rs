@@ -83,7 +83,9 @@ impl Segment {
             Layout::V2 => (2, 80),
         };
         let mut bytes = Vec::new();
-        MAGIC.iter().for_each(|word| bytes.extend_from_slice(&word.to_ne_bytes()));
+        for word in MAGIC {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
         bytes.extend_from_slice(&size.to_ne_bytes());
         bytes.extend_from_slice(&version.to_ne_bytes());
         bytes.resize(size as usize, 0);

@@ -19,6 +19,9 @@ use probe::Probe;
 use scale::PIECES;
 
 const S: i64 = NS_PER_S;
+/// A change that comes so long after the last one [ns], steps by so much [ns] and sets a rate [ppb].
+type Turn = (i64, i64, i64);
+
 const STILL: Piece = Piece { anchor_ns: 0, offset_ns: 0, rate_ppb: 0 };
 
 fn clock(folder: &RunFolder, plan: &ClockPlan) -> HostClock {
@@ -56,7 +59,7 @@ fn arithmetic_is_the_librarys() {
     let (program, control) = (RefCell::new(program), RefCell::new(control));
     let near = prop_oneof![Just(-1_i64), Just(0), Just(1), -3_600 * S..3_600 * S, any::<i64>().prop_map(|ns| ns / 4)];
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(3000) });
-    let property = |(first, changes, which, near, clock): (Piece, Vec<(i64, i64, i64)>, prop::sample::Index, i64, usize)| {
+    let property = |(first, changes, which, near, clock): (Piece, Vec<Turn>, prop::sample::Index, i64, usize)| {
         let (mut track, mut anchors) = (Track::new(first), vec![first.anchor_ns]);
         for (later_ns, step_ns, rate_ppb) in changes {
             anchors.push(anchors[anchors.len() - 1] + later_ns);
@@ -137,8 +140,8 @@ fn drift_is_seen_to_the_microsecond() {
     std::thread::sleep(Duration::from_secs(2));
     let last = program.narrow_reading(&host);
     for (first, last) in first.fine().zip(last.fine()) {
-        let elapsed_ns = last.middle_ns() - first.middle_ns();
-        let gained_ns = (last.shown_ns - first.shown_ns) - elapsed_ns;
+        let elapsed_ns = last.middle() - first.middle();
+        let gained_ns = (last.shown - first.shown) - elapsed_ns;
         let expected_ns = elapsed_ns * 50 / 1_000_000;
         assert!((gained_ns - expected_ns).abs() < 3000, "gained {gained_ns} ns in {elapsed_ns} ns, expected {expected_ns}");
     }

@@ -38,7 +38,7 @@ fn on_top_of_a_time_namespace() {
     host.set_drift(-50.0).unwrap();
     host.step_wall(S).unwrap();
     let reading = program.narrow_reading(&host);
-    let raw_ns = reading.fine().nth(2).unwrap().shown_ns;
+    let raw_ns = reading.fine().nth(2).unwrap().shown;
     let ahead_ns = raw_ns - read_ns(ClockId::CLOCK_MONOTONIC_RAW) - 5000 * S;
     assert!(ahead_ns.abs() < 100_000_000, "{ahead_ns}");
 }

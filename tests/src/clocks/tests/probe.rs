@@ -24,9 +24,9 @@ pub(super) struct Probe {
 /// One clock, read through the C library between two readings of the kernel's own [ns].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
-    first_ns: i64,
-    pub(super) shown_ns: i64,
-    last_ns: i64,
+    first: i64,
+    pub(super) shown: i64,
+    last: i64,
 }
 
 /// All clocks. The last two readings are gettimeofday (rounded down to microseconds) and time (to seconds).
@@ -70,14 +70,14 @@ impl Probe {
     pub(super) fn reading(&mut self) -> Readings {
         let numbers = self.ask("");
         let (clocks, around) = numbers.split_at(numbers.len() - 2);
-        let clocks = clocks.chunks(3).map(|part| Reading { first_ns: part[0], shown_ns: part[1], last_ns: part[2] }).collect();
+        let clocks = clocks.chunks(3).map(|part| Reading { first: part[0], shown: part[1], last: part[2] }).collect();
         Readings { clocks, before: around[0], after: around[1] }
     }
 
     /// Of many readings, each checked, the one that took least time.
     pub(super) fn narrow_reading(&mut self, host: &HostClock) -> Readings {
         let readings = (0..100).map(|_| self.reading()).inspect(|reading| reading.check(host));
-        readings.min_by_key(|reading| reading.fine().map(|clock| clock.last_ns - clock.first_ns).max()).unwrap()
+        readings.min_by_key(|reading| reading.fine().map(|clock| clock.last - clock.first).max()).unwrap()
     }
 }
 
@@ -90,8 +90,8 @@ impl Drop for Probe {
 
 impl Reading {
     /// The middle of the kernel's readings [ns].
-    pub(super) fn middle_ns(self) -> i64 {
-        self.first_ns + (self.last_ns - self.first_ns) / 2
+    pub(super) fn middle(self) -> i64 {
+        self.first + (self.last - self.first) / 2
     }
 }
 
@@ -108,20 +108,20 @@ impl Readings {
         let tracks = [&inner.tracks.wall, &inner.tracks.monotonic, &inner.tracks.raw, &inner.tracks.boot];
         let clocks = [(0, 1), (0, 1), (1, 1), (1, 1), (2, 1), (3, 1), (0, 1000), (0, NS_PER_S)];
         for (reading, (track, unit_ns)) in self.clocks.iter().zip(clocks) {
-            let [low, high] = [reading.first_ns, reading.last_ns].map(|ns| tracks[track].shown(ns));
+            let [low, high] = [reading.first, reading.last].map(|ns| tracks[track].shown(ns));
             let low = low.div_euclid(unit_ns) * unit_ns;
             assert!(
-                (low..=high).contains(&reading.shown_ns),
+                (low..=high).contains(&reading.shown),
                 "clock {track}: {low} <= shown <= {high}, {reading:?}, {:?}",
                 tracks[track]
             );
         }
         drop(inner);
-        let around = [self.before, self.after].map(|ns| Real(ns - host.monotonic_offset_ns));
+        let around = [self.before, self.after].map(|ns| Real(ns - host.namespace.monotonic));
         let shows = [HostClock::wall_at, HostClock::monotonic_at, HostClock::raw_at, HostClock::boottime_at];
         for (reading, shows) in self.fine().zip(shows) {
             let (low, high) = (shows(host, around[0]) - READING_NS, shows(host, around[1]) + READING_NS);
-            assert!((low..=high).contains(&reading.shown_ns), "{low} <= {} <= {high}", reading.shown_ns);
+            assert!((low..=high).contains(&reading.shown), "{low} <= {} <= {high}", reading.shown);
         }
     }
 }

@@ -112,7 +112,7 @@ fn received(prepare: impl Fn(&UdpSocket), flags: MsgFlags) -> i64 {
         let (mut data, mut control) = ([0; 128], nix::cmsg_space!([nix::sys::time::TimeSpec; 3], [u8; 64]));
         let mut parts = [IoSliceMut::new(&mut data)];
         let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags).unwrap();
-        message.cmsgs().unwrap().find_map(stamp_ns)
+        message.cmsgs().unwrap().find_map(|part| stamp_ns(&part))
     });
     stamp.expect("a stamp")
 }
@@ -126,10 +126,10 @@ fn received_in_batch() -> Vec<i64> {
     let mut parts: Vec<[IoSliceMut<'_>; 1]> = data.iter_mut().map(|part| [IoSliceMut::new(part)]).collect();
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(2, Some(nix::cmsg_space!(nix::sys::time::TimeSpec)));
     let messages = recvmmsg(socket.as_raw_fd(), &mut headers, parts.iter_mut(), MsgFlags::empty(), None).unwrap();
-    messages.map(|message| message.cmsgs().unwrap().find_map(stamp_ns).expect("a stamp")).collect()
+    messages.map(|message| message.cmsgs().unwrap().find_map(|part| stamp_ns(&part)).expect("a stamp")).collect()
 }
 
-fn stamp_ns(message: ControlMessageOwned) -> Option<i64> {
+fn stamp_ns(message: &ControlMessageOwned) -> Option<i64> {
     match message {
         ControlMessageOwned::ScmTimestamp(time) => Some(time.tv_sec() * S + time.tv_usec() * 1000),
         ControlMessageOwned::ScmTimestampns(time) => Some(time.tv_sec() * S + time.tv_nsec()),
