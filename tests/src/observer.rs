@@ -87,7 +87,7 @@ impl Observer {
         ensure!(RESOLUTIONS.contains(&resolution), "a resolution of {resolution:?} is not within {RESOLUTIONS:?}");
         let resolution_ns = i64::try_from(resolution.as_nanos())?;
         // The rest is for the look itself and the waking up.
-        let period_ns = resolution_ns * 3 / 5;
+        let period_ns = resolution_ns / 2;
         let underway = Arc::new(Underway::default());
         let nodes = watched.iter().map(|watched| Node::start(watched, period_ns, &underway)).collect::<Result<_>>()?;
         Ok(Observer { resolution_ns, nodes })
