@@ -1,13 +1,14 @@
 //! The observer that knows the truth about replication lag: on the machine's one real clock it sees each commit return to the one who
 //! wrote the beat and sees the beat become visible to queries at every node.
 //!
-//! *Visible* is found by looking: for each server a thread asks one prepared question over the Unix socket several thousand times a
-//! second and takes its own clock before and after. A procedure that loops in the server would be no cheaper and worse: the server's
+//! *Visible* is found by looking: for each server a thread asks one prepared question over the Unix socket, several thousand times a
+//! second while a beat is on its way to it, and takes its own clock before and after. A procedure that loops in the server would be no cheaper and worse: the server's
 //! sleep has a grain of a millisecond and follows its wall clock, which the testbed may have set wrong, and PL/pgSQL holds a snapshot
 //! while it sleeps, which makes replay wait. Between the looks no snapshot is held; each counts as a transaction in the server's
 //! statistics.
 //!
-//! *Returned* is found by listening on the loopback of the writer's host to the server's answers, with kernel stamps.
+//! *Returned* is found by listening on the loopback of the writer's host to the server's answers, with kernel stamps. What is asked for
+//! there tells when a beat is on its way; a beat that came unheard (over TLS, say) makes the looking close all the time.
 
 pub mod cost;
 pub mod truth;
@@ -17,6 +18,7 @@ mod session;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod underway;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +33,7 @@ use crate::postgres::{DATABASE, Server};
 use cost::Report;
 use tap::{Tap, TapTarget};
 use truth::{BeatId, BeatTruth, Truth, Window};
+use underway::Underway;
 use watch::{Target, Watch};
 
 /// The resolution that a truth for lag should have.
@@ -44,7 +47,8 @@ const RESOLUTIONS: std::ops::RangeInclusive<Duration> = Duration::from_micros(10
 pub struct Watched {
     node: String,
     socket: PathBuf,
-    tap: TapTarget,
+    namespace: PathBuf,
+    port: u16,
 }
 
 impl Watched {
@@ -54,7 +58,7 @@ impl Watched {
     /// If the server does not run.
     pub fn new(node: &str, server: &Server) -> Result<Watched> {
         let namespace = PathBuf::from(format!("/proc/{}/ns/net", server.pid()?));
-        Ok(Watched { node: node.to_owned(), socket: server.socket(), tap: TapTarget { namespace, port: server.port() } })
+        Ok(Watched { node: node.to_owned(), socket: server.socket(), namespace, port: server.port() })
     }
 }
 
@@ -74,7 +78,8 @@ struct Node {
 }
 
 impl Observer {
-    /// Starts to look at each server so often that a window is narrower than `resolution` unless something stalls.
+    /// Starts to look at each server so often that a window is narrower than `resolution`, except for the first beat of an origin and
+    /// where something stalls.
     ///
     /// # Errors
     /// If the resolution is out of range or a thread cannot be started.
@@ -82,8 +87,9 @@ impl Observer {
         ensure!(RESOLUTIONS.contains(&resolution), "a resolution of {resolution:?} is not within {RESOLUTIONS:?}");
         let resolution_ns = i64::try_from(resolution.as_nanos())?;
         // The rest is for the look itself and the waking up.
-        let period_ns = resolution_ns * 3 / 5;
-        let nodes = watched.iter().map(|watched| Node::start(watched, period_ns)).collect::<Result<_>>()?;
+        let period_ns = resolution_ns / 2;
+        let underway = Arc::new(Underway::default());
+        let nodes = watched.iter().map(|watched| Node::start(watched, period_ns, &underway)).collect::<Result<_>>()?;
         Ok(Observer { resolution_ns, nodes })
     }
 
@@ -153,11 +159,12 @@ impl Drop for Observer {
 }
 
 impl Node {
-    fn start(watched: &Watched, period_ns: i64) -> Result<Node> {
+    fn start(watched: &Watched, period_ns: i64, underway: &Arc<Underway>) -> Result<Node> {
         let (watch, tap) = (Arc::new(Watch::default()), Arc::new(Tap::default()));
         let mut node = Node { name: watched.node.clone(), watch: watch.clone(), tap: tap.clone(), threads: Vec::new() };
-        let target = Target { socket: watched.socket.clone(), database: DATABASE.to_owned(), period_ns };
-        let tap_target = watched.tap.clone();
+        let (socket, underway) = (watched.socket.clone(), underway.clone());
+        let target = Target { socket, database: DATABASE.to_owned(), period_ns, underway: underway.clone() };
+        let tap_target = TapTarget { namespace: watched.namespace.clone(), port: watched.port, underway };
         let thread = |part: &str| std::thread::Builder::new().name(format!("{part}-{}", watched.node));
         // In a node from the first on, so that its end is seen to whatever fails.
         node.threads.push(thread("watch").spawn(move || watch.run(&target)).context("start a thread")?);

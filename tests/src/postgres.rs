@@ -10,7 +10,7 @@ pub mod version;
 
 mod copy;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::session::next_message;
 use super::truth::{BeatId, Stream};
-use crate::real::Real;
 
 /// How many connections can have a beat under way at a time.
 const CONNECTIONS_MAX: usize = 256;
@@ -86,6 +85,15 @@ fn beat_in_bind(body: &[u8]) -> Option<BeatId> {
     Some(BeatId { origin, incarnation, stream, sequence })
 }
 
+/// What a segment says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// A beat is asked for.
+    Asked(BeatId),
+    /// A beat's commit returned.
+    Returned(BeatId),
+}
+
 /// Brings requests and answers together, connection by connection.
 #[derive(Debug, Default)]
 pub(super) struct Pairing {
@@ -94,16 +102,15 @@ pub(super) struct Pairing {
 }
 
 impl Pairing {
-    /// Takes the next segment from or to the server's port and returns the beat whose commit returned with it. A segment that is seen
-    /// twice (loopback shows it going out and coming in) counts the first time.
-    pub(super) fn take(&mut self, segment: &Segment<'_>, server_port: u16, at: Real) -> Option<(BeatId, Real)> {
+    /// Takes the next segment from or to the server's port. One that is seen twice (loopback shows it going out and coming in) may be
+    /// heard as a request twice, as a return only the first time.
+    pub(super) fn take(&mut self, segment: &Segment<'_>, server_port: u16) -> Option<Heard> {
         if segment.to_port == server_port {
-            if let Some(beat) = beat_in(segment.payload)
-                && (self.under_way.len() < CONNECTIONS_MAX || self.under_way.contains_key(&segment.from_port))
-            {
-                self.under_way.insert(segment.from_port, beat);
+            let beat = beat_in(segment.payload)?;
+            if self.under_way.len() < CONNECTIONS_MAX || self.under_way.contains_key(&segment.from_port) {
+                self.under_way.insert(segment.from_port, beat.clone());
             }
-            return None;
+            return Some(Heard::Asked(beat));
         }
         let ready = segment.payload.windows(READY.len()).any(|bytes| bytes == READY);
         if segment.from_port != server_port || !ready {
@@ -111,7 +118,7 @@ impl Pairing {
         }
         let beat = self.under_way.remove(&segment.to_port)?;
         let written = WRITTEN.iter().any(|tag| segment.payload.windows(tag.len()).any(|bytes| bytes == *tag));
-        written.then_some((beat, at))
+        written.then_some(Heard::Returned(beat))
     }
 }
 
@@ -149,15 +156,15 @@ mod tests {
         let mut pairing = Pairing::default();
         let written = b"2\0\0\0\x04C\0\0\0\x0dUPDATE 1\0Z\0\0\0\x05I";
         for (port, bytes) in [(1000, bind("beat", 5)), (1001, bind("ledger", 2)), (1000, bind("beat", 5))] {
-            assert_eq!(pairing.take(&asks(&bytes, port), SERVER, Real(1)), None);
+            assert!(matches!(pairing.take(&asks(&bytes, port), SERVER), Some(Heard::Asked(_))));
         }
-        assert_eq!(pairing.take(&answers(b"2\0\0\0\x04", 1000), SERVER, Real(2)), None, "not the end of the answer");
-        let (beat, at) = pairing.take(&answers(written, 1000), SERVER, Real(3)).unwrap();
-        assert_eq!((beat.sequence, beat.stream, beat.origin.as_str(), at), (5, Stream::Beat, "ny-db", Real(3)));
-        assert_eq!(pairing.take(&answers(written, 1000), SERVER, Real(4)), None, "seen a second time");
+        assert_eq!(pairing.take(&answers(b"2\0\0\0\x04", 1000), SERVER), None, "not the end of the answer");
+        let wanted = BeatId { origin: "ny-db".to_owned(), incarnation: 77, stream: Stream::Beat, sequence: 5 };
+        assert_eq!(pairing.take(&answers(written, 1000), SERVER), Some(Heard::Returned(wanted)));
+        assert_eq!(pairing.take(&answers(written, 1000), SERVER), None, "seen a second time");
         let refused = b"E\0\0\0\x06M\0Z\0\0\0\x05I";
-        assert_eq!(pairing.take(&answers(refused, 1001), SERVER, Real(5)), None, "an error is no commit");
-        assert_eq!(pairing.take(&answers(written, 1001), SERVER, Real(6)), None, "of something else");
+        assert_eq!(pairing.take(&answers(refused, 1001), SERVER), None, "an error is no commit");
+        assert_eq!(pairing.take(&answers(written, 1001), SERVER), None, "of something else");
     }
 
     /// Whatever a segment holds, nothing but a beat is taken for one.

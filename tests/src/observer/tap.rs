@@ -6,7 +6,7 @@ use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,10 +15,13 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::ReceiveTimestampns;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use nix::sys::time::TimeSpec;
+use nix::unistd::gettid;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-use super::packet::{Pairing, segment};
+use super::packet::{Heard, Pairing, segment};
 use super::truth::{BeatId, Window};
+use super::underway::Underway;
+use super::watch::goes_first;
 use crate::real::{Real, wall_minus_real_ns};
 
 /// How often a quiet tap asks whether to go on.
@@ -46,6 +49,8 @@ pub(super) struct TapTarget {
     pub(super) namespace: PathBuf,
     /// The server's port there.
     pub(super) port: u16,
+    /// Who has to know which beats are asked for.
+    pub(super) underway: Arc<Underway>,
 }
 
 /// A tap's part that others read.
@@ -72,25 +77,34 @@ impl Tap {
     /// Listens until told to stop. It must have a thread of its own, since the thread enters the host's network.
     pub(super) fn run(&self, target: &TapTarget) {
         if let Err(error) = self.listen(target) {
+            target.underway.go_deaf();
             *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(format!("{error:#}"));
         }
     }
 
     fn listen(&self, target: &TapTarget) -> Result<()> {
         let socket = open(target)?;
+        // Servers are looked at closely as soon as a request is heard here. Without the permission it is heard a little later.
+        goes_first(gettid());
         let mut pairing = Pairing::default();
         let mut packet = vec![0; SNAP_BYTES as usize];
         while !self.stop.load(Ordering::Relaxed) {
             let Some((length, stamp)) = receive(&socket, &mut packet)? else { continue };
             let Some(segment) = segment(&packet[..length]) else { continue };
-            if let Some((beat, at)) = pairing.take(&segment, target.port, stamp) {
-                let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
-                if commits.len() < COMMITS_MAX {
-                    commits.entry(beat).or_insert(Window { after: at + -CONVERSION_NS, by: at + CONVERSION_NS });
-                }
+            match pairing.take(&segment, target.port) {
+                Some(Heard::Asked(beat)) => target.underway.sent(&beat),
+                Some(Heard::Returned(beat)) => self.keep(beat, stamp),
+                None => {}
             }
         }
         Ok(())
+    }
+
+    fn keep(&self, beat: BeatId, stamp: Real) {
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        if commits.len() < COMMITS_MAX {
+            commits.entry(beat).or_insert(Window { after: stamp + -CONVERSION_NS, by: stamp + CONVERSION_NS });
+        }
     }
 }
 

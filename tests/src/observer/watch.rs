@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::{Pid, gettid};
@@ -12,6 +12,7 @@ use nix::unistd::{Pid, gettid};
 use super::cost::{Cost, Meter};
 use super::session::{Session, look, number};
 use super::truth::{BeatId, Window};
+use super::underway::{Arrived, Underway};
 use crate::real::Real;
 
 /// How many beats are kept for each server; a day of one writer is 86,400.
@@ -20,6 +21,9 @@ const BEATS_MAX: usize = 500_000;
 /// How many beats a look names as seen. A stream has eight rows; more than a few streams are written to at a time only after failovers,
 /// and a row that is not named is merely sent again.
 const NAMED_MAX: usize = 64;
+
+/// How long nobody looks while nothing is on its way: short enough for what comes unheard.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// How long to wait before another try to connect.
 const RECONNECT: Duration = Duration::from_millis(20);
@@ -30,6 +34,7 @@ pub(super) struct Target {
     pub(super) socket: PathBuf,
     pub(super) database: String,
     pub(super) period_ns: i64,
+    pub(super) underway: Arc<Underway>,
 }
 
 /// What a thread has seen so far.
@@ -87,7 +92,12 @@ impl Watch {
         let mut question = look(&memory.named());
         let mut due = Real::now();
         while self.goes_on() {
-            due = pause_until(due, target.period_ns);
+            if target.underway.is_quiet(&memory.arrived) {
+                target.underway.wait_while_quiet(&memory.arrived, QUIET);
+                due = Real::now();
+            } else {
+                due = pause_until(due, target.period_ns);
+            }
             let asked = Real::now();
             let found = match session.ask(&question, &go_on) {
                 Ok(found) => found,
@@ -104,6 +114,9 @@ impl Watch {
                 // A beat that the look before did not find was not visible when that look was asked for.
                 let window = memory.last_asked.map(|after| Window { after, by: answered });
                 self.keep(&found, window);
+                if window.is_some() {
+                    target.underway.arrived(&found, &mut memory.arrived);
+                }
                 memory.name(&found);
                 question = look(&memory.named());
             }
@@ -130,6 +143,7 @@ impl Watch {
 #[derive(Debug, Default)]
 struct Memory {
     last_asked: Option<Real>,
+    arrived: Arrived,
     seen: VecDeque<i64>,
 }
 
@@ -145,9 +159,9 @@ impl Memory {
     }
 }
 
-/// Lets a thread run before all others (SCHED_FIFO) whenever it has something to do: on a busy machine a look would otherwise wait for
+/// Lets a thread run before all others (`SCHED_FIFO`) whenever it has something to do: on a busy machine a look would otherwise wait for
 /// milliseconds. It uses a small part of a core. Returns whether we may.
-fn goes_first(thread: Pid) -> bool {
+pub(super) fn goes_first(thread: Pid) -> bool {
     let mut chrt = Command::new("chrt");
     chrt.args(["--fifo", "--pid", "1", &thread.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     chrt.status().is_ok_and(|status| status.success())
