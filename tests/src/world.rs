@@ -7,6 +7,7 @@ pub mod start;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -56,7 +57,7 @@ pub struct World {
     loads: BTreeMap<String, Load>,
     servers: BTreeMap<String, Server>,
     disks: BTreeMap<String, Disk>,
-    clocks: BTreeMap<String, HostClock>,
+    clocks: BTreeMap<String, Arc<HostClock>>,
     page: Option<Proxy>,
     wan: Option<Wan>,
     folder: RunFolder,
@@ -84,7 +85,7 @@ impl World {
     }
 
     /// The clocks of a region, if they are its own.
-    pub fn clock(&self, region: &str) -> Option<&HostClock> {
+    pub fn clock(&self, region: &str) -> Option<&Arc<HostClock>> {
         self.clocks.get(region)
     }
 

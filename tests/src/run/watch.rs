@@ -4,18 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use lagmesh_model::time::WallNanos;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::sample::{Lists, Sample, Value, of_agent, of_fleet, of_metrics};
-use crate::real::Real;
+use crate::clocks::HostClock;
+use crate::real::{Real, wall_minus_real_ns};
 use crate::scenario::{Observer, Quantity, Scenario};
 use crate::world::World;
 use crate::world::client::Client;
 
 /// Samples of one series at most: an hour at the shortest interval. Beyond it nothing more is kept.
 const SAMPLES_MAX: usize = 400_000;
+
+/// What was said longer ago than this was said by a clock that stepped meanwhile [ns].
+const SAID_NS_MAX: i64 = 10_000_000_000;
 
 /// The values of each quantity as each observer told them, in the order of time.
 pub(super) type Seen = BTreeMap<(Observer, Quantity), Vec<Sample>>;
@@ -39,11 +44,14 @@ impl Watch {
         let seen = Arc::new(Mutex::new(Seen::new()));
         let mut tasks = JoinSet::new();
         for (observer, quantities) in wanted {
-            let client = match &observer {
-                Observer::Agent(name) => world.agent_client(name)?,
-                Observer::Collector(name) => world.collector_client(name)?,
+            let (client, clock) = match &observer {
+                Observer::Agent(name) => {
+                    let region = world.plan().region_of_agent(name).with_context(|| format!("no agent {name}"))?;
+                    (world.agent_client(name)?, world.clock(&region.name).cloned())
+                }
+                Observer::Collector(name) => (world.collector_client(name)?, None),
             };
-            let reader = Reader { observer, quantities, client, seen: Arc::clone(&seen) };
+            let reader = Reader { observer, quantities, client, clock, seen: Arc::clone(&seen) };
             tasks.spawn(reader.run(scenario.sample_every));
         }
         Ok(Watch { seen, tasks })
@@ -60,6 +68,8 @@ struct Reader {
     observer: Observer,
     quantities: BTreeSet<Quantity>,
     client: Client,
+    /// That of its host, if it is not the machine's.
+    clock: Option<Arc<HostClock>>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -96,7 +106,7 @@ impl Reader {
         match &self.observer {
             Observer::Agent(_) => {
                 let status = self.client.agent_status().await;
-                let at = Real::now();
+                let at = self.said_at(status.as_ref().ok().map(|status| status.at));
                 self.tell(&mut said, at, false, |quantity| match &status {
                     Ok(status) => (of_agent(status, quantity), Lists::from(status).beat(quantity)),
                     Err(error) => (silent(quantity, error), None),
@@ -104,7 +114,7 @@ impl Reader {
             }
             Observer::Collector(_) => {
                 let status = self.client.fleet_status().await;
-                let at = Real::now();
+                let at = self.said_at(status.as_ref().ok().map(|status| status.at));
                 self.tell(&mut said, at, false, |quantity| match &status {
                     Ok(status) => (of_fleet(status, quantity), None),
                     Err(error) => (silent(quantity, error), None),
@@ -112,6 +122,17 @@ impl Reader {
             }
         }
         said
+    }
+
+    /// When something was said: a daemon looks at its state a few times a second, and says by its wall clock when that was.
+    fn said_at(&self, label: Option<WallNanos>) -> Real {
+        let now = Real::now();
+        let Some(label_ns) = label.and_then(|label| i64::try_from(label.0).ok()) else { return now };
+        let said = match &self.clock {
+            Some(clock) => clock.real_of_wall(label_ns, now),
+            None => Some(Real(label_ns - wall_minus_real_ns())),
+        };
+        said.filter(|said| *said <= now && now - *said < SAID_NS_MAX).unwrap_or(now)
     }
 
     fn tell(

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -82,7 +83,7 @@ impl World {
             let clock = &region.clock;
             let folder = self.folder.path().join(format!("clock-{}", region.name));
             let clock = HostClock::new(&folder, &region.name, &clock.clocks, clock.monotonic_s, clock.boot_s)?;
-            self.clocks.insert(region.name.clone(), clock);
+            self.clocks.insert(region.name.clone(), Arc::new(clock));
         }
         Ok(())
     }
