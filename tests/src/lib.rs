@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod process;
 pub mod prometheus;
 pub mod real;
+pub mod selftest;
 pub mod wait;
 pub mod wan;
 pub mod world;
