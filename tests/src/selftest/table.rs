@@ -16,6 +16,8 @@ pub(super) struct Row {
     pub(super) error: String,
     /// Whether that is little enough.
     pub(super) pass: bool,
+    /// Whether the machine stalled so much meanwhile that the row says nothing: printed as marked, and no failure.
+    pub(super) marked: bool,
 }
 
 impl Row {
@@ -27,6 +29,7 @@ impl Row {
             measured: measured.to_string(),
             error: wanted.abs_diff(measured).to_string(),
             pass: wanted == measured,
+            marked: false,
         }
     }
 
@@ -41,6 +44,7 @@ impl Row {
             measured: format!("{:.2} %", measured / of * 100.0),
             error: format!("{:+.2} %", error * 100.0),
             pass: error.abs() <= four_deviations,
+            marked: false,
         }
     }
 
@@ -53,7 +57,28 @@ impl Row {
             measured: time(measured_ns),
             error: time(error_ns),
             pass: error_ns.abs() <= tolerance_ns,
+            marked: false,
         }
+    }
+
+    /// The same row, of a run in which so many of so many samples were touched by a stall: with one in a hundred, the slowest of a
+    /// hundred tell nothing.
+    pub(super) fn of_run(self, touched: usize, of: usize) -> Row {
+        Row { marked: touched * 100 > of, ..self }
+    }
+
+    /// What is said of it.
+    pub(super) fn verdict(&self) -> &'static str {
+        match (self.pass, self.marked) {
+            (true, _) => "pass",
+            (false, true) => "marked: the machine stalled",
+            (false, false) => "FAIL",
+        }
+    }
+
+    /// Whether the self-test fails by it.
+    pub(super) fn failed(&self) -> bool {
+        !self.pass && !self.marked
     }
 }
 
@@ -89,17 +114,20 @@ pub(super) fn print(rows: &[Row]) -> String {
     let mut text = String::new();
     let mut line = |cells: [String; 4], end: &str| {
         let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        text += &format!("{}  {end}\n", padded.collect::<Vec<String>>().join("  "));
+        text.push_str(&padded.collect::<Vec<String>>().join("  "));
+        for part in ["  ", end, "\n"] {
+            text.push_str(part);
+        }
     };
     line(head, "");
     for row in rows {
-        line(cells(row), if row.pass { "pass" } else { "FAIL" });
+        line(cells(row), row.verdict());
     }
     text
 }
 
 /// The router's own error as text.
-pub(super) fn router(quality: &Quality, run_ns: i64) -> String {
+pub(super) fn router(part: &str, quality: &Quality, run_ns: i64) -> String {
     let of_kind = |kind| quality.stalls.iter().filter(move |stall| stall.kind == kind);
     let (late, stolen) = (of_kind(StallKind::Late).count(), of_kind(StallKind::Stolen).count());
     let longest_ns = of_kind(StallKind::Late).map(|stall| stall.until - stall.from).max().unwrap_or(0);
@@ -110,8 +138,8 @@ pub(super) fn router(quality: &Quality, run_ns: i64) -> String {
         Some(why) => format!("at ordinary priority: {why}"),
     };
     format!(
-        "router: {} packets in {:.1} s, handed over late by p50 {p50}, p99 {p99}, max {max}; it ran {priority}\n\
-         router: {late} moments in which it was held up (longest {}), {stolen} in which the hypervisor took the processors; {} packets \
+        "router, {part}: {} packets in {:.1} s, handed over late by p50 {p50}, p99 {p99}, max {max}; it ran {priority}\n\
+         router, {part}: {late} moments in which it was held up (longest {}), {stolen} in which the hypervisor took the processors; {} packets \
          not taken, {} for nobody",
         quality.handed_over,
         run_ns as f64 / 1e9,

@@ -91,6 +91,7 @@ pub(super) async fn bandwidth(bench: &Bench) -> Result<Row> {
         measured: format!("{:.2} Mbit/s", measured_bps / 1e6),
         error: format!("{:+.2} %", error * 100.0),
         pass: error.abs() <= 0.05 && last.1 as f64 * 8e9 / (last.0 - first.0) as f64 > 0.85 * WANTED_BPS,
+        marked: false,
     })
 }
 
@@ -111,6 +112,7 @@ pub(super) async fn sizes(bench: &Bench) -> Result<Vec<Row>> {
                 measured: octets.to_string(),
                 error: "-".to_owned(),
                 pass,
+                marked: false,
             });
         }
     }
@@ -132,6 +134,7 @@ pub(super) async fn untouched(bench: &Bench) -> Result<Row> {
         measured: format!("{dropped_now} and {again} at {:.0} Mbit/s", rate_bps / 1e6),
         error: "-".to_owned(),
         pass: dropped_now == 0 && again == 0,
+        marked: false,
     })
 }
 

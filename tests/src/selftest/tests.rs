@@ -8,6 +8,9 @@ fn rows_fail() {
     assert!(Row::time("", 100, 5, 95).pass && !Row::time("", 100, 5, 94).pass && !Row::time("", 100, 5, 106).pass);
     assert!(Row::exact("", 3, 3).pass && !Row::exact("", 3, 2).pass);
     assert!(!Row::share("", 0.0, 1000, 1).pass, "what never happens happened");
+    let row = Row::exact("", 3, 2);
+    assert!(row.failed() && !row.clone().of_run(2, 100).failed() && row.clone().of_run(1, 100).failed());
+    assert!(!Row::exact("", 3, 3).of_run(2, 100).failed() && Row::exact("", 3, 3).of_run(2, 100).verdict() == "pass");
     let text = print(&[Row::exact("one", 1, 1), Row::exact("two", 2, 1)]);
     assert!(text.lines().nth(1).unwrap().ends_with("pass") && text.lines().nth(2).unwrap().ends_with("FAIL"), "{text}");
 }

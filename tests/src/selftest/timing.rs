@@ -38,8 +38,10 @@ pub(super) async fn delays(bench: &Bench) -> Result<Vec<Row>> {
         let quality = bench.wan.quality();
         for (from, to, name, wanted_ns) in [(a, b, "there", 30 * MS), (b, a, "back", 50 * MS)] {
             let mut times = believed(&bench.wan.log().records(since, Real::now()), &quality, (from, to));
+            let touched = seen.sent.len().saturating_sub(times.len());
             rows.push(Row::time(&format!("{kind}: delay {name}, p50"), wanted_ns, USUALLY_NS, quantile(&mut times, 0.5)));
-            rows.push(Row::time(&format!("{kind}: delay {name}, p99"), wanted_ns, MOSTLY_NS, quantile(&mut times, 0.99)));
+            let slowest = Row::time(&format!("{kind}: delay {name}, p99"), wanted_ns, MOSTLY_NS, quantile(&mut times, 0.99));
+            rows.push(slowest.of_run(touched, seen.sent.len()));
         }
         let truth = bench.wan.log().rtt_truth(a, b, PORT, since, Real::now());
         rows.push(Row::exact(&format!("{kind}: probes whose truth is known"), seen.sent.len(), truth.len()));
@@ -70,6 +72,7 @@ fn outside_truth(name: &str, outside_ns: &mut [i64]) -> Row {
         measured: format!("{} ({})", time(least_ns), time(p50_ns)),
         error: "-".to_owned(),
         pass: least_ns > 0,
+        marked: false,
     }
 }
 
@@ -80,6 +83,7 @@ async fn tap(bench: &Bench, host: &str) -> Result<Tap> {
 
 /// The sum over request and reply of how much later the kernel stamped their arrival than the truth says.
 fn truth_error(kind: &str, records: &[Record], quality: &Quality, stamps: &HashMap<u64, Real>) -> Row {
+    let touched = records.iter().filter(|record| stalled(record, quality)).count();
     let mut by_probe: HashMap<(u16, u32), Vec<i64>> = HashMap::new();
     for record in records.iter().filter(|record| !stalled(record, quality)) {
         let (Some(stamp), Some(delivered)) = (stamps.get(&record.key), record.delivered) else { continue };
@@ -95,7 +99,9 @@ fn truth_error(kind: &str, records: &[Record], quality: &Quality, stamps: &HashM
         measured: format!("{} ({})", time(p99), time(p50)),
         error: time(p99),
         pass: p99.abs() <= TRUTH_P99_NS && p50.abs() <= TRUTH_P99_NS && errors.len() > 500,
+        marked: false,
     }
+    .of_run(touched, records.len())
 }
 
 /// How long the packets of a pair took that no stall touched [ns].
