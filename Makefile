@@ -2,22 +2,24 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt
+.PHONY: help demo test check fmt scenario scenarios testbed-selftest release
 
 DEMO_SECONDS ?=
+FILE ?=
 
 help: ## List the entries
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: ## Three regions on this machine, a live table and the status page; DEMO_SECONDS=60 for an unattended run
 	@tests/setup.sh demo
-	@echo 'demo: building in release mode (some minutes the first time)'
-	@cargo build --quiet --release --locked --workspace --bins
+	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
 test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool, a real browser
 	@tests/setup.sh test
 	@$(MAKE) --no-print-directory check
+	@tests/postgres-versions.sh || echo 'test: goes on without the versions of PostgreSQL that are missing'
+	@$(MAKE) --no-print-directory release
 	@echo 'test: building the programs'
 	@cargo build --quiet --locked --workspace --bins
 	@echo 'test: running the tests'
@@ -35,6 +37,27 @@ check: ## Formatting, lints, dependencies, documents; part of `make test`
 	@cargo deny --log-level error check bans licenses sources
 	@echo 'check: documents'
 	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps
+
+scenario: ## One scenario of the testbed: make scenario FILE=any.toml; docs/testbed.md tells how to write one
+	@[ -n '$(FILE)' ] || { echo 'scenario: which one? make scenario FILE=tests/scenarios/three-cities.toml' >&2; exit 64; }
+	@tests/setup.sh testbed
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed run $(FILE)
+
+scenarios: ## Every scenario of the library, the long ones too (about half an hour)
+	@tests/setup.sh testbed
+	@tests/postgres-versions.sh || echo 'scenarios: those that need a version of PostgreSQL that is missing are not run'
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed run tests/scenarios/*.toml tests/scenarios/long/*.toml
+
+testbed-selftest: ## The emulated network held against its own settings, as a table
+	@tests/setup.sh testbed
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed selftest
+
+release:
+	@echo 'release: building in release mode (some minutes the first time)'
+	@cargo build --quiet --release --locked --workspace --bins
 
 fmt: ## Format everything
 	@cargo fmt --all

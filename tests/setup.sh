@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what is missing for `demo` or `test` from the system's packages; says what it does, and does nothing where nothing is
+# Installs what is missing for `demo`, `testbed` or `test` from the system's packages; says what it does, and does nothing where nothing is
 # missing. Without root it prints the exact command and stops.
 set -euo pipefail
 
-goal=${1:?usage: tests/setup.sh demo|test}
+goal=${1:?usage: tests/setup.sh demo|testbed|test}
+testbed=(gcc libc6-dev postgresql iproute2 iputils-ping)
 case $goal in
-demo) wanted=(gcc libc6-dev postgresql) ;;
-test) wanted=(gcc libc6-dev postgresql prometheus prometheus-alertmanager chromium) ;;
+demo | testbed) wanted=("${testbed[@]}") ;;
+test) wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium) ;;
 *) echo "setup: unknown goal $goal" >&2; exit 64 ;;
 esac
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -61,6 +62,24 @@ impl RunFolder {
     }
 }
 
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        release_shared_memory(&self.path);
+    }
+}
+
+/// A server that was killed leaves a shared memory segment behind, whose number stands in the seventh line of its `postmaster.pid`
+/// ("key id"). A server that ended in order has removed both.
+fn release_shared_memory(run: &Path) {
+    for entry in fs::read_dir(run).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path().join("data/postmaster.pid")) else { continue };
+        if let Some(id) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) {
+            // If it is gone already, all is well.
+            Command::new("ipcrm").args(["--shmem-id", id]).output().ok();
+        }
+    }
+}
+
 /// Removes the folders of runs that were killed: their lock is held by nobody. What cannot be removed belongs to somebody else.
 fn remove_abandoned(temporary: &Path) {
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
@@ -69,6 +88,7 @@ fn remove_abandoned(temporary: &Path) {
         }
         let Ok(file) = File::open(entry.path().join(LOCK)) else { continue };
         if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            release_shared_memory(&entry.path());
             fs::remove_dir_all(entry.path()).ok();
         }
     }

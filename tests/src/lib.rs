@@ -14,6 +14,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod real;
+pub mod skip;
 pub mod selftest;
 pub mod wait;
 pub mod wan;

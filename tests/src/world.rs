@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::ProbeKind;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
 
 use crate::clocks::HostClock;
 use crate::disk::Disk;
@@ -58,6 +59,8 @@ pub struct World {
     servers: BTreeMap<String, Server>,
     disks: BTreeMap<String, Disk>,
     clocks: BTreeMap<String, Arc<HostClock>>,
+    /// Keeps what hosts claim about their clocks fresh, as their daemons would.
+    clock_keeper: JoinSet<()>,
     page: Option<Proxy>,
     wan: Option<Wan>,
     folder: RunFolder,

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lagmesh_tests::run::{self, report::Verdict};
 use lagmesh_tests::scenario::Scenario;
-use lagmesh_tests::files;
+use lagmesh_tests::wan::NotPossible;
+use lagmesh_tests::{files, selftest};
 
 /// Something that was expected was not seen, or the testbed itself broke.
 const FAILED: u8 = 1;
@@ -84,7 +85,7 @@ async fn interrupted() {
 
 async fn carry_out(command: Command) -> Result<u8> {
     match command {
-        Command::Selftest => Ok(FAILED),
+        Command::Selftest => selftest_code().await,
         Command::Check { files } => {
             let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
             Ok(if read.iter().all(Option::is_some) { 0 } else { WRONG_FILE })
@@ -93,6 +94,18 @@ async fn carry_out(command: Command) -> Result<u8> {
             let reports = reports.map_or_else(|| files::build_folder().map(|build| build.join("scenarios")), Ok)?;
             run_all(&files, &reports).await
         }
+    }
+}
+
+async fn selftest_code() -> Result<u8> {
+    match selftest::run().await {
+        Ok(true) => Ok(0),
+        Ok(false) => Ok(FAILED),
+        Err(error) if NotPossible::is_cause_of(&error) => {
+            say(&format!("not run: {error:#}"));
+            Ok(NOT_RUN)
+        }
+        Err(error) => Err(error),
     }
 }
 

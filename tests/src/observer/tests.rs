@@ -132,7 +132,7 @@ async fn snapshots_while_idle(server: &Server) -> Result<u32> {
 async fn another_network_and_a_restart() -> Result<()> {
     let run = RunFolder::new("observer-host")?;
     if !nix::unistd::Uid::effective().is_root() {
-        crate::postgres::tests::skip("the observer in another network: needs root");
+        crate::skip::skip("the observer in another network: needs root");
         return Ok(());
     }
     let enter = ["unshare", "--net", "--", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"];

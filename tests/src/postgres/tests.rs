@@ -10,6 +10,7 @@ use super::load::Load;
 use super::topology::{Quorum, Subscription};
 use super::*;
 use crate::files::RunFolder;
+use crate::skip::skip;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -32,15 +33,6 @@ async fn passes(word: &str, from: &Server, to: &Server) -> Result<()> {
     })
     .await
     .map(drop)
-}
-
-/// `make test` counts and prints what could not be tested.
-pub(crate) fn skip(what: &str) {
-    eprintln!("skipped: {what}");
-    if let Some(list) = std::env::var_os("LAGMESH_SKIPPED") {
-        let list = std::fs::File::options().append(true).create(true).open(list);
-        list.and_then(|mut list| writeln!(list, "{what}")).unwrap();
-    }
 }
 
 /// A primary and a standby of every version that can be had start, replicate and say which version they are.

@@ -199,7 +199,7 @@ pub(super) fn expectation(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Fo
         return Err(section.tell("until", "must be after `from` and within the run"));
     }
     let condition = condition(section, unit)?;
-    truth_exists(section, &condition, &quantity)?;
+    truth_exists(section, &condition, &quantity, &seen_by)?;
     let share = section.get("share", |value| number(value, 0.0001..=1.0))?.unwrap_or(1.0);
     Ok(Expectation { name, quantity, seen_by, from_ns, until_ns, condition, share })
 }
@@ -348,7 +348,7 @@ fn amount(value: &DeValue<'_>, unit: Unit) -> Result<f64, String> {
 }
 
 /// A comparison with the truth needs a truth.
-fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantity) -> Found<()> {
+fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantity, seen_by: &Observer) -> Found<()> {
     let (known, value) = match quantity {
         Quantity::Link { value, kind: ProbeKind::Stamp, .. } => (TRUTH_LINK, value.as_str()),
         Quantity::Replication { value, .. } => (TRUTH_REPLICATION, value.as_str()),
@@ -361,6 +361,9 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
     };
     if !known.contains(&value) {
         return Err(section.tell(key, "the testbed knows no truth for this value; it does for rtt_* (stamp), lag and staleness"));
+    }
+    if value == "lag" && matches!(seen_by, Observer::Collector(_)) {
+        return Err(section.tell("seen_by", "only an agent tells of which beat a lag is, so only its lag has a truth"));
     }
     if key == "covers_truth" && !INTERVALS.contains(&value) {
         return Err(section.tell(key, "this value is no interval; write near_truth"));

@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use super::link::{apply, link_keys};
 use super::value::{length_ns, span_ns, words};
 use super::{Scenario, expect, fault};
+use crate::clocks::clockbound::{ClockBound, Layout, Status};
 use crate::clocks::{Claim, ClockPlan};
 use crate::plan::{ClusterPlan, CollectorPlan, LoadPlan, NodePlan, Plan, RegionClock, RegionPlan, Source};
 use crate::wan::LinkPlan;
@@ -21,7 +22,7 @@ const TOP: &[&str] = &[
     "expect", "mesh", "export", "replication", "judge",
 ];
 const REGION: &[&str] = &["name", "latitude", "longitude", "agents", "clock", "spool_disk_bytes"];
-const CLOCK: &[&str] = &["monotonic", "boot", "wall", "drift_ppm", "synchronised", "max_error", "kernel_stamps_true"];
+const CLOCK: &[&str] = &["monotonic", "boot", "wall", "drift_ppm", "synchronised", "max_error", "clockbound", "kernel_stamps_true"];
 const LINK: &[&str] = link_keys!("from", "to", "both");
 const CLUSTER: &[&str] = &["name", "beat_interval", "lag_objective", "writers_max", "synchronous", "synchronous_commit", "node"];
 const NODE: &[&str] = &["name", "region", "follows", "subscribes", "exchanges", "apply_delay", "version", "settings"];
@@ -33,6 +34,8 @@ const FLEET: [(&str, &[&str]); 4] =
 
 /// A run of more than a day is a soak test, not a scenario.
 const RUN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// For how long a segment that is not refreshed may be believed [s].
+const CLOCKBOUND_VALID_S: u32 = 1000;
 /// Hosts of one emulated network at most.
 const REGIONS_MAX: usize = 60;
 
@@ -151,12 +154,25 @@ fn clock(section: &Section<'_>) -> Found<RegionClock> {
 
 /// What the host says about its wall clock; nobody keeps it unless the file says otherwise.
 fn claim(section: &Section<'_>) -> Found<Claim> {
+    let clockbound = section.get("clockbound", span_ns)?.map(clockbound);
     match (section.switch("synchronised", false)?, section.get("max_error", length_ns)?) {
         (true, None) => Err(section.tell("synchronised", "needs max_error: the error that the host admits")),
         (synchronised, max_error_ns) => {
             let unkept = Claim::default();
-            Ok(Claim { synchronised, max_error_ns: max_error_ns.unwrap_or(unkept.max_error_ns), ..unkept })
+            Ok(Claim { synchronised, max_error_ns: max_error_ns.unwrap_or(unkept.max_error_ns), clockbound })
         }
+    }
+}
+
+/// A `ClockBound` daemon that is sure of its clock within `bound_ns`.
+fn clockbound(bound_ns: i64) -> ClockBound {
+    ClockBound {
+        layout: Layout::V2,
+        status: Status::Synchronised,
+        bound_ns,
+        max_drift_ppb: 50_000,
+        valid_s: CLOCKBOUND_VALID_S,
+        disruption_marker: None,
     }
 }
 

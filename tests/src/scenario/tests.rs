@@ -97,6 +97,11 @@ fn wrong() {
         ("becomes = [\"silent\", \"disconnected\"]", "", "s.toml:48: expect.name: expects nothing"),
         ("becomes = [\"silent\", \"disconnected\"]", "between = [\"1s\", \"2s\"]", "s.toml:53: expect.between: is for numbers"),
         ("becomes = [\"silent\", \"disconnected\"]", "covers_truth = true", "s.toml:53: expect.covers_truth: the testbed knows no truth"),
+        (
+            "value = \"state\"\nfrom = \"2s\"\nuntil = \"5s\"\nbecomes = [\"silent\", \"disconnected\"]",
+            "value = \"lag\"\nseen_by = \"collector main\"\ncovers_truth = true",
+            "s.toml:51: expect.seen_by: only an agent tells",
+        ),
         ("value = \"state\"", "value = \"stat\"", "s.toml:50: expect.value: no value of this subject is called \"stat\"; did you mean \"state\"?"),
         ("interval = \"100ms\"", "interval = \"1ms\"", "s.toml:39: mesh.interval: \"1ms\" is outside"),
         ("interval = \"100ms\"", "intervall = \"100ms\"", "s.toml:39: mesh.intervall: unknown key; did you mean \"interval\"?"),

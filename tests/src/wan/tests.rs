@@ -5,11 +5,7 @@ pub(super) fn network(plan: &WanPlan) -> Option<Wan> {
     match Wan::start(plan) {
         Ok(wan) => Some(wan),
         Err(error) if NotPossible::is_cause_of(&error) => {
-            if let Some(list) = std::env::var_os("LAGMESH_SKIPPED") {
-                let mut list = std::fs::File::options().append(true).create(true).open(list).unwrap();
-                writeln!(list, "a network of namespaces: {error:#}").unwrap();
-            }
-            eprintln!("skipped: {error:#}");
+            crate::skip::skip(&format!("a network of namespaces: {error:#}"));
             None
         }
         Err(error) => panic!("{error:#}"),

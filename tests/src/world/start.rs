@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::layout::{Layout, collector_host};
 use super::proxy::Proxy;
 use super::{AGENT_PASSWORD, AGENT_ROLE, Options, World};
-use crate::clocks::HostClock;
+use crate::clocks::{HostClock, machine};
 use crate::disk::Disk;
 use crate::files::{self, RunFolder};
 use crate::plan::{ClusterPlan, NodePlan, Plan, Source};
@@ -20,8 +21,10 @@ use crate::postgres::load::Load;
 use crate::postgres::topology::Subscription;
 use crate::postgres::{self, Server, ServerPlan};
 use crate::process::{Place, Process, Program};
+use crate::real::Real;
 use crate::wan::{HostPlan, Wan, WanPlan};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 impl World {
     /// Starts network, clocks, servers, collectors, agents and loads; `say` hears what is being done.
@@ -38,6 +41,7 @@ impl World {
             servers: BTreeMap::new(),
             disks: BTreeMap::new(),
             clocks: BTreeMap::new(),
+            clock_keeper: JoinSet::new(),
             page: None,
             wan: None,
             folder,
@@ -85,6 +89,7 @@ impl World {
             let clock = HostClock::new(&folder, &region.name, &clock.clocks, clock.monotonic_s, clock.boot_s)?;
             self.clocks.insert(region.name.clone(), Arc::new(clock));
         }
+        self.clock_keeper.spawn(keep(self.clocks.values().cloned().collect()));
         Ok(())
     }
 
@@ -136,7 +141,7 @@ impl World {
             Source::Follows(name) => {
                 let server = Server::standby(&plan, &run, source(name)?).await?;
                 if let Some(delay_ms) = node.apply_delay_ms {
-                    server.delay_apply(std::time::Duration::from_millis(delay_ms)).await?;
+                    server.delay_apply(Duration::from_millis(delay_ms)).await?;
                 }
                 Ok(server)
             }
@@ -257,6 +262,20 @@ impl World {
 
     fn path(&self, name: &str) -> String {
         self.folder().join(name).display().to_string()
+    }
+}
+
+/// Does once a second what the clock daemons of hosts do.
+async fn keep(clocks: Vec<Arc<HostClock>>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        machine::observe();
+        for clock in &clocks {
+            if let Err(error) = clock.refresh(Real::now()) {
+                eprintln!("testbed: the clock daemon of {}: {error:#}", clock.name());
+            }
+        }
     }
 }
 

@@ -7,19 +7,10 @@ use nix::unistd::Uid;
 use super::*;
 use crate::postgres::{self, Server, ServerPlan};
 use crate::process::{Place, Process, Program};
+use crate::skip::skip;
 use crate::wait;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// `make test` counts and prints what could not be tested.
-fn skipped(what: &str) {
-    use std::io::Write;
-    if let Some(list) = std::env::var_os("LAGMESH_SKIPPED") {
-        let mut list = fs::File::options().append(true).create(true).open(list).unwrap();
-        writeln!(list, "{what}").unwrap();
-    }
-    eprintln!("skipped: {what}");
-}
 
 /// In a time namespace both show: its thousands of seconds, and the drift and wall clock on top.
 #[test]
@@ -28,7 +19,7 @@ fn on_top_of_a_time_namespace() {
     let works = Command::new(enter[0]).args(&enter[1..]).arg("true").output().is_ok_and(|output| output.status.success());
     if !works {
         assert!(!Uid::effective().is_root(), "root may always make a time namespace");
-        return skipped("clocks on top of a time namespace: needs CAP_SYS_ADMIN");
+        return skip("clocks on top of a time namespace: needs CAP_SYS_ADMIN");
     }
     let folder = RunFolder::new("clocks").unwrap();
     let plan = ClockPlan { wall_offset_ns: -744 * S, drift_ppm: 50.0, ..ClockPlan::default() };
