@@ -49,6 +49,8 @@ pub struct Record {
     pub left: Real,
     /// When it was handed over to the other one: just before.
     pub delivered: Option<Real>,
+    /// How much later than that it may have been at most [ns]: how long handing it over took.
+    pub within_ns: u32,
     /// By what it is known again: [`super::packet::match_key`].
     pub key: u64,
     /// The host that it left.
@@ -211,6 +213,7 @@ pub(super) mod tests {
         Record {
             left: Real(left_ns),
             delivered: Some(Real(delivered_ns)),
+            within_ns: 2,
             key: 0,
             from: HostId(0),
             to: HostId(1),

@@ -220,10 +220,11 @@ impl Router {
             // Taken before: the packet arrives while it is written.
             let delivered = Real::now();
             let taken = self.ends[to].device.send(&packet).is_ok();
+            let within_ns = u32::try_from(Real::now() - delivered).unwrap_or(u32::MAX);
             self.batch.tally.lateness_ns.push(delivered - at);
             if let Some(record) = record {
                 let refused = Record { fate: Fate::Refused, ..record };
-                self.batch.records.push(if taken { Record { delivered: Some(delivered), ..record } } else { refused });
+                self.batch.records.push(if taken { Record { delivered: Some(delivered), within_ns, ..record } } else { refused });
             }
         }
     }
@@ -246,6 +247,7 @@ fn record_of(header: &Header, packet: &[u8], (from, to): (usize, usize), key: u6
     Record {
         left: Real(0),
         delivered: None,
+        within_ns: 0,
         key,
         from: host(from),
         to: host(to),

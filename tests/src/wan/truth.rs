@@ -34,6 +34,8 @@ pub struct RttTruth {
     pub forward_ns: i64,
     /// How long the reply travelled [ns].
     pub back_ns: i64,
+    /// How much longer the two may have travelled at most [ns]: how long handing them over took.
+    pub within_ns: i64,
     /// The sender's port: its flow.
     pub source_port: u16,
     /// The request's sequence number.
@@ -89,6 +91,7 @@ fn match_reply(reply: &Record, requests: &mut Requests) -> Option<RttTruth> {
             rtt_ns: forward_ns + back_ns,
             forward_ns,
             back_ns,
+            within_ns: i64::from(request.within_ns) + i64::from(reply.within_ns),
             source_port: request.source_port,
             sequence,
         })
