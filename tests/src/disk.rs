@@ -30,7 +30,9 @@ impl Disk {
         let program = Program {
             name: format!("disk-{name}"),
             path: "unshare".into(),
-            args: ["--mount", "--propagation", "private", "sh", "-c", &script, &folder.display().to_string()].map(str::to_owned).to_vec(),
+            args: ["--mount", "--propagation", "private", "sh", "-c", &script, &folder.display().to_string()]
+                .map(str::to_owned)
+                .to_vec(),
             env: Vec::new(),
             user: None,
             place: Place::default(),

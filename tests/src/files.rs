@@ -42,7 +42,8 @@ impl RunFolder {
         // Locked before it has the name by which others find it: nobody takes a folder that is just being made for an abandoned one.
         let new = path.join("run.lock.new");
         let file = File::create(&new).context("make the lock of the run folder")?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).context("lock the run folder")?;
+        let lock =
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).context("lock the run folder")?;
         fs::rename(&new, path.join(LOCK)).context("name the lock of the run folder")?;
         Ok(RunFolder { folder: Some(folder), path, _lock: lock })
     }

@@ -73,8 +73,7 @@ async fn watched(scenario: &Scenario, world: &mut World, report: &mut Report, sa
     let start = Real::now();
     say(&format!("watching for {:?}", scenario.run));
     let told = happen(&scenario.faults, world, start, report, say).await;
-    let end = start + i64::try_from(scenario.run.as_nanos())?;
-    sleep_until(end).await;
+    sleep_until(start + scenario.run_ns()).await;
     let seen = watch.stop().await;
     let truth = truth.stop(world).await?;
     report.quality = truth.quality();

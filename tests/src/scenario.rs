@@ -39,6 +39,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// How long it is watched [ns].
+    pub fn run_ns(&self) -> i64 {
+        i64::try_from(self.run.as_nanos()).unwrap_or(i64::MAX)
+    }
+
     /// Reads a scenario. `file` is its name in messages.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ use lagmesh_tests::{files, selftest};
 
 /// Something that was expected was not seen, or the testbed itself broke.
 const FAILED: u8 = 1;
+/// The machine stalled too much for anything to be believed.
+const NOT_BELIEVED: u8 = 75;
 /// It could not run here.
 const NOT_RUN: u8 = 77;
 /// The scenario file is wrong; nothing was started.
@@ -20,7 +22,10 @@ const WRONG_FILE: u8 = 78;
 
 /// A wide-area network, clocks and databases on one machine, with the truth known: lagmesh is checked against it.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 all passed, 1 something failed, 77 not run here, 78 a scenario file is wrong.\nThe format of scenario files: docs/testbed.md")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 all passed, 1 something failed, 75 not believed because the machine stalled, 77 not run here, 78 a scenario file is wrong.\nThe format of scenario files: docs/testbed.md"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -124,7 +129,7 @@ fn read(file: &Path) -> Result<Option<Scenario>> {
 async fn run_all(files: &[PathBuf], reports: &Path) -> Result<u8> {
     let scenarios: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
     let Some(scenarios) = scenarios.into_iter().collect::<Option<Vec<Scenario>>>() else { return Ok(WRONG_FILE) };
-    let (mut passed, mut failed, mut not_run) = (0, 0, 0);
+    let (mut passed, mut failed, mut not_believed, mut not_run) = (0, 0, 0, 0);
     for (number, scenario) in scenarios.iter().enumerate() {
         say(&format!("scenario {} of {}: {}\n  {}", number + 1, scenarios.len(), scenario.name, scenario.about));
         let quiet = !std::io::stdout().is_terminal() && scenarios.len() > 1;
@@ -142,9 +147,15 @@ async fn run_all(files: &[PathBuf], reports: &Path) -> Result<u8> {
         match report.verdict {
             Verdict::Pass => passed += 1,
             Verdict::Fail => failed += 1,
+            Verdict::NotBelieved { .. } => not_believed += 1,
             Verdict::NotRun { .. } => not_run += 1,
         }
     }
-    say(&format!("scenarios: {passed} passed, {failed} failed, {not_run} not run"));
-    Ok(if failed > 0 { FAILED } else if not_run > 0 { NOT_RUN } else { 0 })
+    say(&format!("scenarios: {passed} passed, {failed} failed, {not_believed} not believed, {not_run} not run"));
+    Ok(match (failed, not_believed, not_run) {
+        (0, 0, 0) => 0,
+        (0, 0, _) => NOT_RUN,
+        (0, _, _) => NOT_BELIEVED,
+        _ => FAILED,
+    })
 }

@@ -24,11 +24,8 @@ pub fn judge(expectation: &Expectation, samples: &[Sample], start: Real) -> Outc
     let offset = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
     let (from, until) = (start + offset(expectation.from_ns), start + offset(expectation.until_ns));
     let window: Vec<&Sample> = samples.iter().filter(|sample| sample.at >= from && sample.at <= until).collect();
-    let (pass, measured) = if window.is_empty() {
-        (false, "no sample in the window".to_owned())
-    } else {
-        held(expectation, &window, start)
-    };
+    let (pass, measured) =
+        if window.is_empty() { (false, "no sample in the window".to_owned()) } else { held(expectation, &window, start) };
     Outcome { name: expectation.name.clone(), pass, measured, wanted: wanted(expectation) }
 }
 
@@ -45,9 +42,7 @@ fn held(expectation: &Expectation, window: &[&Sample], start: Real) -> (bool, St
             Some(sample) => (false, format!("{} at {}", shown(&sample.value), since(sample.at, start))),
             None => (true, seen(window, start)),
         },
-        Condition::Unknown => {
-            most(window, share, |sample| matches!(sample.value, Value::Unknown(_)), || seen(window, start))
-        }
+        Condition::Unknown => most(window, share, |sample| matches!(sample.value, Value::Unknown(_)), || seen(window, start)),
         Condition::Known => most(window, share, |sample| !matches!(sample.value, Value::Unknown(_)), || seen(window, start)),
         Condition::Between(lower, upper) => {
             let inside = |sample: &Sample| sample.value.estimate().is_some_and(|value| value >= *lower && value <= *upper);
@@ -183,7 +178,10 @@ mod tests {
     use super::*;
     use crate::scenario::{Observer, Quantity};
 
-    fn outcome(condition: Condition, share: f64, values: &[(f64, Value, Option<(f64, f64)>)]) -> Outcome {
+    /// When [s], what, and what was true.
+    type Said = (f64, Value, Option<(f64, f64)>);
+
+    fn outcome(condition: Condition, share: f64, values: &[Said]) -> Outcome {
         let expectation = Expectation {
             name: "x".to_owned(),
             quantity: Quantity::Fleet { value: "regions_reporting".to_owned() },
@@ -193,7 +191,7 @@ mod tests {
             condition,
             share,
         };
-        let sample = |(at, value, truth): &(f64, Value, Option<(f64, f64)>)| {
+        let sample = |(at, value, truth): &Said| {
             #[expect(clippy::cast_possible_truncation, reason = "seconds of a test")]
             let at = Real(5 + (at * 1e9) as i64);
             Sample { at, value: value.clone(), beat: None, truth: *truth }
@@ -202,7 +200,7 @@ mod tests {
         judge(&expectation, &samples, Real(5))
     }
 
-    fn states(words: &[(f64, &str)]) -> Vec<(f64, Value, Option<(f64, f64)>)> {
+    fn states(words: &[(f64, &str)]) -> Vec<Said> {
         words.iter().map(|(at, word)| (*at, Value::State((*word).to_owned()), None)).collect()
     }
 

@@ -1,6 +1,5 @@
 //! What came of a scenario, for people (a line for each expectation) and for programs (JSON with the raw series).
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +12,9 @@ use super::watch::Seen;
 use crate::real::Real;
 use crate::scenario::{Observer, Quantity, Scenario};
 
+/// The share of a run for which the machine may stall.
+const STALLED_SHARE_MAX: f64 = 0.05;
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
@@ -21,6 +23,11 @@ pub enum Verdict {
     Pass,
     /// Something was not.
     Fail,
+    /// The machine stalled too much for anything to be believed, be it good or bad.
+    NotBelieved {
+        /// How much.
+        why: String,
+    },
     /// It could not run here; nothing was shown.
     NotRun {
         /// What is missing.
@@ -107,7 +114,19 @@ impl Report {
             }
             self.outcomes.push(outcome);
         }
-        self.series = seen.into_iter().map(|((by, of), samples)| Series { of: subject(&of), seen_by: observer(&by), samples }).collect();
+        self.believe(start, start + scenario.run_ns());
+        self.series =
+            seen.into_iter().map(|((by, of), samples)| Series { of: subject(&of), seen_by: observer(&by), samples }).collect();
+    }
+
+    /// Marks the run if the machine stalled too much: whatever came out of it, nobody may build on it.
+    fn believe(&mut self, start: Real, end: Real) {
+        let late_ns = self.quality.network.as_ref().map_or(0, |network| network.late_ns(start, end));
+        let share = late_ns as f64 / (end - start) as f64;
+        if share > STALLED_SHARE_MAX {
+            let why = format!("the machine stalled for {:.1} % of the run", share * 100.0);
+            self.verdict = Verdict::NotBelieved { why };
+        }
     }
 
     /// A line for each expectation and one for the whole.
@@ -120,6 +139,7 @@ impl Report {
         lines.push(match &self.verdict {
             Verdict::Pass => format!("pass  {}", self.scenario),
             Verdict::Fail => format!("FAIL  {}", self.scenario),
+            Verdict::NotBelieved { why } => format!("not believed  {}: {why}", self.scenario),
             Verdict::NotRun { why } => format!("not run  {}: {why}", self.scenario),
         });
         lines
@@ -134,12 +154,6 @@ impl Report {
         let path = folder.join(format!("{}.json", self.scenario));
         std::fs::write(&path, serde_json::to_vec(self)?).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
-    }
-
-    /// Series by subject, for tests.
-    pub fn series_of(&self, of: &str) -> BTreeMap<&str, &[Sample]> {
-        let matching = self.series.iter().filter(|series| series.of == of);
-        matching.map(|series| (series.seen_by.as_str(), series.samples.as_slice())).collect()
     }
 }
 

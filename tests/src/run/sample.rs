@@ -179,9 +179,7 @@ fn link_value(link: &Link, kind: lagmesh_model::state::ProbeKind, value: &str) -
         "clock_error" => number(&link.clock_error_s, |error| *error),
         "evidence_age" => number(&link.evidence_age_s, |age| *age),
         "loss" => match link.kinds.iter().find(|probed| probed.kind == kind) {
-            Some(probed) if probed.settled > 0 => {
-                Value::Number(1.0 - probed.answered as f64 / probed.settled as f64)
-            }
+            Some(probed) if probed.settled > 0 => Value::Number(1.0 - probed.answered as f64 / probed.settled as f64),
             _ => Value::Unknown("no probe is settled".to_owned()),
         },
         quantile_name => quantile(&link.rtt(kind), quantile_name),

@@ -49,7 +49,14 @@ impl fmt::Display for Quality {
         if let Some(network) = &self.network {
             let (p50, p99, max) = (network.lateness_p50_ns, network.lateness_p99_ns, network.lateness_max_ns);
             let us = |ns: u64| ns as f64 / 1e3;
-            write!(f, "{} packets, released p50 {:.1}, p99 {:.1}, max {:.0} us late", network.handed_over, us(p50), us(p99), us(max))?;
+            write!(
+                f,
+                "{} packets, released p50 {:.1}, p99 {:.1}, max {:.0} us late",
+                network.handed_over,
+                us(p50),
+                us(p99),
+                us(max)
+            )?;
             write!(f, ", {} stalls", network.stalls.len() as u64 + network.stalls_forgotten)?;
         }
         for report in &self.observers {
@@ -80,7 +87,8 @@ impl Truth {
     pub(super) fn start(world: &World, scenario: &Scenario) -> Result<Truth> {
         let compared = |quantity: &&Quantity| {
             scenario.expectations.iter().any(|expectation| {
-                expectation.quantity == **quantity && matches!(expectation.condition, Condition::NearTruth(_) | Condition::CoversTruth)
+                expectation.quantity == **quantity
+                    && matches!(expectation.condition, Condition::NearTruth(_) | Condition::CoversTruth)
             })
         };
         let quantities = scenario.expectations.iter().map(|expectation| &expectation.quantity).filter(compared);
@@ -131,8 +139,7 @@ impl Truth {
 
 /// Observes every server of the world.
 fn observe(world: &World) -> Result<Observer> {
-    let watched: Vec<Watched> =
-        world.servers().iter().map(|(node, server)| Watched::new(node, server)).collect::<Result<_>>()?;
+    let watched: Vec<Watched> = world.servers().iter().map(|(node, server)| Watched::new(node, server)).collect::<Result<_>>()?;
     Observer::start(&watched, observer::RESOLUTION)
 }
 
@@ -166,7 +173,7 @@ impl Found {
     fn round_trip(&self, from: &str, to: &str, value: &str, at: Real) -> Option<(f64, f64)> {
         let all = self.round_trips.get(&(from.to_owned(), to.to_owned()))?;
         let recent = all.iter().filter(|truth| truth.left <= at && at - truth.left <= RECENT_NS);
-        let mut times: Vec<i64> = recent.map(|truth| truth.rtt_ns).collect();
+        let mut times: Vec<(i64, i64)> = recent.map(|truth| (truth.rtt_ns, truth.within_ns)).collect();
         times.sort_unstable();
         let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).checked_sub(1)?).copied();
         let chosen = match value {
@@ -175,8 +182,8 @@ impl Found {
             "rtt_p99" => rank(99),
             _ => rank(50),
         }?;
-        let chosen_s = chosen as f64 / 1e9;
-        Some((chosen_s, chosen_s))
+        let (rtt_ns, within_ns) = chosen;
+        Some((rtt_ns as f64 / 1e9, (rtt_ns + within_ns) as f64 / 1e9))
     }
 }
 

@@ -9,8 +9,23 @@ use super::value::{length_ns, length_or, pair, span_ns, words};
 use crate::plan::Plan;
 
 pub(super) const EXPECT: &[&str] = &[
-    "name", "of", "value", "seen_by", "from", "until", "becomes", "stays", "never", "between", "near_truth", "covers_truth", "unknown",
-    "grows", "share", "kind", "labels",
+    "name",
+    "of",
+    "value",
+    "seen_by",
+    "from",
+    "until",
+    "becomes",
+    "stays",
+    "never",
+    "between",
+    "near_truth",
+    "covers_truth",
+    "unknown",
+    "grows",
+    "share",
+    "kind",
+    "labels",
 ];
 
 /// Something that must be seen.
@@ -181,7 +196,8 @@ const REGION: Values = &[
 ];
 const CLUSTER: Values = &[("writers", Unit::Number)];
 const FLEET: Values = &[("regions_reporting", Unit::Number)];
-const AGENT: Values = &[("pending_batches", Unit::Number), ("pending_bytes", Unit::Number), ("runs", Unit::State(|| vec!["yes", "no"]))];
+const AGENT: Values =
+    &[("pending_batches", Unit::Number), ("pending_bytes", Unit::Number), ("runs", Unit::State(|| vec!["yes", "no"]))];
 
 /// The values whose truth the testbed knows.
 const TRUTH_LINK: &[&str] = &["rtt_min", "rtt_p50", "rtt_p99", "rtt_max"];
@@ -219,7 +235,8 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
             (Box::new(move |value| Quantity::Link { from, to, kind, value }), LINK)
         }
         "replication" => {
-            let (origin, node) = name.split_once("->").ok_or_else(|| tell(format!("{of:?}: write replication ORIGIN -> NODE")))?;
+            let (origin, node) =
+                name.split_once("->").ok_or_else(|| tell(format!("{of:?}: write replication ORIGIN -> NODE")))?;
             let origin = fault::node(origin.trim(), plan).map_err(tell)?;
             let node = fault::node(node.trim(), plan).map_err(tell)?;
             (Box::new(move |value| Quantity::Replication { origin, node, value }), REPLICATION)
@@ -330,7 +347,10 @@ fn condition(section: &Section<'_>, unit: Unit) -> Found<Condition> {
     match (found.pop(), found.is_empty()) {
         (Some(condition), true) => Ok(condition),
         (None, _) => Err(section.tell("name", format!("expects nothing; write one of {}", CONDITIONS.join(", ")))),
-        (Some(_), false) => Err(section.tell("name", format!("expects two things; write one of {} and a second [[expect]]", CONDITIONS.join(", ")))),
+        (Some(_), false) => {
+            Err(section
+                .tell("name", format!("expects two things; write one of {} and a second [[expect]]", CONDITIONS.join(", "))))
+        }
     }
 }
 

@@ -8,8 +8,22 @@ use crate::clocks::Claim;
 use crate::plan::Plan;
 use crate::wan::path::{Cut, LinkSettings};
 
-pub(super) const FAULT: &[&str] =
-    link_keys!("at", "until", "do", "to", "only", "by", "ppm", "sql", "slot", "synchronised", "max_error", "clients", "rate", "as");
+pub(super) const FAULT: &[&str] = link_keys!(
+    "at",
+    "until",
+    "do",
+    "to",
+    "only",
+    "by",
+    "ppm",
+    "sql",
+    "slot",
+    "synchronised",
+    "max_error",
+    "clients",
+    "rate",
+    "as"
+);
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -148,7 +162,9 @@ pub(super) fn fault(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Found<Ve
     let action = action(section, verb, &target, plan)?;
     let mut faults = vec![Fault { at_ns, action, target: target.clone() }];
     if let Some(until_ns) = section.get("until", length_ns)? {
-        let Some(undo) = undo else { return Err(section.tell("until", format!("{verb} is not undone by itself; write another fault"))) };
+        let Some(undo) = undo else {
+            return Err(section.tell("until", format!("{verb} is not undone by itself; write another fault")));
+        };
         if until_ns <= at_ns || until_ns > run_ns {
             return Err(section.tell("until", "must be after `at` and within the run"));
         }
@@ -167,7 +183,9 @@ fn action(section: &Section<'_>, verb: &str, target: &Target, plan: &Plan) -> Fo
         "cut" => {
             let only = section.get("only", |value| {
                 let word = text(value)?;
-                cut_word(&word).filter(|cut| *cut != Cut::None).ok_or_else(|| "must be \"all\", \"mesh\" or \"replication\"".to_owned())
+                cut_word(&word)
+                    .filter(|cut| *cut != Cut::None)
+                    .ok_or_else(|| "must be \"all\", \"mesh\" or \"replication\"".to_owned())
             })?;
             Action::Cut(only.unwrap_or(Cut::All))
         }

@@ -48,7 +48,10 @@ fn delay(section: &Section<'_>, settings: &mut LinkSettings) -> Found<()> {
         (Some(sd_ns), None | Some("normal")) => settings.jitter = Jitter::Normal { sd_ns },
         (Some(mean_ns), Some("exponential")) => settings.jitter = Jitter::Exponential { mean_ns },
         (Some(_), Some(_)) => {
-            return Err(section.tell("jitter_kind", "must be \"normal\" (jitter is the standard deviation), \"uniform\" (the width) or \"exponential\" (the mean)"));
+            return Err(section.tell(
+                "jitter_kind",
+                "must be \"normal\" (jitter is the standard deviation), \"uniform\" (the width) or \"exponential\" (the mean)",
+            ));
         }
     }
     settings.jitter_reorders = section.switch("jitter_reorders", settings.jitter_reorders)?;

@@ -18,19 +18,40 @@ use crate::wan::LinkPlan;
 use crate::wan::path::LinkSettings;
 
 const TOP: &[&str] = &[
-    "name", "about", "seed", "ipv6", "ready_within", "run", "sample_every", "region", "link", "cluster", "collector", "load", "fault",
-    "expect", "mesh", "export", "replication", "judge",
+    "name",
+    "about",
+    "seed",
+    "ipv6",
+    "ready_within",
+    "run",
+    "sample_every",
+    "region",
+    "link",
+    "cluster",
+    "collector",
+    "load",
+    "fault",
+    "expect",
+    "mesh",
+    "export",
+    "replication",
+    "judge",
 ];
 const REGION: &[&str] = &["name", "latitude", "longitude", "agents", "clock", "spool_disk_bytes"];
-const CLOCK: &[&str] = &["monotonic", "boot", "wall", "drift_ppm", "synchronised", "max_error", "clockbound", "kernel_stamps_true"];
+const CLOCK: &[&str] =
+    &["monotonic", "boot", "wall", "drift_ppm", "synchronised", "max_error", "clockbound", "kernel_stamps_true"];
 const LINK: &[&str] = link_keys!("from", "to", "both");
 const CLUSTER: &[&str] = &["name", "beat_interval", "lag_objective", "writers_max", "synchronous", "synchronous_commit", "node"];
 const NODE: &[&str] = &["name", "region", "follows", "subscribes", "exchanges", "apply_delay", "version", "settings"];
 const COLLECTOR: &[&str] = &["name", "region"];
 const LOAD: &[&str] = &["node", "clients", "rate"];
 /// Tables that stand in the fleet file as they stand here.
-const FLEET: [(&str, &[&str]); 4] =
-    [("mesh", fleet::MESH_KEYS), ("export", fleet::EXPORT_KEYS), ("replication", fleet::REPLICATION_KEYS), ("judge", fleet::JUDGE_KEYS)];
+const FLEET: [(&str, &[&str]); 4] = [
+    ("mesh", fleet::MESH_KEYS),
+    ("export", fleet::EXPORT_KEYS),
+    ("replication", fleet::REPLICATION_KEYS),
+    ("judge", fleet::JUDGE_KEYS),
+];
 
 /// A run of more than a day is a soak test, not a scenario.
 const RUN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -52,7 +73,8 @@ pub(super) fn scenario(document: &Document<'_>, table: &DeTable<'_>, text: &str)
     plan.name = name?;
     plan.fleet = fleet?;
     let run_ns = u64::try_from(run.as_nanos()).unwrap_or(u64::MAX);
-    let faults: Found<Vec<_>> = all(top.sections("fault", fault::FAULT).iter().map(|section| fault::fault(section, &plan, run_ns)));
+    let faults: Found<Vec<_>> =
+        all(top.sections("fault", fault::FAULT).iter().map(|section| fault::fault(section, &plan, run_ns)));
     let sections = top.sections("expect", expect::EXPECT);
     if top.has_none("expect") {
         top.tell("expect", "a scenario that expects nothing shows nothing; add [[expect]]");
@@ -137,7 +159,11 @@ fn clock(section: &Section<'_>) -> Found<RegionClock> {
     let whole_seconds = |key: &str| {
         section.get(key, |value| {
             let ns = span_ns(value)?;
-            if ns < 0 || ns % 1_000_000_000 != 0 { Err("must be whole seconds, not below zero".to_owned()) } else { Ok(ns / 1_000_000_000) }
+            if ns < 0 || ns % 1_000_000_000 != 0 {
+                Err("must be whole seconds, not below zero".to_owned())
+            } else {
+                Ok(ns / 1_000_000_000)
+            }
         })
     };
     Ok(RegionClock {
@@ -258,7 +284,8 @@ fn node(section: &Section<'_>, plan: &Plan, cluster: &ClusterPlan) -> Found<Node
     if delay_ns.is_some() && !matches!(source, Source::Follows(_)) {
         return Err(section.tell("apply_delay", "only a node that follows another one can apply late"));
     }
-    let version = section.integer("version", 13..=18, 0).map(|version| u32::try_from(version).ok().filter(|version| *version > 0));
+    let version =
+        section.integer("version", 13..=18, 0).map(|version| u32::try_from(version).ok().filter(|version| *version > 0));
     Ok(NodePlan {
         name: name(section)?,
         region: section.require("region", |value| fault::region(&text(value)?, plan))?,

@@ -77,7 +77,10 @@ fn good() {
     let delay_ns = |from: &str| scenario.plan.links.iter().find(|link| link.from == from).unwrap().settings.delay_ns;
     assert_eq!((delay_ns("east"), delay_ns("west")), (30_000_000, 50_000_000));
     assert_eq!(scenario.plan.regions[0].clock.clocks.wall_offset_ns, -744_000_000_000);
-    assert!(matches!(scenario.faults[..], [Fault { at_ns: 2_000_000_000, action: Action::Freeze, .. }, Fault { action: Action::Thaw, .. }]));
+    assert!(matches!(
+        scenario.faults[..],
+        [Fault { at_ns: 2_000_000_000, action: Action::Freeze, .. }, Fault { action: Action::Thaw, .. }]
+    ));
     assert_eq!(scenario.expectations[0].seen_by, Observer::Agent("west".to_owned()));
     assert!(scenario.plan.fleet.contains("interval = \"100ms\""));
 }
@@ -93,16 +96,28 @@ fn wrong() {
         ("walreceiver west-db", "disk of west", "s.toml:45: fault.to: \"disk of west\" is no target for this"),
         ("until = \"5s\"\ndo", "until = \"1s\"\ndo", "s.toml:43: fault.until: must be after `at`"),
         ("at = \"2s\"", "at = \"11s\"", "s.toml:42: fault.at: is after the end of the run"),
-        ("\"silent\"", "\"silnt\"", "s.toml:53: expect.becomes: no state of this value is called \"silnt\"; did you mean \"silent\"?"),
+        (
+            "\"silent\"",
+            "\"silnt\"",
+            "s.toml:53: expect.becomes: no state of this value is called \"silnt\"; did you mean \"silent\"?",
+        ),
         ("becomes = [\"silent\", \"disconnected\"]", "", "s.toml:48: expect.name: expects nothing"),
         ("becomes = [\"silent\", \"disconnected\"]", "between = [\"1s\", \"2s\"]", "s.toml:53: expect.between: is for numbers"),
-        ("becomes = [\"silent\", \"disconnected\"]", "covers_truth = true", "s.toml:53: expect.covers_truth: the testbed knows no truth"),
+        (
+            "becomes = [\"silent\", \"disconnected\"]",
+            "covers_truth = true",
+            "s.toml:53: expect.covers_truth: the testbed knows no truth",
+        ),
         (
             "value = \"state\"\nfrom = \"2s\"\nuntil = \"5s\"\nbecomes = [\"silent\", \"disconnected\"]",
             "value = \"lag\"\nseen_by = \"collector main\"\ncovers_truth = true",
             "s.toml:51: expect.seen_by: only an agent tells",
         ),
-        ("value = \"state\"", "value = \"stat\"", "s.toml:50: expect.value: no value of this subject is called \"stat\"; did you mean \"state\"?"),
+        (
+            "value = \"state\"",
+            "value = \"stat\"",
+            "s.toml:50: expect.value: no value of this subject is called \"stat\"; did you mean \"state\"?",
+        ),
         ("interval = \"100ms\"", "interval = \"1ms\"", "s.toml:39: mesh.interval: \"1ms\" is outside"),
         ("interval = \"100ms\"", "intervall = \"100ms\"", "s.toml:39: mesh.intervall: unknown key; did you mean \"interval\"?"),
         ("delay = \"30ms\"", "delay = 30", "s.toml:14: link.delay: must be text in quotes"),

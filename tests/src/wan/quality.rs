@@ -116,6 +116,12 @@ impl Quality {
         }
     }
 
+    /// For how long, of a time, the router woke late or was held up [ns].
+    pub fn late_ns(&self, since: Real, until: Real) -> i64 {
+        let late = self.stalls.iter().filter(|stall| stall.kind == StallKind::Late);
+        late.map(|stall| (stall.until.min(until) - stall.from.max(since)).max(0)).sum()
+    }
+
     /// Whether the machine stalled at any time in [since, until]: what was measured then is marked, not believed.
     pub fn stalled(&self, since: Real, until: Real) -> bool {
         self.stalls_forgotten > 0 || self.stalls.iter().any(|stall| stall.from <= until && stall.until >= since)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,8 +57,7 @@ impl World {
         world.start_servers(say).await?;
         fs::write(world.folder().join("fleet.toml"), world.layout.fleet_file(&world.plan)?).context("write the fleet file")?;
         write_secrets(world.folder())?;
-        let (agents, collectors) = (world.layout.agent_http.len(), world.plan.collectors.len());
-        say(&format!("starting {collectors} collectors and {agents} agents"));
+        say("starting the collectors and the agents");
         world.start_daemons().await?;
         world.open_page(options.http_port).await?;
         for load in world.plan.loads.clone() {
@@ -74,7 +72,8 @@ impl World {
             boottime_s: region.clock.boot_s,
             ..HostPlan::new(&region.name, &region.name)
         });
-        let collectors = self.plan.collectors.iter().map(|collector| HostPlan::new(&collector_host(&collector.name), &collector.region));
+        let collectors =
+            self.plan.collectors.iter().map(|collector| HostPlan::new(&collector_host(&collector.name), &collector.region));
         let wan = WanPlan {
             hosts: regions.chain(collectors).collect(),
             links: self.plan.links.clone(),
@@ -162,7 +161,7 @@ impl World {
         Ok(ServerPlan {
             name: node.name.clone(),
             place: self.place(&node.region)?,
-            addresses: vec![IpAddr::from(at.ip())],
+            addresses: vec![at.ip()],
             port: at.port(),
             version: node.version,
             settings: settings.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect(),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lagmesh_tests::wait;
 use lagmesh_tests::plan::{COLLECTOR, REGIONS};
+use lagmesh_tests::wait;
 use nix::sys::signal::Signal;
 
 use crate::support::{ready_world, replication_at_agent};

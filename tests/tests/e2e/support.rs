@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::ReplicationState;
 use lagmesh_model::status::{FleetStatus, Replication, Seconds};
-use lagmesh_tests::wait;
 use lagmesh_tests::plan::Plan;
+use lagmesh_tests::wait;
 use lagmesh_tests::world::{Options, World};
 
 /// Beats leave once per second.

@@ -7,13 +7,13 @@ use lagmesh_tests::files::build_folder;
 use lagmesh_tests::scenario::Scenario;
 use lagmesh_tests::skip::skip;
 
-use crate::{NOT_RUN, alone, run, scenario};
+use crate::{NOT_BELIEVED, NOT_RUN, alone, run, scenario};
 
 fn passes(name: &str) -> Result<()> {
     let _alone = alone();
     let ran = run(&[&scenario(&format!("{name}.toml"))], &build_folder()?.join("scenarios"))?;
-    if ran.code == Some(NOT_RUN) {
-        skip(&format!("scenario {name}"));
+    if matches!(ran.code, Some(NOT_RUN | NOT_BELIEVED)) {
+        skip(&format!("scenario {name}: {}", ran.text.lines().rev().find(|line| line.contains("not ")).unwrap_or_default()));
         return Ok(());
     }
     ensure!(ran.code == Some(0), "{}", ran.text);

@@ -13,7 +13,7 @@ use lagmesh_tests::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
-use crate::{NOT_RUN, alone, run, scenario, testbed};
+use crate::{NOT_RUN, ONE_AT_A_TIME, alone, run, scenario, testbed};
 
 /// Two regions without a database: a world that stands within seconds.
 const SMALL: &str = "about = \"Small.\"\nrun = \"3s\"\n[[region]]\nname = \"a\"\n[[region]]\nname = \"b\"\n[[link]]\nfrom = \"a\"\nto = \"b\"\n\
@@ -138,7 +138,7 @@ fn a_wrong_file_starts_nothing() -> Result<()> {
 /// An interrupted run takes everything with it.
 #[tokio::test]
 async fn an_interrupted_run_leaves_nothing() -> Result<()> {
-    let _alone = alone();
+    let _alone = ONE_AT_A_TIME.lock().await;
     if !Uid::effective().is_root() {
         skip("an interrupted scenario");
         return Ok(());
@@ -155,7 +155,7 @@ async fn an_interrupted_run_leaves_nothing() -> Result<()> {
 /// A run that is killed takes its processes, namespaces and devices with it, and the next run removes its folder.
 #[tokio::test]
 async fn a_killed_run_leaves_nothing() -> Result<()> {
-    let _alone = alone();
+    let _alone = ONE_AT_A_TIME.lock().await;
     if !Uid::effective().is_root() {
         skip("a killed scenario");
         return Ok(());
