@@ -39,12 +39,15 @@ fn processes_with(word: &str) -> Vec<String> {
     found
 }
 
-/// A run of a scenario that is being watched, and a word that all its processes carry in their environment.
-fn watched_run(name: &str) -> Result<(Child, String)> {
+/// A run of a scenario with servers that is being watched, and a word that all its processes carry in their environment.
+fn watched_run(folder: &Path, name: &str) -> Result<(Child, String)> {
     let mark = format!("LAGMESH_TEST_MARK={name}-{}", std::process::id());
     let (key, value) = mark.split_once('=').context("a mark")?;
+    let file = folder.join(format!("{name}.toml"));
+    let text = fs::read_to_string(scenario("frozen-walreceiver.toml"))?;
+    fs::write(&file, text.replace("name = \"frozen-walreceiver\"", &format!("name = \"{name}\"")))?;
     let mut command = testbed()?;
-    command.arg("run").arg(scenario(&format!("{name}.toml"))).env(key, value).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("run").arg(&file).env(key, value).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
     let watching = lines.by_ref().map_while(Result::ok).any(|line| line.contains("watching"));
@@ -143,12 +146,13 @@ async fn an_interrupted_run_leaves_nothing() -> Result<()> {
         skip("an interrupted scenario");
         return Ok(());
     }
-    let (mut child, mark) = watched_run("frozen-walreceiver")?;
+    let folder = tempfile::tempdir()?;
+    let (mut child, mark) = watched_run(folder.path(), "interrupted")?;
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
     let status = child.wait()?;
     ensure!(status.code() == Some(130), "{status}");
     until_gone(&mark).await?;
-    ensure!(folders_of("frozen-walreceiver").is_empty(), "its folder is left");
+    ensure!(folders_of("interrupted").is_empty(), "its folder is left");
     Ok(())
 }
 
@@ -160,12 +164,14 @@ async fn a_killed_run_leaves_nothing() -> Result<()> {
         skip("a killed scenario");
         return Ok(());
     }
-    let (mut child, mark) = watched_run("frozen-walreceiver")?;
+    let folder = tempfile::tempdir()?;
+    let (mut child, mark) = watched_run(folder.path(), "killed")?;
     ensure!(processes_with(&mark).len() > 5, "the mark is not in the processes");
     child.kill()?;
     child.wait()?;
     until_gone(&mark).await?;
+    ensure!(folders_of("killed").len() == 1, "nobody was there to remove its folder");
     drop(RunFolder::new("next")?);
-    ensure!(folders_of("frozen-walreceiver").is_empty(), "its folder is left");
+    ensure!(folders_of("killed").is_empty(), "its folder is left");
     Ok(())
 }
