@@ -25,7 +25,7 @@ test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool,
 	@echo 'test: running the tests'
 	@skipped=$$(mktemp); trap 'rm -f "$$skipped"' EXIT; \
 	LAGMESH_SKIPPED=$$skipped cargo test --quiet --locked --workspace --no-fail-fast; \
-	echo "test: $$(wc -l <"$$skipped") skipped for want of privilege"; cat "$$skipped"
+	echo "test: $$(wc -l <"$$skipped") skipped"; cat "$$skipped"
 
 check: ## Formatting, lints, dependencies, documents; part of `make test`
 	@tests/setup.sh test
@@ -42,7 +42,7 @@ scenario: ## One scenario of the testbed: make scenario FILE=any.toml; docs/test
 	@[ -n '$(FILE)' ] || { echo 'scenario: which one? make scenario FILE=tests/scenarios/three-cities.toml' >&2; exit 64; }
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
-	@exec target/release/lagmesh-testbed run $(FILE)
+	@exec target/release/lagmesh-testbed run '$(FILE)'
 
 scenarios: ## Every scenario of the library, the long ones too (about half an hour)
 	@tests/setup.sh testbed

@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// What the names of run folders start with.
@@ -69,6 +71,17 @@ impl Drop for RunFolder {
     }
 }
 
+/// Ends what still lives in a folder whose run was killed: a process that was frozen then has not heard that its parent died.
+fn end_processes_in(run: &Path) {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder.starts_with(run)) {
+            // If it has ended meanwhile, all is well.
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+}
+
 /// A server that was killed leaves a shared memory segment behind, whose number stands in the seventh line of its `postmaster.pid`
 /// ("key id"). A server that ended in order has removed both.
 fn release_shared_memory(run: &Path) {
@@ -89,6 +102,7 @@ fn remove_abandoned(temporary: &Path) {
         }
         let Ok(file) = File::open(entry.path().join(LOCK)) else { continue };
         if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+            end_processes_in(&entry.path());
             release_shared_memory(&entry.path());
             fs::remove_dir_all(entry.path()).ok();
         }

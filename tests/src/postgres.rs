@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, Uid, User, chown};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -177,6 +177,12 @@ impl Server {
         self.process.is_some()
     }
 
+    /// What it said last, if it has ended by itself.
+    pub fn fallen(&mut self) -> Option<String> {
+        let process = self.process.as_mut()?;
+        (!matches!(process.ended(), Ok(None))).then(|| format!("{} ended; {}", process.name(), process.last_words()))
+    }
+
     /// The process id of its postmaster.
     ///
     /// # Errors
@@ -248,6 +254,7 @@ impl Server {
     /// # Errors
     /// If it does not.
     pub async fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none() || self.fallen().is_some(), "{} runs already", self.name());
         let program = Program {
             name: format!("{}-server", self.name()),
             path: program_path("postgres", Some(self.version))?,

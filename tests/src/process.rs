@@ -132,8 +132,11 @@ impl Process {
     /// Sends a signal to it.
     ///
     /// # Errors
-    /// If it is gone.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    /// If it has ended.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        if let Some(status) = self.ended()? {
+            bail!("{} has ended with {status} already; {}", self.name(), self.last_words());
+        }
         kill(self.pid(), signal).with_context(|| format!("send {signal} to {}", self.name()))
     }
 

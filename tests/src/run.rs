@@ -2,6 +2,7 @@
 
 mod act;
 pub mod judge;
+mod needs;
 pub mod report;
 pub mod sample;
 mod truth;
@@ -9,9 +10,8 @@ mod watch;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::postgres::version;
 use crate::real::Real;
 use crate::scenario::{Fault, Scenario};
 use crate::wan::NotPossible;
@@ -20,6 +20,9 @@ use report::{Event, Report, Verdict};
 use truth::Truth;
 use watch::Watch;
 
+/// How late something may happen [s]: expectations count from when it should have.
+const LATE_S_MAX: f64 = 1.0;
+
 /// Runs a scenario to its end; `say` hears what is being done.
 ///
 /// # Errors
@@ -27,7 +30,7 @@ use watch::Watch;
 /// "not run".
 pub async fn run(scenario: &Scenario, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let mut report = Report::new(scenario);
-    if let Some(why) = missing_version(scenario) {
+    if let Some(why) = needs::missing(scenario) {
         report.verdict = Verdict::NotRun { why };
         return Ok(report);
     }
@@ -40,21 +43,18 @@ pub async fn run(scenario: &Scenario, say: &mut dyn FnMut(&str)) -> Result<Repor
         }
         Err(error) => return Err(error),
     };
+    let begun = Real::now();
     let result = watched(scenario, &mut world, &mut report, say).await;
-    if result.is_err() || report.verdict != Verdict::Pass {
+    if let Some(wan) = world.wan() {
+        report.believe(&wan.quality(), begun, Real::now());
+    }
+    if result.is_err() || report.verdict == Verdict::Fail {
         say(&format!("logs stay in {}", world.folder().display()));
         world.keep_folder();
     }
     // Whoever was killed on purpose does not end well; what matters has been judged.
     world.stop().await.ok();
     result.map(|()| report)
-}
-
-/// A version of PostgreSQL that the scenario asks for and that is not here.
-fn missing_version(scenario: &Scenario) -> Option<String> {
-    let here = version::available();
-    let missing = scenario.plan.nodes().find_map(|node| node.version.filter(|version| !here.contains(version)))?;
-    Some(format!("PostgreSQL {missing} is not here: `tests/postgres-versions.sh build/postgresql {missing}` fetches it"))
 }
 
 /// Whether a scenario could not run because this machine or account lacks something.
@@ -81,6 +81,9 @@ async fn watched(scenario: &Scenario, world: &mut World, report: &mut Report, sa
     if let Err(error) = told {
         report.fail("faults", &format!("{error:#}"), "everything that was to happen");
     }
+    for fallen in world.fallen() {
+        report.fail("programs", &fallen, "every program runs that nobody has ended");
+    }
     Ok(())
 }
 
@@ -92,6 +95,10 @@ async fn happen(faults: &[Fault], world: &mut World, start: Real, report: &mut R
         let what = act::describe(fault);
         let at_s = (Real::now() - start) as f64 / 1e9;
         say(&format!("{at_s:.1} s: {what}"));
+        ensure!(
+            at_s - fault.at_ns as f64 / 1e9 <= LATE_S_MAX,
+            "{what} came late, at {at_s:.1} s: what came before took too long"
+        );
         let done = acts.carry_out(fault, world).await.with_context(|| what.clone());
         let took_s = (Real::now() - start) as f64 / 1e9 - at_s;
         report.events.push(Event { at_s, took_s, what });

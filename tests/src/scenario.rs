@@ -17,6 +17,9 @@ pub use fault::{Action, Fault, LinkChange, Target};
 
 use crate::plan::Plan;
 
+/// Samples of one series at most.
+pub const SAMPLES_MAX: usize = 400_000;
+
 /// A whole scenario.
 #[derive(Debug, Clone)]
 pub struct Scenario {

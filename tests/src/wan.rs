@@ -34,7 +34,7 @@ use self::device::{Addresses, Ends};
 use self::host::Host;
 use self::link::Link;
 use self::log::{Batch, Log};
-use self::path::{LinkSettings, SMALLEST_MTU_BYTES};
+use self::path::{Cut, LinkSettings, SMALLEST_MTU_BYTES};
 use self::quality::{Quality, Stall, StallKind, stolen_ticks};
 use self::random::mix;
 use self::release::Releases;
@@ -241,6 +241,18 @@ impl Wan {
         Ok(since)
     }
 
+    /// Drops packets that leave or reach one host, and no other of its region; since when. Waits for the router.
+    ///
+    /// # Errors
+    /// If there is no such host, or the router is gone.
+    pub fn cut_host(&self, host: &str, cut: Cut) -> Result<Real> {
+        let index = self.hosts.iter().position(|found| found.name() == host);
+        let host = index.with_context(|| format!("there is no host {host}"))?;
+        let (since, wait) = mpsc::sync_channel(1);
+        self.machine.order(Order::Cut { host, cut, since })?;
+        wait.recv_timeout(ORDER_WITHIN).context("the router does not answer")
+    }
+
     /// What became of every packet.
     pub fn log(&self) -> &Log {
         &self.log
@@ -275,6 +287,7 @@ impl Machine {
         let router = Router {
             ends,
             hosts: addresses.collect::<HashMap<IpAddr, usize>>(),
+            cuts: vec![Cut::None; network.regions.len()],
             regions: network.regions.clone(),
             links: (0..).zip(network.settings).map(link).collect(),
             region_count: network.region_count,

@@ -25,6 +25,7 @@ use crate::postgres::load::Load;
 use crate::process::Process;
 use crate::wait;
 use crate::wan::Wan;
+use crate::wan::path::Cut;
 use client::Client;
 use layout::Layout;
 use proxy::Proxy;
@@ -85,6 +86,32 @@ impl World {
     /// The network, if it is emulated.
     pub fn wan(&self) -> Option<&Wan> {
         self.wan.as_ref()
+    }
+
+    /// Drops the packets of one host, those of its region's other hosts pass.
+    ///
+    /// # Errors
+    /// If the network is not emulated or there is no such host.
+    pub fn cut_host(&self, host: &str, cut: Cut) -> Result<()> {
+        self.wan.as_ref().context("there is no emulated network")?.cut_host(host, cut).map(drop)
+    }
+
+    /// Drops packets of the host of an agent.
+    ///
+    /// # Errors
+    /// If the network is not emulated or there is no such agent.
+    pub fn cut_region_host(&self, agent: &str, cut: Cut) -> Result<()> {
+        let region = self.plan.region_of_agent(agent).with_context(|| format!("no agent {agent}"))?;
+        self.cut_host(&region.name, cut)
+    }
+
+    /// Drops packets of the host of a server.
+    ///
+    /// # Errors
+    /// If the network is not emulated or there is no such node.
+    pub fn cut_server(&self, node: &str, cut: Cut) -> Result<()> {
+        let (_, node) = self.plan.node(node).with_context(|| format!("no node {node}"))?;
+        self.cut_host(&node.region, cut)
     }
 
     /// The clocks of a region, if they are its own.
@@ -243,11 +270,8 @@ impl World {
             Ok(status)
         });
         let known = known.await;
-        let mut processes = self.agents.values_mut().chain(self.collectors.values_mut());
-        match processes.find_map(|process| (!matches!(process.ended(), Ok(None))).then_some(process)) {
-            Some(process) if known.is_err() => {
-                known.with_context(|| format!("{} ended; {}", process.name(), process.last_words()))
-            }
+        match self.fallen().into_iter().next() {
+            Some(fallen) if known.is_err() => known.context(fallen),
             _ => known,
         }
     }
@@ -274,6 +298,39 @@ impl World {
         unknown
     }
 
+    /// What has ended by itself, with its last words: programs that were killed or stopped on purpose are not among them.
+    pub fn fallen(&mut self) -> Vec<String> {
+        let mut fallen = Vec::new();
+        let loads = self.loads.values_mut().map(Load::process);
+        for process in self.agents.values_mut().chain(self.collectors.values_mut()).chain(loads) {
+            if !matches!(process.ended(), Ok(None)) {
+                fallen.push(format!("{} ended; {}", process.name(), process.last_words()));
+            }
+        }
+        for server in self.servers.values_mut() {
+            fallen.extend(server.fallen());
+        }
+        fallen
+    }
+
+    /// Ends an agent and waits for it.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end.
+    pub async fn stop_agent(&mut self, agent: &str, signal: Signal) -> Result<()> {
+        let mut process = self.agents.remove(agent).with_context(|| format!("no agent {agent} is running"))?;
+        process.stop(signal, STOP_WITHIN).await.map(drop)
+    }
+
+    /// Ends a collector and waits for it.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end.
+    pub async fn stop_collector(&mut self, collector: &str, signal: Signal) -> Result<()> {
+        let mut process = self.collectors.remove(collector).with_context(|| format!("no collector {collector} is running"))?;
+        process.stop(signal, STOP_WITHIN).await.map(drop)
+    }
+
     /// Ends agents and collectors by SIGTERM, and the servers at once: their data goes with the folder, and an immediate shutdown also
     /// ends children that somebody has frozen.
     ///
@@ -291,6 +348,8 @@ impl World {
             }
         }
         for server in self.servers.values_mut() {
+            // What somebody has frozen would not hear the signal.
+            server.thaw().ok();
             if let Err(error) = server.stop(Signal::SIGQUIT).await {
                 complaints.push(format!("{error:#}"));
             }

@@ -16,7 +16,7 @@ use crate::link::Links;
 use crate::measurement::{Observation, PeerView};
 use crate::replication::Replications;
 use crate::send::Deliveries;
-use crate::spool::Levels;
+use crate::spool::{Levels, LossReason};
 
 /// The state of the agent: what its trackers and counters hold.
 #[derive(Debug)]
@@ -126,8 +126,9 @@ impl Summary {
         for (collector, level) in around.levels {
             let target = agent.clone().with(Attribute::Collector, collector);
             out.push(Series::gauge(&catalogue::SPOOL_BYTES, target.clone(), level.bytes as f64));
-            for (reason, batches) in &level.lost {
-                out.push(Series::counter(&catalogue::SPOOL_LOST, target.clone().with(Attribute::Reason, reason), *batches));
+            for reason in LossReason::ALL {
+                let batches = level.lost.get(reason).copied().unwrap_or_default();
+                out.push(Series::counter(&catalogue::SPOOL_LOST, target.clone().with(Attribute::Reason, reason), batches));
             }
         }
         for (queue, dropped) in [("observations", around.dropped_observations), ("batches", around.dropped_batches)] {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use lagmesh_tests::run::{self, report::Verdict};
 use lagmesh_tests::scenario::Scenario;
@@ -92,7 +92,7 @@ async fn carry_out(command: Command) -> Result<u8> {
     match command {
         Command::Selftest => selftest_code().await,
         Command::Check { files } => {
-            let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
+            let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();
             Ok(if read.iter().all(Option::is_some) { 0 } else { WRONG_FILE })
         }
         Command::Run { files, reports } => {
@@ -114,20 +114,26 @@ async fn selftest_code() -> Result<u8> {
     }
 }
 
-/// A scenario, or `None` if its file is wrong: that has been told.
-fn read(file: &Path) -> Result<Option<Scenario>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+/// A scenario, or `None` if its file is wrong or cannot be read: that has been told.
+fn read(file: &Path) -> Option<Scenario> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{}: {error}", file.display());
+            return None;
+        }
+    };
     match Scenario::parse(&file.display().to_string(), &text) {
-        Ok(scenario) => Ok(Some(scenario)),
+        Ok(scenario) => Some(scenario),
         Err(errors) => {
             eprintln!("{errors}");
-            Ok(None)
+            None
         }
     }
 }
 
 async fn run_all(files: &[PathBuf], reports: &Path) -> Result<u8> {
-    let scenarios: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
+    let scenarios: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();
     let Some(scenarios) = scenarios.into_iter().collect::<Option<Vec<Scenario>>>() else { return Ok(WRONG_FILE) };
     let (mut passed, mut failed, mut not_believed, mut not_run) = (0, 0, 0, 0);
     for (number, scenario) in scenarios.iter().enumerate() {
@@ -138,8 +144,15 @@ async fn run_all(files: &[PathBuf], reports: &Path) -> Result<u8> {
                 say(&format!("  ... {line}"));
             }
         })
-        .await
-        .with_context(|| format!("run {}", scenario.name))?;
+        .await;
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                say(&format!("  FAIL  {}: the testbed broke: {error:#}", scenario.name));
+                failed += 1;
+                continue;
+            }
+        };
         for line in report.lines() {
             say(&format!("  {line}"));
         }

@@ -1,20 +1,18 @@
 //! What a fault does to the world.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::plan::Source;
 use crate::postgres::faults::{HeldSnapshot, Rejoin};
+use crate::postgres::program_path;
 use crate::scenario::{Action, Fault, LinkChange, Target};
 use crate::wan::path::{Cut, LinkSettings};
 use crate::world::World;
-
-/// How long a daemon or a server may take to stop.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+use crate::world::layout::collector_host;
 
 /// What must be remembered between a fault and its undoing.
 #[derive(Debug, Default)]
@@ -59,6 +57,8 @@ impl Acts {
 
     async fn server(&mut self, name: &str, action: &Action, world: &mut World) -> Result<()> {
         match action {
+            Action::Cut(_) => world.cut_server(name, Cut::Replication),
+            Action::Heal => world.cut_server(name, Cut::None),
             Action::Freeze => world.server(name)?.freeze(),
             Action::Thaw => world.server(name)?.thaw(),
             Action::Kill => world.server(name)?.kill().await,
@@ -80,7 +80,9 @@ impl Acts {
             Action::Promote => world.server(name)?.promote().await,
             Action::Rejoin(writer) => {
                 let (server, writer) = world.server_and(name, writer)?;
-                server.rejoin(writer, Rejoin::Rewind).await
+                // Only the system's packages bring pg_rewind.
+                let how = if program_path("pg_rewind", Some(server.version())).is_ok() { Rejoin::Rewind } else { Rejoin::Copy };
+                server.rejoin(writer, how).await
             }
             Action::Sql(statements) => world.server(name)?.app(statements).await.map(drop),
             Action::DisableSubscription | Action::EnableSubscription | Action::BreakSubscription => {
@@ -93,7 +95,8 @@ impl Acts {
             }
             Action::StartLoad(clients, rate_per_s) => world.start_load(name, *clients, *rate_per_s).await,
             Action::StopLoad => {
-                world.loads().remove(name).with_context(|| format!("no load runs on {name}"))?;
+                let mut load = world.loads().remove(name).with_context(|| format!("no load runs on {name}"))?;
+                ensure!(load.process().ended()?.is_none(), "the load had ended; {}", load.process().last_words());
                 Ok(())
             }
             other => bail!("{other:?} is nothing that a server can do"),
@@ -131,9 +134,12 @@ async fn agent(name: &str, action: &Action, world: &mut World) -> Result<()> {
     match action {
         Action::Freeze => world.agent(name)?.signal(Signal::SIGSTOP),
         Action::Thaw => world.agent(name)?.signal(Signal::SIGCONT),
-        Action::Kill => world.agent(name)?.stop(Signal::SIGKILL, STOP_WITHIN).await.map(drop),
-        Action::Stop => world.agent(name)?.stop(Signal::SIGTERM, STOP_WITHIN).await.map(drop),
+        Action::Kill => world.stop_agent(name, Signal::SIGKILL).await,
+        Action::Stop => world.stop_agent(name, Signal::SIGTERM).await,
         Action::Start => world.start_agent(name),
+        // Its region's server talks on: all but the databases' packets of their host are dropped.
+        Action::Cut(_) => world.cut_region_host(name, Cut::Mesh),
+        Action::Heal => world.cut_region_host(name, Cut::None),
         Action::FillDisk => world.disk(name).with_context(|| no_disk(name))?.fill(),
         Action::FreeDisk => world.disk(name).with_context(|| no_disk(name))?.free(),
         other => bail!("{other:?} is nothing that an agent can do"),
@@ -148,9 +154,11 @@ async fn collector(name: &str, action: &Action, world: &mut World) -> Result<()>
     match action {
         Action::Freeze => world.collector(name)?.signal(Signal::SIGSTOP),
         Action::Thaw => world.collector(name)?.signal(Signal::SIGCONT),
-        Action::Kill => world.collector(name)?.stop(Signal::SIGKILL, STOP_WITHIN).await.map(drop),
-        Action::Stop => world.collector(name)?.stop(Signal::SIGTERM, STOP_WITHIN).await.map(drop),
+        Action::Kill => world.stop_collector(name, Signal::SIGKILL).await,
+        Action::Stop => world.stop_collector(name, Signal::SIGTERM).await,
         Action::Start => world.start_collector(name),
+        Action::Cut(_) => world.cut_host(&collector_host(name), Cut::All),
+        Action::Heal => world.cut_host(&collector_host(name), Cut::None),
         other => bail!("{other:?} is nothing that a collector can do"),
     }
 }
@@ -163,12 +171,16 @@ fn change(world: &World, from: &str, to: &str, change: impl FnOnce(&mut LinkSett
 }
 
 fn link(from: &str, to: &str, action: &Action, world: &World) -> Result<()> {
+    let at_start =
+        world.plan().links.iter().find(|link| link.from == from && link.to == to).map_or(Cut::None, |link| link.settings.cut);
     change(world, from, to, |settings| match action {
         Action::Cut(cut) => settings.cut = *cut,
-        Action::Heal => settings.cut = Cut::None,
+        Action::Heal => settings.cut = at_start,
         Action::Link(new) => {
-            let LinkChange(new) = new.as_ref();
-            *settings = new.clone();
+            let LinkChange { settings: new, cuts } = new.as_ref();
+            // A cut that is on stays on unless the change speaks of it.
+            let cut = if *cuts { new.cut } else { settings.cut };
+            *settings = LinkSettings { cut, ..new.clone() };
         }
         _ => {}
     })

@@ -6,6 +6,9 @@ use super::sample::{Sample, Value};
 use crate::real::Real;
 use crate::scenario::{Condition, Expectation};
 
+/// The share of samples that must say something before it counts that none of them said a certain thing.
+const HEARD_SHARE_MIN: f64 = 0.5;
+
 /// What became of an expectation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Outcome {
@@ -40,10 +43,14 @@ fn held(expectation: &Expectation, window: &[&Sample], start: Real) -> (bool, St
         Condition::Stays(words) => most(window, share, |sample| is_one_of(sample, words), || seen(window, start)),
         Condition::Never(words) => match window.iter().find(|sample| is_one_of(sample, words)) {
             Some(sample) => (false, format!("{} at {}", shown(&sample.value), since(sample.at, start))),
-            None => (true, seen(window, start)),
+            // Who hears nothing cannot say that it was never said.
+            None => most(window, HEARD_SHARE_MIN, |sample| matches!(sample.value, Value::State(_)), || seen(window, start)),
         },
         Condition::Unknown => most(window, share, |sample| matches!(sample.value, Value::Unknown(_)), || seen(window, start)),
-        Condition::Known => most(window, share, |sample| !matches!(sample.value, Value::Unknown(_)), || seen(window, start)),
+        Condition::Known => {
+            let known = |sample: &Sample| !matches!(sample.value, Value::Unknown(_) | Value::Silent(_));
+            most(window, share, known, || seen(window, start))
+        }
         Condition::Between(lower, upper) => {
             let inside = |sample: &Sample| sample.value.estimate().is_some_and(|value| value >= *lower && value <= *upper);
             most(window, share, inside, || range(window))
@@ -52,7 +59,7 @@ fn held(expectation: &Expectation, window: &[&Sample], start: Real) -> (bool, St
         Condition::CoversTruth => covers_truth(window, share),
         Condition::Grows(lower, upper) => match slope(window) {
             Some(slope) => (slope >= *lower && slope <= *upper, format!("{slope:.4} per second")),
-            None => (false, "fewer than three known values".to_owned()),
+            None => (false, format!("too few known values: {}", range(window))),
         },
     }
 }
@@ -72,27 +79,33 @@ fn error_s(sample: &Sample) -> Option<f64> {
 
 fn near_truth(window: &[&Sample], bound_s: f64, share: f64) -> (bool, String) {
     let mut errors: Vec<f64> = window.iter().filter_map(|sample| error_s(sample)).map(f64::abs).collect();
-    if errors.is_empty() {
-        return (false, "no sample with a known truth".to_owned());
-    }
     errors.sort_by(f64::total_cmp);
     let near = errors.iter().filter(|error| **error <= bound_s).count();
-    let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
-    let measured = format!("{near} of {} near, error p50 {:.3} ms, max {:.3} ms", errors.len(), median * 1e3, worst * 1e3);
-    (near as f64 / errors.len() as f64 >= share, measured)
+    compared(window, share, near, errors.len(), || {
+        let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
+        format!("near, error p50 {:.3} ms, max {:.3} ms", median * 1e3, worst * 1e3)
+    })
+}
+
+/// Of a window, how many were compared with a known truth and how many of those agree with it. What lagmesh does not know counts
+/// against it; samples whose truth is not known do not count, but half of the window must.
+fn compared(window: &[&Sample], share: f64, hits: usize, judged: usize, told: impl Fn() -> String) -> (bool, String) {
+    let unknown = window.iter().filter(|sample| matches!(sample.value, Value::Unknown(_) | Value::Silent(_))).count();
+    let counted = judged + unknown;
+    if judged == 0 || counted * 2 < window.len() {
+        return (false, format!("{judged} of {} samples with a known truth, {unknown} unknown", window.len()));
+    }
+    let measured = format!("{hits} of {counted} {}, {unknown} unknown, {} without truth", told(), window.len() - counted);
+    (hits as f64 / counted as f64 >= share, measured)
 }
 
 /// The truth is itself an interval: it is covered if the two meet.
 fn covers_truth(window: &[&Sample], share: f64) -> (bool, String) {
     let judged: Vec<(bool, f64)> = window.iter().filter_map(|sample| covered(sample)).collect();
-    if judged.is_empty() {
-        return (false, "no sample with a known truth".to_owned());
-    }
     let hits = judged.iter().filter(|(hit, _)| *hit).count();
     let mut widths: Vec<f64> = judged.iter().map(|(_, width)| *width).collect();
     widths.sort_by(f64::total_cmp);
-    let measured = format!("{hits} of {} cover it, width p50 {:.3} ms", judged.len(), widths[widths.len() / 2] * 1e3);
-    (hits as f64 / judged.len() as f64 >= share, measured)
+    compared(window, share, hits, judged.len(), || format!("cover it, width p50 {:.3} ms", widths[widths.len() / 2] * 1e3))
 }
 
 fn covered(sample: &Sample) -> Option<(bool, f64)> {
@@ -106,7 +119,7 @@ fn slope(window: &[&Sample]) -> Option<f64> {
     let first = window.first()?.at;
     let points: Vec<(f64, f64)> =
         window.iter().filter_map(|sample| Some(((sample.at - first) as f64 / 1e9, sample.value.estimate()?))).collect();
-    if points.len() < 3 {
+    if points.len() < 3 || points.len() * 2 < window.len() {
         return None;
     }
     let count = points.len() as f64;
@@ -126,6 +139,7 @@ fn shown(value: &Value) -> String {
         Value::Number(number) => format!("{number:.6}"),
         Value::Interval(lower, estimate, upper) => format!("{estimate:.6} [{lower:.6}, {upper:.6}]"),
         Value::Unknown(why) => format!("unknown ({why})"),
+        Value::Silent(why) => format!("no answer ({why})"),
     }
 }
 
@@ -137,6 +151,7 @@ fn seen(window: &[&Sample], start: Real) -> String {
         let word = match &sample.value {
             Value::State(state) => state.clone(),
             Value::Unknown(_) => "unknown".to_owned(),
+            Value::Silent(_) => "silent".to_owned(),
             _ => "known".to_owned(),
         };
         if last.as_ref() != Some(&word) {
@@ -217,6 +232,9 @@ mod tests {
         assert!(!pass(Condition::Becomes(words(&["down"])), &run), "only outside the window");
         assert!(pass(Condition::Stays(words(&["ok", "grey"])), &run));
         assert!(!pass(Condition::Stays(words(&["ok"])), &run));
+        let silent = [(2.0, Value::Silent("why".to_owned()), None)];
+        assert!(!pass(Condition::Never(words(&["down"])), &silent), "nobody said anything");
+        assert!(!pass(Condition::Known, &silent) && !pass(Condition::Unknown, &silent));
         assert!(pass(Condition::Never(words(&["down"])), &run));
         assert!(!pass(Condition::Never(words(&["grey"])), &run));
         let unknown = [(2.0, Value::Unknown("why".to_owned()), None)];
@@ -237,6 +255,9 @@ mod tests {
             (3.0, Value::Interval(0.9, 1.0, 1.1), Some((0.8, 0.89))),
             (4.0, Value::Interval(0.9, 1.0, 1.1), None),
         ];
+        let unknown = (5.0, Value::Unknown("why".to_owned()), None);
+        let blind: Vec<Said> = values[..1].iter().cloned().chain(std::iter::repeat_n(unknown, 3)).collect();
+        assert!(!outcome(Condition::CoversTruth, 0.5, &blind).pass, "what is not known does not cover the truth");
         let covers = outcome(Condition::CoversTruth, 0.5, &values);
         assert!(covers.pass && covers.measured.starts_with("1 of 2"), "{covers:?}");
         assert!(!outcome(Condition::CoversTruth, 1.0, &values).pass);

@@ -11,6 +11,7 @@ use super::truth::{Found, Quality};
 use super::watch::Seen;
 use crate::real::Real;
 use crate::scenario::{Observer, Quantity, Scenario};
+use crate::wan::quality as network;
 
 /// The share of a run for which the machine may stall.
 const STALLED_SHARE_MAX: f64 = 0.05;
@@ -114,19 +115,21 @@ impl Report {
             }
             self.outcomes.push(outcome);
         }
-        self.believe(start, start + scenario.run_ns());
         self.series =
             seen.into_iter().map(|((by, of), samples)| Series { of: subject(&of), seen_by: observer(&by), samples }).collect();
     }
 
     /// Marks the run if the machine stalled too much: whatever came out of it, nobody may build on it.
-    fn believe(&mut self, start: Real, end: Real) {
-        let late_ns = self.quality.network.as_ref().map_or(0, |network| network.late_ns(start, end));
-        let share = late_ns as f64 / (end - start) as f64;
-        if share > STALLED_SHARE_MAX {
-            let why = format!("the machine stalled for {:.1} % of the run", share * 100.0);
-            self.verdict = Verdict::NotBelieved { why };
-        }
+    pub(super) fn believe(&mut self, network: &network::Quality, start: Real, end: Real) {
+        let share = network.late_ns(start, end) as f64 / (end - start) as f64;
+        let why = if share > STALLED_SHARE_MAX || network.stalls_forgotten > 0 {
+            format!("the machine stalled for {:.1} % of the run", share * 100.0)
+        } else if let Some(why) = &network.no_priority {
+            format!("the network had no priority over other programs: {why}")
+        } else {
+            return;
+        };
+        self.verdict = Verdict::NotBelieved { why };
     }
 
     /// A line for each expectation and one for the whole.

@@ -32,8 +32,10 @@ pub enum Value {
     Number(f64),
     /// A bounded number: lower, estimate, upper.
     Interval(f64, f64, f64),
-    /// Nothing, and why.
+    /// That it is not known, and why.
     Unknown(String),
+    /// Nothing at all: the daemon did not answer.
+    Silent(String),
 }
 
 impl Value {
@@ -41,7 +43,7 @@ impl Value {
     pub fn estimate(&self) -> Option<f64> {
         match self {
             Value::Number(number) | Value::Interval(_, number, _) => Some(*number),
-            Value::State(_) | Value::Unknown(_) => None,
+            Value::State(_) | Value::Unknown(_) | Value::Silent(_) => None,
         }
     }
 }

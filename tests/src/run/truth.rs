@@ -19,6 +19,9 @@ use crate::world::World;
 /// The span over which an agent's recent distributions reach [ns].
 const RECENT_NS: i64 = 60_000_000_000;
 
+/// A staleness that is not known better than this is no truth to compare with [ns]: a stall, or a beat that is arriving just now.
+const STALENESS_WIDTH_NS_MAX: i64 = 5_000_000;
+
 /// Gathers the truth until it is stopped.
 pub(super) struct Truth {
     observer: Option<Observer>,
@@ -156,7 +159,8 @@ impl Found {
                 Quantity::Link { from, to, kind: ProbeKind::Stamp, value } => self.round_trip(from, to, value, sample.at),
                 Quantity::Replication { origin, node, value } if value == "lag" => self.lag(origin, node, sample.beat),
                 Quantity::Replication { origin, node, value } if value == "staleness" => {
-                    self.beats.staleness(origin, node, sample.at).map(seconds)
+                    let span = self.beats.staleness(origin, node, sample.at);
+                    span.filter(|span| span.upper_ns - span.lower_ns <= STALENESS_WIDTH_NS_MAX).map(seconds)
                 }
                 _ => None,
             };

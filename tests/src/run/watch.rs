@@ -12,12 +12,9 @@ use tokio::time::MissedTickBehavior;
 use super::sample::{Lists, Sample, Value, of_agent, of_fleet, of_metrics};
 use crate::clocks::HostClock;
 use crate::real::{Real, wall_minus_real_ns};
-use crate::scenario::{Observer, Quantity, Scenario};
+use crate::scenario::{Observer, Quantity, SAMPLES_MAX, Scenario};
 use crate::world::World;
 use crate::world::client::Client;
-
-/// Samples of one series at most: an hour at the shortest interval. Beyond it nothing more is kept.
-const SAMPLES_MAX: usize = 400_000;
 
 /// What was said longer ago than this was said by a clock that stepped meanwhile [ns].
 const SAID_NS_MAX: i64 = 10_000_000_000;
@@ -149,9 +146,14 @@ impl Reader {
     }
 }
 
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(|error| error.is_connect() || error.is_timeout())
+}
+
 fn silent(quantity: &Quantity, error: &anyhow::Error) -> Value {
     match quantity {
-        Quantity::Agent { value, .. } if value == "runs" => Value::State("no".to_owned()),
-        _ => Value::Unknown(format!("no answer: {error:#}")),
+        // A wrong answer is one; only who cannot be reached does not run.
+        Quantity::Agent { value, .. } if value == "runs" && is_unreachable(error) => Value::State("no".to_owned()),
+        _ => Value::Silent(format!("{error:#}")),
     }
 }

@@ -215,9 +215,23 @@ pub(super) fn expectation(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Fo
         return Err(section.tell("until", "must be after `from` and within the run"));
     }
     let condition = condition(section, unit)?;
+    extra_keys(section, &quantity, &condition)?;
     truth_exists(section, &condition, &quantity, &seen_by)?;
     let share = section.get("share", |value| number(value, 0.0001..=1.0))?.unwrap_or(1.0);
     Ok(Expectation { name, quantity, seen_by, from_ns, until_ns, condition, share })
+}
+
+/// A key that means nothing here would be passed over in silence.
+fn extra_keys(section: &Section<'_>, quantity: &Quantity, condition: &Condition) -> Found<()> {
+    let of_link = matches!(quantity, Quantity::Link { .. });
+    let of_metric = matches!(quantity, Quantity::Metric { .. });
+    let of_all = matches!(condition, Condition::Becomes(_) | Condition::Never(_) | Condition::Grows(_, _));
+    for (key, foreign) in [("kind", !of_link), ("labels", !of_metric), ("value", of_metric), ("share", of_all)] {
+        if foreign && section.get(key, |_| Ok(()))?.is_some() {
+            return Err(section.tell(key, "means nothing here"));
+        }
+    }
+    Ok(())
 }
 
 fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
@@ -239,6 +253,9 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
                 name.split_once("->").ok_or_else(|| tell(format!("{of:?}: write replication ORIGIN -> NODE")))?;
             let origin = fault::node(origin.trim(), plan).map_err(tell)?;
             let node = fault::node(node.trim(), plan).map_err(tell)?;
+            if !replicates(plan, &origin, &node) {
+                return Err(tell(format!("no beats travel from {origin} to {node}: they must be two nodes of one cluster")));
+            }
             (Box::new(move |value| Quantity::Replication { origin, node, value }), REPLICATION)
         }
         "node" => {
@@ -272,6 +289,12 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
     Ok((quantity(value), unit))
 }
 
+/// Whether beats may travel from one node to another, be it after a promotion.
+fn replicates(plan: &Plan, origin: &str, node: &str) -> bool {
+    let cluster = |name| plan.node(name).map(|(cluster, _)| &cluster.name);
+    origin != node && cluster(origin) == cluster(node)
+}
+
 fn metric(section: &Section<'_>, name: &str) -> Found<Quantity> {
     let labels = section.get("labels", words)?.unwrap_or_default();
     let split = |label: &String| {
@@ -297,6 +320,11 @@ fn observer(section: &Section<'_>, quantity: &Quantity, plan: &Plan) -> Found<Ob
         if central && matches!(observer, Observer::Agent(_)) {
             return Err(section.tell("seen_by", "an agent does not judge regions, clusters or the fleet; ask a collector"));
         }
+        if let (Observer::Agent(agent), Some(region)) = (&observer, measured_in(quantity, plan))
+            && plan.region_of_agent(agent).is_none_or(|own| own.name != region)
+        {
+            return Err(section.tell("seen_by", format!("only agents of {region} measure this; ask one of them, or a collector")));
+        }
         if matches!(quantity, Quantity::Agent { .. }) {
             return Err(section.tell("seen_by", "an agent's own values are seen by itself; leave seen_by out"));
         }
@@ -311,6 +339,15 @@ fn observer(section: &Section<'_>, quantity: &Quantity, plan: &Plan) -> Found<Ob
         _ => plan.collectors.first().map(|collector| Observer::Collector(collector.name.clone())),
     };
     own.ok_or_else(|| section.tell("seen_by", "must say who sees it: \"agent NAME\" or \"collector NAME\""))
+}
+
+/// The region whose agents measure it; `None` if any agent may be asked.
+fn measured_in<'p>(quantity: &'p Quantity, plan: &'p Plan) -> Option<&'p str> {
+    match quantity {
+        Quantity::Link { from, .. } => Some(from),
+        Quantity::Replication { node, .. } | Quantity::Node { node, .. } => plan.node(node).map(|(_, node)| node.region.as_str()),
+        _ => None,
+    }
 }
 
 const CONDITIONS: &[&str] = &["becomes", "stays", "never", "between", "near_truth", "covers_truth", "unknown", "grows"];
@@ -381,6 +418,10 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
     };
     if !known.contains(&value) {
         return Err(section.tell(key, "the testbed knows no truth for this value; it does for rtt_* (stamp), lag and staleness"));
+    }
+    if let (Quantity::Link { from, .. }, Observer::Collector(_)) = (quantity, seen_by) {
+        let message = format!("a collector's round trips are as old as its last export; ask the agent of {from}");
+        return Err(section.tell("seen_by", message));
     }
     if value == "lag" && matches!(seen_by, Observer::Collector(_)) {
         return Err(section.tell("seen_by", "only an agent tells of which beat a lag is, so only its lag has a truth"));

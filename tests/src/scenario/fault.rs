@@ -5,7 +5,7 @@ use lagmesh_model::document::{Found, Section, nearest, number, text};
 use super::link::{apply, cut_word, link_keys};
 use super::value::{length_ns, length_or, span_ns};
 use crate::clocks::Claim;
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::wan::path::{Cut, LinkSettings};
 
 pub(super) const FAULT: &[&str] = link_keys!(
@@ -53,9 +53,14 @@ pub enum Target {
     Region(String),
 }
 
-/// A change of a link: whatever is written is changed, the rest stays.
+/// New settings of a link: whatever is written is changed, the rest is as at the start.
 #[derive(Debug, Clone)]
-pub struct LinkChange(pub LinkSettings);
+pub struct LinkChange {
+    /// All of them.
+    pub settings: LinkSettings,
+    /// Whether they speak of what is cut; if not, that stays as it is.
+    pub cuts: bool,
+}
 
 /// What happens.
 #[derive(Debug, Clone)]
@@ -121,8 +126,8 @@ const VERBS: &[(&str, &[&str], Option<&str>)] = &[
     ("kill", &["agent", "collector", "server", "walreceiver"], Some("start")),
     ("stop", &["agent", "collector", "server"], Some("start")),
     ("start", &["agent", "collector", "server"], None),
-    ("cut", &["link", "region"], Some("heal")),
-    ("heal", &["link", "region"], None),
+    ("cut", &["link", "region", "agent", "collector", "server"], Some("heal")),
+    ("heal", &["link", "region", "agent", "collector", "server"], None),
     ("link", &["link"], None),
     ("pause-replay", &["server"], Some("resume-replay")),
     ("resume-replay", &["server"], None),
@@ -159,6 +164,8 @@ pub(super) fn fault(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Found<Ve
         })
     })?;
     let target = section.require("to", |value| target(&text(value)?, kinds, plan))?;
+    extra_keys(section, verb)?;
+    makes_sense(section, verb, &target, plan)?;
     let action = action(section, verb, &target, plan)?;
     let mut faults = vec![Fault { at_ns, action, target: target.clone() }];
     if let Some(until_ns) = section.get("until", length_ns)? {
@@ -171,6 +178,62 @@ pub(super) fn fault(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Found<Ve
         faults.push(Fault { at_ns: until_ns, action: self::action(section, undo, &target, plan)?, target });
     }
     Ok(faults)
+}
+
+/// The keys that a verb takes beside `at`, `until`, `do` and `to`.
+fn keys_of(verb: &str) -> &'static [&'static str] {
+    match verb {
+        "cut" => &["only"],
+        "link" => link_keys!(),
+        "drop-slot" => &["slot"],
+        "rejoin" => &["as"],
+        "sql" => &["sql"],
+        "step-clock" => &["by"],
+        "drift" => &["ppm"],
+        "claim" => &["synchronised", "max_error"],
+        "start-load" => &["clients", "rate"],
+        _ => &[],
+    }
+}
+
+/// A key that belongs to another verb would be passed over in silence.
+fn extra_keys(section: &Section<'_>, verb: &str) -> Found<()> {
+    let own = keys_of(verb);
+    for key in FAULT.iter().filter(|key| !["at", "until", "do", "to"].contains(key) && !own.contains(key)) {
+        if section.get(key, |_| Ok(()))?.is_some() {
+            return Err(section.tell(key, format!("means nothing to {verb}")));
+        }
+    }
+    Ok(())
+}
+
+/// What a verb needs of its target.
+fn makes_sense(section: &Section<'_>, verb: &str, target: &Target, plan: &Plan) -> Found<()> {
+    let is_written = |key: &str| section.get(key, |_| Ok(())).is_ok_and(|written| written.is_some());
+    let source = |name: &str| plan.node(name).map(|(_, node)| &node.source);
+    let wrong = match (verb, target) {
+        ("kill", Target::Walreceiver(_)) if is_written("until") => {
+            Some(("until", "a walreceiver is started again by its server, not by us; leave until out"))
+        }
+        ("cut", Target::Agent(_) | Target::Collector(_) | Target::Server(_)) if is_written("only") => {
+            Some(("only", "is for links and regions; an agent, a collector or a server is cut off as what it is"))
+        }
+        ("hold-snapshot" | "pause-replay", Target::Server(name)) if !matches!(source(name), Some(Source::Follows(_))) => {
+            Some(("to", "must be a standby: a node that follows another one"))
+        }
+        ("break-subscription" | "disable-subscription" | "enable-subscription", Target::Server(name))
+            if !matches!(source(name), Some(Source::Subscribes(_) | Source::Exchanges(_))) =>
+        {
+            Some(("to", "must be a node that subscribes to another one"))
+        }
+        ("fill-disk" | "free-disk", Target::Agent(name))
+            if plan.region_of_agent(name).is_none_or(|region| region.spool_disk_bytes.is_none()) =>
+        {
+            Some(("to", "has no disk of its own; give its region spool_disk_bytes"))
+        }
+        _ => None,
+    };
+    wrong.map_or(Ok(()), |(key, message)| Err(section.tell(key, message)))
 }
 
 fn action(section: &Section<'_>, verb: &str, target: &Target, plan: &Plan) -> Found<Action> {
@@ -196,7 +259,8 @@ fn action(section: &Section<'_>, verb: &str, target: &Target, plan: &Plan) -> Fo
                 _ => LinkSettings::default(),
             };
             apply(section, &mut settings)?;
-            Action::Link(Box::new(LinkChange(settings)))
+            let cuts = section.get("cut", |_| Ok(()))?.is_some();
+            Action::Link(Box::new(LinkChange { settings, cuts }))
         }
         "pause-replay" => Action::PauseReplay,
         "resume-replay" => Action::ResumeReplay,
@@ -206,9 +270,10 @@ fn action(section: &Section<'_>, verb: &str, target: &Target, plan: &Plan) -> Fo
         "promote" => Action::Promote,
         "rejoin" => Action::Rejoin(section.require("as", |value| {
             let word = text(value)?;
-            match word.strip_prefix("standby of ").filter(|node| plan.node(node).is_some()) {
+            let itself = |node: &str| matches!(target, Target::Server(name) if name == node);
+            match word.strip_prefix("standby of ").filter(|node| plan.node(node).is_some() && !itself(node)) {
                 Some(node) => Ok(node.to_owned()),
-                None => Err("must be \"standby of NODE\" with a node of this file".to_owned()),
+                None => Err("must be \"standby of NODE\" with another node of this file".to_owned()),
             }
         })?),
         "sql" => Action::Sql(section.require("sql", text)?),

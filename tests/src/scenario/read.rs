@@ -1,6 +1,7 @@
 //! From the document to the scenario, with every check of a key and between keys.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lagmesh_model::document::{Document, Found, Section, number, text};
@@ -10,12 +11,13 @@ use toml::de::DeTable;
 
 use super::link::{apply, link_keys};
 use super::value::{length_ns, span_ns, words};
-use super::{Scenario, expect, fault};
+use super::{SAMPLES_MAX, Scenario, expect, fault};
 use crate::clocks::clockbound::{ClockBound, Layout, Status};
 use crate::clocks::{Claim, ClockPlan};
 use crate::plan::{ClusterPlan, CollectorPlan, LoadPlan, NodePlan, Plan, RegionClock, RegionPlan, Source};
 use crate::wan::LinkPlan;
 use crate::wan::path::LinkSettings;
+use crate::world::layout::{self, collector_host};
 
 const TOP: &[&str] = &[
     "name",
@@ -57,12 +59,14 @@ const FLEET: [(&str, &[&str]); 4] = [
 const RUN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// For how long a segment that is not refreshed may be believed [s].
 const CLOCKBOUND_VALID_S: u32 = 1000;
+/// The longest name of a scenario: a Unix socket below its folder has 107 octets in all.
+const NAME_LENGTH_MAX: usize = 40;
 /// Hosts of one emulated network at most.
 const REGIONS_MAX: usize = 60;
 
 pub(super) fn scenario(document: &Document<'_>, table: &DeTable<'_>, text: &str) -> Found<Scenario> {
     let top = Section::top(document, table, TOP);
-    let name = top.require("name", self::text);
+    let name = scenario_name(&top);
     let about = top.get("about", self::text);
     let run = top.duration("run", Duration::from_millis(100)..=RUN_MAX, Duration::from_secs(10));
     let ready_within = top.duration("ready_within", Duration::from_secs(1)..=RUN_MAX, Duration::from_secs(60));
@@ -73,6 +77,13 @@ pub(super) fn scenario(document: &Document<'_>, table: &DeTable<'_>, text: &str)
     plan.name = name?;
     plan.fleet = fleet?;
     let run_ns = u64::try_from(run.as_nanos()).unwrap_or(u64::MAX);
+    let sample_every = sample_every?;
+    if run.as_nanos() / sample_every.as_nanos() > SAMPLES_MAX as u128 {
+        return Err(
+            top.tell("sample_every", format!("would make more than {SAMPLES_MAX} samples of a run so long; read less often"))
+        );
+    }
+    whole(&top, &plan)?;
     let faults: Found<Vec<_>> =
         all(top.sections("fault", fault::FAULT).iter().map(|section| fault::fault(section, &plan, run_ns)));
     let sections = top.sections("expect", expect::EXPECT);
@@ -88,10 +99,42 @@ pub(super) fn scenario(document: &Document<'_>, table: &DeTable<'_>, text: &str)
         plan,
         ready_within: ready_within?,
         run,
-        sample_every: sample_every?,
+        sample_every,
         faults,
         expectations: expectations?,
     })
+}
+
+/// A short name: it is part of paths, among them those of Unix sockets.
+fn scenario_name(top: &Section<'_>) -> Found<String> {
+    let name = name(top)?;
+    if name.len() > NAME_LENGTH_MAX {
+        Err(top.tell("name", format!("is longer than {NAME_LENGTH_MAX} characters")))
+    } else {
+        Ok(name)
+    }
+}
+
+/// What can only be checked of the whole plan: that lagmesh itself would take the fleet, and that names do not collide.
+fn whole(top: &Section<'_>, plan: &Plan) -> Found<()> {
+    if plan.collectors.is_empty() {
+        return Err(top.tell("collector", "there is no collector; add [[collector]] with name and region"));
+    }
+    let mut hosts = plan.collectors.iter().map(|collector| collector_host(&collector.name));
+    if let Some(host) = hosts.find(|host| plan.region(host).is_some()) {
+        return Err(top.tell("region", format!("{host} is the name of a collector's host; call the region something else")));
+    }
+    let anywhere = Ipv4Addr::new(10, 0, 0, 1).into();
+    let file = layout::Layout::on_hosts(plan, |_| Ok(anywhere)).and_then(|layout| layout.fleet_file(plan));
+    let file = file.map_err(|error| top.tell("name", format!("{error:#}")))?;
+    // All hosts have one address here, so that two agents share it is no mistake of the file.
+    let wrong = Fleet::parse("", &file).err().map(|wrong| wrong.errors).unwrap_or_default();
+    match wrong.into_iter().find(|error| error.key != "region.agent.mesh") {
+        Some(error) => {
+            Err(top.tell("name", format!("makes a fleet file that lagmesh refuses: {}: {}", error.key, error.message)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Every value, or that one of them was bad; all are read, so that all errors are told.
@@ -118,6 +161,11 @@ fn plan(top: &Section<'_>) -> Found<Plan> {
     plan.collectors = all(sections.iter().map(|section| collector(section, &plan)))?;
     unique(&sections, "collector", plan.collectors.iter().map(|collector| &collector.name))?;
     plan.loads = all(top.sections("load", LOAD).iter().map(|section| load(section, &plan)))?;
+    let mut loaded: Vec<&str> = plan.loads.iter().map(|load| load.node.as_str()).collect();
+    loaded.sort_unstable();
+    if loaded.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(top.tell("load", "a node has two loads; add their clients and rates up"));
+    }
     Ok(plan)
 }
 
@@ -180,7 +228,8 @@ fn clock(section: &Section<'_>) -> Found<RegionClock> {
 
 /// What the host says about its wall clock; nobody keeps it unless the file says otherwise.
 fn claim(section: &Section<'_>) -> Found<Claim> {
-    let clockbound = section.get("clockbound", span_ns)?.map(clockbound);
+    let bound_ns = section.get("clockbound", length_ns)?;
+    let clockbound = bound_ns.map(|bound_ns| clockbound(i64::try_from(bound_ns).unwrap_or(i64::MAX)));
     match (section.switch("synchronised", false)?, section.get("max_error", length_ns)?) {
         (true, None) => Err(section.tell("synchronised", "needs max_error: the error that the host admits")),
         (synchronised, max_error_ns) => {
@@ -244,6 +293,9 @@ fn cluster(section: &Section<'_>, plan: &Plan, nodes: &mut BTreeMap<String, usiz
         lag_objective: optional("lag_objective")?,
         writers_max: section.integer("writers_max", 1..=64, 1)?,
     };
+    if cluster.synchronous_commit.is_some() && cluster.synchronous_standby_names.is_none() {
+        return Err(section.tell("synchronous_commit", "waits for nobody without synchronous; write that too"));
+    }
     if plan.clusters.iter().any(|other| other.name == cluster.name) {
         return Err(section.tell("name", "is the name of another cluster already"));
     }
@@ -284,6 +336,13 @@ fn node(section: &Section<'_>, plan: &Plan, cluster: &ClusterPlan) -> Found<Node
     if delay_ns.is_some() && !matches!(source, Source::Follows(_)) {
         return Err(section.tell("apply_delay", "only a node that follows another one can apply late"));
     }
+    if delay_ns.is_some_and(|delay_ns| delay_ns % 1_000_000 != 0) {
+        return Err(section.tell("apply_delay", "must be whole milliseconds"));
+    }
+    let settings = section.get("settings", words)?.unwrap_or_default();
+    if let Some(wrong) = settings.iter().find(|setting| !setting.contains('=')) {
+        return Err(section.tell("settings", format!("{wrong:?} is no setting; write \"name = value\"")));
+    }
     let version =
         section.integer("version", 13..=18, 0).map(|version| u32::try_from(version).ok().filter(|version| *version > 0));
     Ok(NodePlan {
@@ -292,7 +351,7 @@ fn node(section: &Section<'_>, plan: &Plan, cluster: &ClusterPlan) -> Found<Node
         version: version?,
         source,
         apply_delay_ms: delay_ns.map(|ns| ns / 1_000_000),
-        settings: section.get("settings", words)?.unwrap_or_default(),
+        settings,
     })
 }
 
@@ -301,7 +360,13 @@ fn collector(section: &Section<'_>, plan: &Plan) -> Found<CollectorPlan> {
 }
 
 fn load(section: &Section<'_>, plan: &Plan) -> Found<LoadPlan> {
-    let node = section.require("node", |value| fault::node(&text(value)?, plan))?;
+    let node = section.require("node", |value| {
+        let name = fault::node(&text(value)?, plan)?;
+        match plan.node(&name).map(|(_, node)| &node.source) {
+            Some(Source::Follows(_)) => Err(format!("{name} is a standby, which takes no writes")),
+            _ => Ok(name),
+        }
+    })?;
     let clients = section.integer("clients", 1..=64, 2)?;
     let rate = section.integer("rate", 1..=1_000_000, 100)?;
     Ok(LoadPlan { node, clients: u32::try_from(clients).unwrap_or(1), rate_per_s: u32::try_from(rate).unwrap_or(1) })

@@ -18,7 +18,7 @@ use super::icmp::{self, Complaint};
 use super::link::{Arrival, Link, Verdict};
 use super::log::{Batch, Fate, HostId, Log, Record};
 use super::packet::{self, Header, UDP};
-use super::path::LinkSettings;
+use super::path::{Cut, LinkSettings};
 use super::quality::{STALL_NS, Stall, StallKind};
 use super::release::{Release, Releases};
 use crate::real::Real;
@@ -43,6 +43,8 @@ const LONGEST: usize = 65_536;
 pub(super) enum Order {
     /// Change the link with this index, and say since when it holds.
     Set { link: usize, settings: Box<LinkSettings>, since: mpsc::SyncSender<Real> },
+    /// Drop packets of the host with this index, and say since when.
+    Cut { host: usize, cut: Cut, since: mpsc::SyncSender<Real> },
     /// End.
     Stop,
 }
@@ -55,6 +57,8 @@ pub(super) struct Router {
     pub(super) hosts: HashMap<IpAddr, usize>,
     /// The region of each host.
     pub(super) regions: Vec<usize>,
+    /// What of each host does not pass.
+    pub(super) cuts: Vec<Cut>,
     /// Links by region * regions + region.
     pub(super) links: Vec<Link>,
     pub(super) region_count: usize,
@@ -137,6 +141,12 @@ impl Router {
                     }
                     since.try_send(Real::now()).ok();
                 }
+                Ok(Order::Cut { host, cut, since }) => {
+                    if let Some(of_host) = self.cuts.get_mut(host) {
+                        *of_host = cut;
+                    }
+                    since.try_send(Real::now()).ok();
+                }
                 Err(mpsc::TryRecvError::Empty) => return false,
                 Ok(Order::Stop) | Err(mpsc::TryRecvError::Disconnected) => return true,
             }
@@ -168,6 +178,11 @@ impl Router {
             self.batch.tally.stray += 1;
             return;
         };
+        if [host, to].iter().any(|host| self.cuts[*host].holds(&header, &self.database_ports)) {
+            let record = record_of(&header, &packet, (host, to), key);
+            self.batch.records.push(Record { left, fate: Fate::Cut, ..record });
+            return;
+        }
         let link = &mut self.links[self.regions[host] * self.region_count + self.regions[to]];
         let Verdict { path, arrival } = link.decide(&header, &self.database_ports, left);
         let hops = link.settings().hops;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::layout::{Layout, collector_host};
 use super::proxy::Proxy;
@@ -198,6 +198,7 @@ impl World {
     /// # Errors
     /// If it cannot be started.
     pub fn start_collector(&mut self, collector: &str) -> Result<()> {
+        ensure!(!self.collectors.contains_key(collector), "collector {collector} runs already");
         let address = |of: &BTreeMap<String, std::net::SocketAddr>| {
             of.get(collector).map(ToString::to_string).with_context(|| format!("no collector {collector}"))
         };
@@ -221,6 +222,7 @@ impl World {
     /// # Errors
     /// If it cannot be started.
     pub fn start_agent(&mut self, agent: &str) -> Result<()> {
+        ensure!(!self.agents.contains_key(agent), "agent {agent} runs already");
         let http = self.layout.agent_http.get(agent).with_context(|| format!("no agent {agent}"))?;
         let region = self.plan.region_of_agent(agent).with_context(|| format!("no agent {agent}"))?.name.clone();
         let state = self.state_folder(agent);
@@ -249,6 +251,7 @@ impl World {
     /// # Errors
     /// If pgbench cannot be started.
     pub async fn start_load(&mut self, node: &str, clients: u32, rate_per_s: u32) -> Result<()> {
+        ensure!(!self.loads.contains_key(node), "a load runs on {node} already");
         let server = self.servers.get(node).with_context(|| format!("no server {node}"))?;
         let load = Load::start(server, clients, rate_per_s).await?;
         self.loads.insert(node.to_owned(), load);

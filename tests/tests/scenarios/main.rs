@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_tests::prometheus::repository;
+use lagmesh_tests::skip::skip;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Scenarios measure time: two at once on a small machine would measure each other.
@@ -34,6 +35,16 @@ fn testbed() -> Result<Command> {
 
 fn scenario(name: &str) -> PathBuf {
     repository("tests/scenarios").join(name)
+}
+
+/// Whether a run shows nothing, because it could not run here or cannot be believed; then it is noted as skipped.
+fn shows_nothing(what: &str, ran: &Ran) -> bool {
+    let nothing = matches!(ran.code, Some(NOT_RUN | NOT_BELIEVED));
+    if nothing {
+        let why = ran.text.lines().find(|line| line.trim_start().starts_with("not ")).unwrap_or_default().trim();
+        skip(&format!("{what}: {why}"));
+    }
+    nothing
 }
 
 /// What a finished run has said, and its exit code.
