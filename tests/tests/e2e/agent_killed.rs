@@ -38,7 +38,7 @@ fn rest_is_well(status: &FleetStatus) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_agent_makes_only_its_own_cells_unknown() -> Result<()> {
     let mut world = ready_world("killed").await?;
-    world.agent("tokyo")?.stop(Signal::SIGKILL, Duration::from_secs(5)).await?;
+    world.stop_agent("tokyo", Signal::SIGKILL).await?;
     wait::until("Tokyo is unknown", Duration::from_secs(15), || async { tokyo_is_unknown(&world.fleet_status().await?) }).await?;
     rest_is_well(&world.fleet_status().await?)?;
     world.start_agent("tokyo")?;

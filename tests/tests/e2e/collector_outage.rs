@@ -16,7 +16,7 @@ const PILED_UP: u64 = 12;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_measured_during_an_outage_arrives() -> Result<()> {
     let mut world = ready_world("outage").await?;
-    world.collector(COLLECTOR)?.stop(Signal::SIGKILL, Duration::from_secs(5)).await?;
+    world.stop_collector(COLLECTOR, Signal::SIGKILL).await?;
     for region in REGIONS {
         wait::until("batches pile up", Duration::from_secs(60), || async {
             let status = world.agent_status(region).await?;

@@ -71,7 +71,7 @@ async fn every_trouble_has_a_name_and_ends_by_itself() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_down_at_start_is_waited_for() -> Result<()> {
     let mut world = ready_world("down").await?;
-    world.agent("dublin")?.stop(Signal::SIGTERM, Duration::from_secs(15)).await?;
+    world.stop_agent("dublin", Signal::SIGTERM).await?;
     world.server("dublin-db")?.stop(Signal::SIGINT).await?;
     world.start_agent("dublin")?;
     let found = wait::until("the agent answers", NOTICED_WITHIN, || async { node(&world, "dublin").await }).await?;
