@@ -15,7 +15,7 @@ demo: ## Three regions on this machine, a live table and the status page; DEMO_S
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool, a real browser
+test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool, a real browser, the scenarios
 	@tests/setup.sh test
 	@$(MAKE) --no-print-directory check
 	@tests/postgres-versions.sh || echo 'test: goes on without the versions of PostgreSQL that are missing'
@@ -44,7 +44,7 @@ scenario: ## One scenario of the testbed: make scenario FILE=any.toml; docs/test
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed run '$(FILE)'
 
-scenarios: ## Every scenario of the library, the long ones too (about half an hour)
+scenarios: ## Every scenario of the library, the long ones too (about a quarter of an hour)
 	@tests/setup.sh testbed
 	@tests/postgres-versions.sh || echo 'scenarios: those that need a version of PostgreSQL that is missing are not run'
 	@$(MAKE) --no-print-directory release
