@@ -32,6 +32,9 @@ pub struct BeatId {
     pub sequence: Sequence,
 }
 
+/// A writer never sends a beat sooner after the one before than this part of the beat interval; another start of it may.
+pub const SPACING_MIN: f64 = 0.9;
+
 /// When the writer sent a beat and when its commit returned, on the writer's measuring clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BeatTimes {

@@ -72,6 +72,11 @@ impl Interval {
         }
     }
 
+    /// With a lower end of at most that.
+    pub fn with_lower_at_most(self, lower_ns: i64) -> Interval {
+        Interval { lower_ns: self.lower_ns.min(lower_ns), ..self }
+    }
+
     /// Widened by what two drifting clocks may gain on each other during `age`: `2 * rho * age`.
     pub fn widen_for_drift_of_pair(self, age: Duration) -> Interval {
         self.widen(drift_ns(age) * 2)

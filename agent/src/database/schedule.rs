@@ -2,29 +2,35 @@
 
 use std::time::Duration;
 
+use lagmesh_model::beat::SPACING_MIN;
 use lagmesh_model::time::{RawNanos, nanos};
 
 /// The schedule of one writer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BeatSchedule {
     due: RawNanos,
+    /// No beat leaves before this moment: readers count on it that beats are not closer together.
+    earliest: RawNanos,
     interval_ns: u64,
+    spacing: Duration,
 }
 
 impl BeatSchedule {
     /// Beats every `interval` from `start` on.
     pub(super) fn new(start: RawNanos, interval: Duration) -> BeatSchedule {
-        BeatSchedule { due: start, interval_ns: nanos(interval).max(1) }
+        let spacing = interval.mul_f64(SPACING_MIN);
+        BeatSchedule { due: start, earliest: start, interval_ns: nanos(interval).max(1), spacing }
     }
 
     /// When the next beat is due.
     pub(super) fn due(&self) -> RawNanos {
-        self.due
+        self.due.max(self.earliest)
     }
 
-    /// A beat was sent and has ended: the next one is due at the first moment of the schedule that is not past. Returns how many
-    /// were passed over.
-    pub(super) fn advance(&mut self, now: RawNanos) -> u64 {
+    /// A beat was sent and has ended: the next one is due at the first moment of the schedule that is not past, or a little later if
+    /// this one left late. Returns how many were passed over.
+    pub(super) fn advance(&mut self, sent: RawNanos, now: RawNanos) -> u64 {
+        self.earliest = sent.after(self.spacing);
         self.due = RawNanos(self.due.0 + self.interval_ns);
         let Some(late) = now.checked_since(self.due) else { return 0 };
         let skipped = nanos(late).div_ceil(self.interval_ns);
@@ -43,7 +49,16 @@ mod tests {
         let mut schedule = BeatSchedule::new(RawNanos(1_000), Duration::from_nanos(100));
         let table = [(1_010, 0, 1_100), (1_199, 0, 1_200), (1_201, 0, 1_300), (1_555, 2, 1_600), (1_900, 2, 1_900)];
         for (now, skipped, due) in table {
-            assert_eq!((schedule.advance(RawNanos(now)), schedule.due()), (skipped, RawNanos(due)), "{now}");
+            assert_eq!((schedule.advance(RawNanos(900), RawNanos(now)), schedule.due()), (skipped, RawNanos(due)), "{now}");
+        }
+    }
+
+    /// A beat that leaves late pushes those behind it by no more than keeps them apart, until the schedule is met again.
+    #[test]
+    fn late_beats_keep_their_distance() {
+        let mut schedule = BeatSchedule::new(RawNanos(1_000), Duration::from_nanos(100));
+        for (sent, due) in [(1_050, 1_140), (1_140, 1_230), (1_230, 1_320), (1_320, 1_410), (1_410, 1_500), (1_500, 1_600)] {
+            assert_eq!((schedule.advance(RawNanos(sent), RawNanos(sent + 1)), schedule.due()), (0, RawNanos(due)), "{sent}");
         }
     }
 }

@@ -84,10 +84,11 @@ impl Writer<'_> {
                 check_size(self.site, self.connection).await?;
                 size_due = now.raw.after(SIZE_EVERY);
             }
-            if !self.beat().await? {
+            let sent = self.site.clock().now();
+            if !self.beat(sent).await? {
                 return Ok(());
             }
-            let skipped = schedule.advance(self.site.clock().now().raw);
+            let skipped = schedule.advance(sent.raw, self.site.clock().now().raw);
             if skipped > 0 {
                 tracing::debug!(node = %self.site.node, skipped, "beats passed over");
             }
@@ -95,9 +96,8 @@ impl Writer<'_> {
     }
 
     /// Writes one beat. `Ok(false)` if its row is gone.
-    async fn beat(&mut self) -> Result<bool, Trouble> {
+    async fn beat(&mut self, sent: Reading) -> Result<bool, Trouble> {
         self.sequence.0 += 1;
-        let sent = self.site.clock().now();
         let beat = NewBeat {
             origin: &self.site.node,
             incarnation: self.incarnation,

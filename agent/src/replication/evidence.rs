@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use lagmesh_model::beat::SPACING_MIN;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
-use lagmesh_model::state::NodeState;
+use lagmesh_model::state::{NodeState, ReplicationState};
 use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::{RawNanos, Reading};
 
 use crate::measurement::PeerView;
 use crate::replication::decide::{self, Evidence, Writer, decide};
+use crate::replication::lag::SincePoll;
 use crate::replication::node::{Look, NodeTrack};
 use crate::replication::told::{Told, ToldBeat};
 use crate::replication::track::{Track, age};
@@ -25,6 +27,11 @@ impl Replications {
         let told = self.told.get(&link.origin);
         let backlog =
             |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
+        let since = SincePoll {
+            told: told.and_then(Told::newest).map(|beat| &beat.announcement),
+            spacing: cluster.interval.mul_f64(SPACING_MIN),
+            stands_still_at: node.poll_began().filter(|_| state.is_stuck() || state == ReplicationState::WriterDown),
+        };
         let status = status::Replication {
             cluster: cluster.name.clone(),
             origin: link.origin.clone(),
@@ -35,7 +42,7 @@ impl Replications {
             lag: last_lag(track, cluster, now.raw),
             lag_beat: Known::from_option(track.lag.last_beat(), "no beat with a known lag has been seen yet"),
             lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
-            staleness: match track.lag.staleness(now) {
+            staleness: match track.lag.staleness(now, &since) {
                 Ok(staleness) => Known::known(Seconds::from(staleness)),
                 Err(why) => Known::unknown(why),
             },

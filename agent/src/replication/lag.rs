@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lagmesh_model::beat::{BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
+use lagmesh_model::beat::{Announcement, BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::status::Quantiles;
@@ -80,6 +80,17 @@ struct LastLag {
     at: RawNanos,
     lag: Interval,
     beat: (Incarnation, Sequence),
+}
+
+/// What may have become visible since the newest poll: the lower end of staleness must allow for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SincePoll<'t> {
+    /// The newest beat that the writer told of.
+    pub(super) told: Option<&'t Announcement>,
+    /// Two beats of a writer are at least this far apart.
+    pub(super) spacing: Duration,
+    /// When the newest poll began, if replication stands still: nothing has become visible until then.
+    pub(super) stands_still_at: Option<RawNanos>,
 }
 
 /// The writer's clock minus ours, kept beyond the moment at which the mesh loses the writer: it only gets wider.
@@ -179,11 +190,12 @@ impl Lag {
         }
     }
 
-    /// How old what is visible is.
+    /// How old what is visible is. The newest beat that was seen gives guess and upper end. The lower end allows for one that became
+    /// visible since the newest poll, as far as such a beat can exist; where replication stands still it is that of the poll.
     ///
     /// # Errors
     /// If it is not known: says why.
-    pub(super) fn staleness(&self, now: Reading) -> Result<Interval, &'static str> {
+    pub(super) fn staleness(&self, now: Reading, since: &SincePoll<'_>) -> Result<Interval, &'static str> {
         let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
         let offset = self
             .offset_now(newest.row.epoch, now)
@@ -197,8 +209,13 @@ impl Lag {
             let (lower, upper) = (visible.cast_signed(), now.raw.since_ns(sent) - theta.lower_ns());
             let estimate = now.raw.since_ns(sent) - theta.estimate_ns();
             Interval::new(lower, estimate.max(lower).min(upper), upper)
+        }
+        .ok_or("the clocks contradict each other")?;
+        let lower_ns = match since.stands_still_at {
+            Some(polled) => known.lower_ns() - now.raw.since_ns(polled),
+            None => youngest_possible_ns(newest, since, offset, now).unwrap_or(known.lower_ns()),
         };
-        known.ok_or("the clocks contradict each other")
+        Ok(known.with_lower_at_most(lower_ns))
     }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch. What was counted stays.
@@ -283,6 +300,18 @@ fn theta_at_commit(offset: Interval, row: &BeatRow, now: Reading) -> Interval {
     let clocks = if row.epoch == now.epoch { 1 } else { 3 };
     let gained_ns = clocks * drift_ns(since);
     (-offset).widen(gained_ns + drift_ns(Duration::from_nanos(gained_ns)))
+}
+
+/// The least age of a beat that may have become visible since the newest poll [ns]: of the newest that the writer told of, or zero if
+/// it may have sent another. `None` if there is none but the one that was seen.
+fn youngest_possible_ns(newest: &Visible, since: &SincePoll<'_>, offset: Interval, now: Reading) -> Option<i64> {
+    let seen = Mark::of_row(&newest.row);
+    let told = since.told.filter(|told| is_newer(&Mark::of(told), &seen));
+    let (epoch, sent) = told.map_or((newest.row.epoch, newest.row.sent), |told| (told.times.epoch, told.times.sent));
+    if epoch != newest.row.epoch || now.raw.since_ns(sent) + offset.upper_ns() >= nanos(since.spacing).cast_signed() {
+        return Some(0);
+    }
+    told.map(|told| now.raw.since_ns(told.times.acknowledged) + offset.lower_ns())
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ pub(super) struct NodeTrack {
     subscriber: Option<(SubscriberSample, RawNanos)>,
     /// When the server last counted an error of an apply worker.
     apply_error: Option<RawNanos>,
-    /// When the newest poll for beats ended.
-    polled: Option<RawNanos>,
+    /// When the newest poll for beats began and ended.
+    polled: Option<(RawNanos, RawNanos)>,
     /// The newest beat that was acknowledged here, and when.
     beat: Option<(BeatId, RawNanos)>,
     /// When the newest evidence came, whatever it was.
@@ -111,7 +111,7 @@ impl NodeTrack {
             }
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
-            NodeNews::Polled { ended, .. } => self.polled = Some(ended),
+            NodeNews::Polled { started, ended } => self.polled = Some((started, ended)),
             NodeNews::Queries(queries) => self.totals.queries += queries,
             // Sightings belong to a link.
             NodeNews::Sighting(_) => {}
@@ -141,7 +141,12 @@ impl NodeTrack {
 
     /// Since the newest poll for beats ended well.
     pub(super) fn poll_age(&self, now: RawNanos) -> Option<Duration> {
-        self.polled.map(|at| age(now, at))
+        self.polled.map(|(_, ended)| age(now, ended))
+    }
+
+    /// When the newest poll for beats that ended well began.
+    pub(super) fn poll_began(&self) -> Option<RawNanos> {
+        self.polled.map(|(began, _)| began)
     }
 
     /// When the newest beat was acknowledged here.

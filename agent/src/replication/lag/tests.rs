@@ -14,6 +14,9 @@ const WRITER: Epoch = Epoch(2);
 /// The writer's clock minus ours.
 const OFFSET_MS: i64 = 7_000;
 
+/// No other beat can be there.
+const NOTHING_ELSE: SincePoll<'_> = SincePoll { told: None, spacing: Duration::from_secs(86_400), stands_still_at: None };
+
 fn at(ms: i64) -> Reading {
     let ns = (100_000 * MS + ms * MS).cast_unsigned();
     Reading { epoch: OWN, raw: RawNanos(ns), wall: WallNanos(ns) }
@@ -93,7 +96,7 @@ fn first_poll_has_no_lag() {
     let told = told(&beat, 1_002);
     lag.see(seen(beat, None, 5_000), &told, at(5_000), &view(), OBJECTIVE);
     assert_eq!((lag.last(), lag.arrived(), lag.totals.met + lag.totals.missed + lag.totals.unknown), (None, None, 0));
-    assert!(within_ms(lag.staleness(at(5_000)).unwrap(), 3_998, 4_000));
+    assert!(within_ms(lag.staleness(at(5_000), &NOTHING_ELSE).unwrap(), 3_998, 4_000));
 }
 
 /// A lower end below zero is honest and stays in; an interval wholly below zero is a contradiction and is counted as one.
@@ -138,21 +141,45 @@ fn objectives() {
 #[test]
 fn staleness_goes_on_alone() {
     let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
-    assert!(lag.staleness(at(0)).is_err());
+    assert!(lag.staleness(at(0), &NOTHING_ELSE).is_err());
     let confirmed = told(&beat, 1_002);
     lag.see(seen(beat.clone(), Some(1_040), 1_043), &confirmed, at(1_043), &view(), OBJECTIVE);
     lag.hear(&confirmed, at(90_000), &PeerView::default(), OBJECTIVE);
-    let staleness = lag.staleness(at(101_000)).unwrap();
+    let staleness = lag.staleness(at(101_000), &NOTHING_ELSE).unwrap();
     assert!(staleness.contains(99_999 * MS) && staleness.width_ns() > 50 * MS && staleness.width_ns() < 56 * MS, "{staleness:?}");
 
     let mut unconfirmed = Lag::default();
     unconfirmed.see(seen(beat.clone(), Some(1_040), 1_043), &Told::default(), at(1_043), &view(), OBJECTIVE);
-    assert!(within_ms(unconfirmed.staleness(at(2_000)).unwrap(), 957, 1_000));
+    assert!(within_ms(unconfirmed.staleness(at(2_000), &NOTHING_ELSE).unwrap(), 957, 1_000));
 
     let mut no_mesh = Lag::default();
     no_mesh.see(seen(beat, Some(1_040), 1_043), &confirmed, at(1_043), &PeerView::default(), OBJECTIVE);
-    assert!(no_mesh.staleness(at(2_000)).is_err());
+    assert!(no_mesh.staleness(at(2_000), &NOTHING_ELSE).is_err());
     assert_eq!((no_mesh.totals.unknown, no_mesh.last()), (1, None));
+}
+
+/// The lower end allows for whatever beat may have become visible since the newest poll: none before the next may leave, then the one
+/// that was told of, then one that nobody knows yet. Where replication stands still it is what the newest poll showed.
+#[test]
+fn staleness_allows_for_what_was_not_seen_yet() {
+    let (mut lag, first, second) = (Lag::default(), row(1, 1_000, None), row(2, 2_000, Some(1_002)));
+    let spacing = Duration::from_millis(900);
+    lag.see(seen(first.clone(), Some(1_040), 1_043), &told(&first, 1_002), at(1_043), &view(), OBJECTIVE);
+    let of_second = told(&second, 2_002);
+    let told = Some(&of_second.newest().unwrap().announcement);
+    let since = |told, stands_still_at| SincePoll { told, spacing, stands_still_at };
+    let (moving, heard, stuck) = (since(None, None), since(told, None), since(told, Some(at(2_900).raw)));
+    for (now_ms, since, lower, upper) in [
+        (1_890, moving, 888, 890),
+        (1_910, moving, 0, 910),
+        (2_500, moving, 0, 1_500),
+        (2_500, heard, 498, 1_500),
+        (2_910, heard, 0, 1_910),
+        (3_000, stuck, 1_898, 2_000),
+    ] {
+        let staleness = lag.staleness(at(now_ms), &since).unwrap();
+        assert!(within_ms(staleness, lower, upper), "{now_ms}: {staleness:?}");
+    }
 }
 
 proptest! {
@@ -185,7 +212,7 @@ proptest! {
         if confirmed {
             prop_assert!(lag.last().unwrap().widen(2).contains(lag_ms * MS), "{:?}", lag.last());
         }
-        let staleness = lag.staleness(now).unwrap();
+        let staleness = lag.staleness(now, &NOTHING_ELSE).unwrap();
         prop_assert!(staleness.widen(2).contains((lag_ms + 1) * MS), "{:?}", staleness);
     }
 }
