@@ -105,8 +105,9 @@ mod tests {
     #[test]
     fn reads_the_machine() {
         let sample = observe();
-        let wall_ns = read_ns(ClockId::CLOCK_REALTIME) - Real::now().0;
-        assert!((sample.wall_ns - wall_ns).abs() < 1_000_000, "{sample:?} {wall_ns}");
+        // Whoever is held up between two readings reads again.
+        let off_ns = (0..100).map(|_| (read_ns(ClockId::CLOCK_REALTIME) - Real::now().0 - sample.wall_ns).abs()).min().unwrap();
+        assert!(off_ns < 1_000_000, "{sample:?} {off_ns}");
         assert!(wall_moved_ns().abs() < 1_000_000);
     }
 }

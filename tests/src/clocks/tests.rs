@@ -164,9 +164,9 @@ fn date_shows_the_offset() {
     let output = command.args(["+%s%N"]).envs(host.env()).output().unwrap();
     let shown_ns: i64 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
     let late_ns = host.wall_at(Real::now()) - shown_ns;
-    assert!((0..50_000_000).contains(&late_ns), "{late_ns}");
+    assert!((0..10 * S).contains(&late_ns), "{late_ns}");
     let means = host.real_of_wall(shown_ns, Real::now()).unwrap();
-    assert!((0..=1).contains(&(shown_ns - host.wall_at(means))) && Real::now() - means < 1_000_000_000);
+    assert!((0..=1).contains(&(shown_ns - host.wall_at(means))) && Real::now() - means < 10 * S);
 }
 
 /// Without a control file, or with one that is none, programs see the true clocks, and are told so.
