@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::ops::Add;
 use std::time::Duration;
 
-use lagmesh_model::catalogue::{Attribute, CLOCK_ERROR, LINK_FLOOR, LINK_FLOWS, LINK_PROBES, LINK_RTT, LINK_STATE, LINK_STRETCH};
+use lagmesh_model::catalogue::{
+    Attribute, CLOCK_ERROR, LINK_FLOOR, LINK_FLOWS, LINK_PROBES, LINK_RTT, LINK_STAMPS, LINK_STATE, LINK_STRETCH,
+};
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::known::Known;
@@ -258,8 +260,9 @@ impl Track {
     fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {
         self.step(mesh, now.raw);
         let kind = |window: &Window| {
-            let recent = window.recent(now.raw);
-            LinkKind { kind: window.kind(), rtt: window.rtt(now.raw), settled: recent.settled, answered: recent.answered }
+            let (kind, rtt, stamps) = (window.kind(), window.rtt(now.raw), window.recent_stamps(now.raw));
+            let Counts { settled, answered } = window.recent(now.raw);
+            LinkKind { kind, rtt, settled, answered, stamps }
         };
         let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
         let age_s = evidence_at.map(|at| age_of(at, now.raw).as_secs_f64());
@@ -279,6 +282,9 @@ impl Track {
 
     fn push_probes(&self, attributes: &Attributes, out: &mut Vec<Series>) {
         for window in &self.windows {
+            for (source, round_trips) in window.stamps() {
+                out.push(Series::counter(&LINK_STAMPS, attributes.clone().with(Attribute::Stamps, source), *round_trips));
+            }
             let attributes = attributes.clone().with(Attribute::Kind, window.kind());
             for (outcome, count) in window.outcomes().unwrap_or_default() {
                 out.push(Series::counter(&LINK_PROBES, attributes.clone().with(Attribute::Outcome, outcome), *count));

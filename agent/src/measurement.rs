@@ -7,7 +7,7 @@ use std::time::Duration;
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, WriteOutcome};
+use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, StampSource, WriteOutcome};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
 use tokio::sync::{mpsc, watch};
@@ -23,6 +23,8 @@ pub enum Observation {
     Lateness(Duration),
     /// A mesh packet was dropped unanswered, for this reason.
     MeshDropped(&'static str),
+    /// A stamp of the kernel could not be used, for this reason.
+    StampRefused(&'static str),
     /// Two clock intervals had no point in common.
     ClockContradiction(AgentName),
     /// News about a node.
@@ -42,6 +44,8 @@ pub struct Probe {
     pub outcome: Outcome,
     /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`.
     pub rtt_ns: Option<u64>,
+    /// What made the stamps of its sending and its return; only for answered probes of the mesh.
+    pub stamps: Option<StampSource>,
     /// When it was settled.
     pub at: Reading,
 }

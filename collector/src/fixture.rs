@@ -69,7 +69,9 @@ impl Says {
     pub(crate) fn rtt(mut self, peer: &str, count: u64, ms: u64) -> Says {
         let attributes = self.here().with(Attribute::Peer, peer).with(Attribute::Kind, "stamp");
         let counted = attributes.clone().with(Attribute::Outcome, "in-time");
+        let stamped = self.here().with(Attribute::Peer, peer).with(Attribute::Stamps, "kernel");
         self.0.series.push(Series::counter(&catalogue::LINK_PROBES, counted, count));
+        self.0.series.push(Series::counter(&catalogue::LINK_STAMPS, stamped, count));
         self.0.series.push(Series::histogram(&catalogue::LINK_RTT, attributes, distribution(count, ms)));
         self
     }

@@ -61,6 +61,8 @@ attributes! {
     Stream = "stream";
     /// The commit level (`synchronous_commit`).
     Level = "level";
+    /// What stamped the sending and the return of a probe.
+    Stamps = "stamps";
     /// Whether an objective was met.
     Objective = "objective";
     /// Why something was dropped or refused.
@@ -202,6 +204,8 @@ catalogue! {
         "Round-trip time from region to peer, without the time spent in the responder";
     LINK_PROBES = "lagmesh.link.probes", Counter, One, Agent, [Region, Peer, Kind, Outcome],
         "Probes from region to peer by their fate; the fates add up to the attempts";
+    LINK_STAMPS = "lagmesh.link.stamps", Counter, One, Agent, [Region, Peer, Stamps],
+        "Answered mesh probes by what stamped their sending and their return: the kernel, or the agent where that could not be believed";
     LINK_STATE = "lagmesh.link.state", Gauge, One, Agent, [Region, Peer, State],
         "1 for the current state of the link from region to peer, else 0";
     LINK_FLOWS = "lagmesh.link.flows", Gauge, One, Agent, [Region, Peer, State],
@@ -214,6 +218,8 @@ catalogue! {
         "How late our own timer sent probes: large values mean that the agent's host is busy, not the network";
     MESH_DROPPED = "lagmesh.mesh.dropped", Counter, One, Agent, [Region, Reason],
         "Mesh packets that came in and were dropped unanswered, by reason";
+    MESH_STAMPS_REFUSED = "lagmesh.mesh.stamps_refused", Counter, One, Agent, [Region, Reason],
+        "Stamps of the kernel that could not be brought onto the measuring clock, by reason; the agent's own were used instead";
     CLOCK_ERROR = "lagmesh.clock.error", Gauge, Seconds, Agent, [Region, Peer],
         "Half the width of the interval in which the offset between the two measuring clocks is known to lie";
     CLOCK_EPOCHS = "lagmesh.clock.epochs", Counter, One, Agent, [Region],

@@ -47,6 +47,18 @@ words! {
 }
 
 words! {
+    /// What made the two stamps of a round trip at our end.
+    StampSource {
+        /// The agent made both, or that of the return at least.
+        User = "user", "the agent made that of the return or both, so that the round trip includes the time until it ran";
+        /// The kernel made that of the return, the agent that of the sending.
+        KernelReceive = "kernel-receive", "the kernel made that of the return, the agent that of the sending";
+        /// The kernel made both.
+        Kernel = "kernel", "the kernel made both";
+    }
+}
+
+words! {
     /// The fate of one probe. Fates always add up to the attempts.
     Outcome {
         /// A valid reply came before the deadline.
@@ -63,8 +75,8 @@ words! {
         Corrupt = "corrupt", "the reply was not a valid answer";
         /// Our own host could not send.
         SendError = "send-error", "our own host could not send";
-        /// Our own timer was late by more than half a period: not sent, nobody accused.
-        Skipped = "skipped", "our own timer was too late, nothing was sent";
+        /// Our own timer was late by more than half a period: not sent, or sent before and out meanwhile. Nobody is accused.
+        Skipped = "skipped", "our own host was held up: nothing was sent, or what was sent says nothing about the network";
     }
 }
 

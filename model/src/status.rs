@@ -1,5 +1,7 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::beat::{Incarnation, Sequence};
@@ -8,7 +10,7 @@ use crate::interval::Interval;
 use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
-use crate::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
+use crate::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, StampSource, Vote};
 use crate::time::WallNanos;
 
 /// A bounded value in seconds, as people read it.
@@ -59,6 +61,9 @@ pub struct LinkKind {
     pub settled: u64,
     /// Those of them that were answered at all.
     pub answered: u64,
+    /// The round trips of the last minute by what stamped them; of the mesh's own kind only.
+    #[serde(default)]
+    pub stamps: BTreeMap<StampSource, u64>,
 }
 
 /// One link (region -> peer).

@@ -1,5 +1,6 @@
 use lagmesh_model::interval::Interval;
 use lagmesh_model::series::Value;
+use lagmesh_model::state::StampSource;
 use lagmesh_model::time::{Epoch, WallNanos};
 
 use super::*;
@@ -13,6 +14,8 @@ struct World {
     epoch: Epoch,
     /// Whom STAMP probes go to.
     agent: &'static str,
+    /// What stamps them.
+    stamps: StampSource,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -36,7 +39,13 @@ impl World {
     }
 
     fn of(replace: &[(&str, &str)]) -> World {
-        World { links: Links::new(&fleet(replace), &"oslo".parse().unwrap()), ms: 0, epoch: Epoch(1), agent: "tokyo-a" }
+        World {
+            links: Links::new(&fleet(replace), &"oslo".parse().unwrap()),
+            ms: 0,
+            epoch: Epoch(1),
+            agent: "tokyo-a",
+            stamps: StampSource::User,
+        }
     }
 
     fn probe(&mut self, kind: ProbeKind, outcome: Outcome, ms: u64) {
@@ -44,7 +53,8 @@ impl World {
         let rtt_ns = answered.then_some(20_000_000);
         let agent = (kind == ProbeKind::Stamp).then(|| self.agent.parse().unwrap());
         let at = Reading { epoch: self.epoch, ..reading(ms) };
-        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, at });
+        let stamps = rtt_ns.filter(|_| kind == ProbeKind::Stamp).map(|_| self.stamps);
+        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, stamps, at });
     }
 
     fn stamp_to(&mut self, agent: &'static str, outcome: Outcome) {
@@ -396,4 +406,22 @@ fn series() {
         .map(|s| if let Value::Gauge(value) = s.value { value } else { 0.0 })
         .sum();
     assert!((states - 1.0).abs() < f64::EPSILON);
+}
+
+/// Round trips are counted by what stamped them: since the start in the series, of the last minute in the status.
+#[test]
+fn what_stamped_round_trips() {
+    let mut world = World::new();
+    let mut out = Vec::new();
+    world.run(4, Second { stamp: (3, 1), ..FINE });
+    world.stamps = StampSource::Kernel;
+    world.run(61, Second { stamp: (2, 2), ..FINE });
+    world.links.series(reading(world.ms), &PeerView::default(), &mut out);
+    let stamps = out.iter().filter(|series| series.metric.name == "lagmesh.link.stamps");
+    let stamps: Vec<_> = stamps.map(|series| (series.attributes.get(Attribute::Stamps).unwrap(), series.value.clone())).collect();
+    assert_eq!(stamps, [("user", Value::Counter(12)), ("kernel", Value::Counter(122))]);
+    let link = world.link();
+    let kinds: Vec<_> = link.kinds.iter().map(|kind| (kind.kind, kind.stamps.keys().copied().collect::<Vec<_>>())).collect();
+    assert_eq!(kinds[0], (ProbeKind::Stamp, vec![StampSource::Kernel]));
+    assert!(kinds[1..].iter().all(|(_, stamps)| stamps.is_empty()), "{kinds:?}");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::AgentName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Outcome, ProbeKind};
+use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{RawNanos, nanos};
 
@@ -27,6 +27,7 @@ pub struct Window {
     interval: Duration,
     give_up: Duration,
     total: Exponential,
+    stamps: BTreeMap<StampSource, u64>,
     outcomes: Vec<(Outcome, u64)>,
     /// By the agent that was probed; `None` where a kind knows none.
     tallies: BTreeMap<Option<AgentName>, Tally>,
@@ -40,6 +41,7 @@ pub struct Window {
 struct RttSlot {
     slot: u64,
     rtts: Exponential,
+    stamps: BTreeMap<StampSource, u64>,
 }
 
 impl Window {
@@ -50,6 +52,7 @@ impl Window {
             interval,
             give_up,
             total: Exponential::new(),
+            stamps: BTreeMap::new(),
             outcomes: Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
             tallies: BTreeMap::new(),
             rtts: VecDeque::new(),
@@ -72,13 +75,20 @@ impl Window {
         if let Some(rtt_ns) = probe.rtt_ns {
             self.total.record_ns(rtt_ns);
         }
+        if let Some(source) = probe.stamps {
+            *self.stamps.entry(source).or_default() += 1;
+        }
     }
 
     /// Takes the fate of a probe as evidence of the present. Its stamp is of the same clock epoch as those of all others here.
     pub fn record_recent(&mut self, probe: &Probe) {
         let at = probe.at.raw;
         if let Some(rtt_ns) = probe.rtt_ns {
-            self.rtt_slot(at).record_ns(rtt_ns);
+            let slot = self.rtt_slot(at);
+            slot.rtts.record_ns(rtt_ns);
+            if let Some(source) = probe.stamps {
+                *slot.stamps.entry(source).or_default() += 1;
+            }
         }
         match probe.outcome {
             // Nothing was sent, or our own host stalled: no evidence about anything but ourselves.
@@ -111,15 +121,15 @@ impl Window {
         RawNanos(probe.at.raw.0.saturating_sub(after_ns))
     }
 
-    fn rtt_slot(&mut self, at: RawNanos) -> &mut Exponential {
+    fn rtt_slot(&mut self, at: RawNanos) -> &mut RttSlot {
         let slot = at.0 / RTT_SLOT_NS;
         while self.rtts.front().is_some_and(|old| slot.abs_diff(old.slot) > nanos(RECENT) / RTT_SLOT_NS) {
             self.rtts.pop_front();
         }
         if self.rtts.back().is_none_or(|newest| newest.slot < slot) {
-            self.rtts.push_back(RttSlot { slot, rtts: Exponential::new() });
+            self.rtts.push_back(RttSlot { slot, rtts: Exponential::new(), stamps: BTreeMap::new() });
         }
-        &mut self.rtts.back_mut().expect("a slot was pushed if there was none").rtts
+        self.rtts.back_mut().expect("a slot was pushed if there was none")
     }
 
     /// Probes sent within the last minute.
@@ -135,11 +145,22 @@ impl Window {
     /// The distribution of the last minute [ns inside]; empty if nothing was answered.
     pub fn recent_rtts(&self, now: RawNanos) -> Exponential {
         let mut sum = Exponential::new();
-        let newest = now.0 / RTT_SLOT_NS;
-        for slot in self.rtts.iter().filter(|slot| newest.abs_diff(slot.slot) <= nanos(RECENT) / RTT_SLOT_NS) {
-            sum.merge(&slot.rtts);
+        self.recent_slots(now).for_each(|slot| sum.merge(&slot.rtts));
+        sum
+    }
+
+    /// The round trips of the last minute by what stamped them.
+    pub fn recent_stamps(&self, now: RawNanos) -> BTreeMap<StampSource, u64> {
+        let mut sum = BTreeMap::new();
+        for (source, count) in self.recent_slots(now).flat_map(|slot| &slot.stamps) {
+            *sum.entry(*source).or_default() += count;
         }
         sum
+    }
+
+    fn recent_slots(&self, now: RawNanos) -> impl Iterator<Item = &RttSlot> {
+        let newest = now.0 / RTT_SLOT_NS;
+        self.rtts.iter().filter(move |slot| newest.abs_diff(slot.slot) <= nanos(RECENT) / RTT_SLOT_NS)
     }
 
     /// The round-trip time of the last minute: current while the newest answer is at most three intervals old, then stale, and
@@ -163,6 +184,11 @@ impl Window {
     /// All round-trip times since the start.
     pub fn total(&self) -> &Exponential {
         &self.total
+    }
+
+    /// Round trips since the start by what stamped them.
+    pub fn stamps(&self) -> &BTreeMap<StampSource, u64> {
+        &self.stamps
     }
 
     /// Fates since the start; `None` if nothing was attempted.

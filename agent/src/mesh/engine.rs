@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use lagmesh_daemon::clock::Bracket;
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::Outcome;
-use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 
 use crate::measurement::{Observation, Outbox, PeerView};
 use crate::mesh::bulletin::Bulletin;
 use crate::mesh::hearing::{Directory, Hearing};
+use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Reflector};
@@ -21,6 +23,15 @@ use crate::mesh::tlv::AgentHash;
 const SOURCE_RATE_MIN: u64 = 200;
 /// How far above the fleet's own cadence a source may be: several agents may share an address.
 const SOURCE_RATE_FACTOR: u64 = 4;
+
+/// What a socket says of when a packet came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The kernel's stamp, if there is one.
+    pub stamp: Option<WallNanos>,
+    /// When nothing waited there for the last time; `None` if that was never so.
+    pub empty: Option<RawNanos>,
+}
 
 /// The mesh without its sockets.
 #[derive(Debug)]
@@ -32,6 +43,7 @@ pub struct Engine {
     reflector: Reflector,
     directory: Directory,
     hearing: Hearing,
+    stamps: StampClock,
     /// The epoch of our clock to which all stamps in `hearing` belong.
     epoch: Epoch,
     bulletins: BTreeMap<RegionName, Bulletin>,
@@ -55,6 +67,7 @@ impl Engine {
             reflector: Reflector::new(own, keys, source_rate_per_s(fleet)),
             directory: Directory::new(fleet, region),
             hearing: Hearing::new(Arc::clone(fleet), region.clone()),
+            stamps: StampClock::default(),
             epoch: now.epoch,
             bulletins: fleet.peers_of(region).map(|peer| (peer.name.clone(), Bulletin::default())).collect(),
             heard: false,
@@ -90,11 +103,22 @@ impl Engine {
         }
     }
 
-    /// Time has passed for a peer: returns the flows on which a probe must be sent now.
-    pub fn due(&mut self, peer: usize, now: Reading) -> Vec<usize> {
+    /// The clocks were read: must come before anything that happened since. Stamps of the kernel are converted by it.
+    pub fn note(&mut self, reading: Bracket) {
+        self.stamps.note(reading);
+    }
+
+    /// The flows of a peer on which something would be overdue by `now`: what waits on their sockets must be read first.
+    pub fn overdue(&self, peer: usize, now: Reading) -> Vec<usize> {
+        self.peers[peer].overdue(now.raw)
+    }
+
+    /// Time has passed for a peer, and all that had come by `read` has been read: returns the flows on which a probe must be sent now.
+    pub fn due(&mut self, peer: usize, read: RawNanos, now: Reading) -> Vec<usize> {
         let mut due = Vec::new();
         self.enter(now.epoch);
         self.peers[peer].wake(now, &mut self.out);
+        self.peers[peer].judge(read, now, &mut self.out);
         self.peers[peer].take_due(now, &mut due, &mut self.out);
         due
     }
@@ -107,9 +131,14 @@ impl Engine {
         peer.request(flow, self.own, now, &records, self.keys.as_ref(), packet)
     }
 
-    /// A probe left.
-    pub fn sent(&mut self, peer: usize, flow: usize, sent: Reading) {
-        self.peers[peer].sent(flow, sent, &mut self.out);
+    /// A probe left; returns its sequence number.
+    pub fn sent(&mut self, peer: usize, flow: usize, sent: Reading) -> u32 {
+        self.peers[peer].sent(flow, sent, &mut self.out)
+    }
+
+    /// The kernel says when it sent a probe.
+    pub fn on_kernel_stamp(&mut self, peer: usize, flow: usize, sequence: u32, stamp: WallNanos) {
+        self.peers[peer].on_kernel_stamp(flow, sequence, stamp, &mut self.stamps, &mut self.out);
     }
 
     /// A probe could not leave.
@@ -123,22 +152,24 @@ impl Engine {
         self.peers[peer].on_error(flow, outcome, sequence, now, &mut self.out);
     }
 
-    /// A packet came back.
-    pub fn on_packet(&mut self, peer: usize, flow: usize, packet: &[u8], now: Reading) {
+    /// A packet came back; `stamp` is the kernel's of its arrival, if there is one.
+    pub fn on_packet(&mut self, peer: usize, flow: usize, (packet, stamp): (&[u8], Option<WallNanos>), now: Reading) {
         self.enter(now.epoch);
         let peer = &mut self.peers[peer];
         peer.wake(now, &mut self.out);
-        let Told { recognised, records } = peer.on_packet(flow, packet, now, self.keys.as_ref(), &mut self.out);
+        let arrival = (packet, stamp);
+        let Told { recognised, records } = peer.on_packet(flow, arrival, (now, &self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
             self.heard = true;
             self.news |= self.hearing.hear(&peer.region, &peer.agent, now.raw, records);
         }
     }
 
-    /// A request came in: whether it is answered.
-    pub fn check(&mut self, packet: &[u8], source: SocketAddr, now: Reading) -> Option<Accepted> {
+    /// A request came in, and `arrival` says what is known of when: whether it is answered.
+    pub fn check(&mut self, packet: &[u8], source: SocketAddr, arrival: Arrival, now: Reading) -> Option<Accepted> {
         self.enter(now.epoch);
-        match self.reflector.check(packet, source, &self.directory, now) {
+        let received = self.received(arrival, now);
+        match self.reflector.check(packet, source, &self.directory, received) {
             Ok(mut accepted) => {
                 let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
                 if let Some(entry) = entry {
@@ -150,6 +181,18 @@ impl Engine {
             Err(reason) => {
                 self.out.push(Observation::MeshDropped(reason.as_str()));
                 None
+            }
+        }
+    }
+
+    /// When a request arrived: by the kernel, or else now.
+    fn received(&mut self, arrival: Arrival, now: Reading) -> Reading {
+        let Some((stamp, empty)) = arrival.stamp.zip(arrival.empty) else { return now };
+        match self.stamps.received(empty, stamp) {
+            Ok(raw) => Reading { raw, wall: stamp, ..now },
+            Err(refusal) => {
+                self.out.push(Observation::StampRefused(refusal.as_str()));
+                now
             }
         }
     }
@@ -196,7 +239,7 @@ fn source_rate_per_s(fleet: &Fleet) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use lagmesh_model::time::WallNanos;
+    use lagmesh_model::state::StampSource;
 
     use super::*;
     use crate::mesh::testing::{announcement_record, fleet};
@@ -210,10 +253,67 @@ mod tests {
         engine.heard = engine.hearing.hear(&region, &agent, now.raw, vec![announcement_record("tokyo-1", 5)]);
         let view = engine.view(now.raw).unwrap();
         assert_eq!((view.heard.len(), view.announcements.len()), (1, 1));
-        engine.due(0, now);
+        engine.due(0, now.raw, now);
         assert!(engine.view(now.raw).is_none());
-        engine.due(0, Reading { epoch: Epoch(2), ..now });
+        engine.due(0, now.raw, Reading { epoch: Epoch(2), ..now });
         let view = engine.view(now.raw).unwrap();
         assert_eq!((view.heard.len(), view.announcements.len(), view.clocks.len()), (0, 0, 0));
+    }
+
+    const WALL_AHEAD_NS: u64 = 1_700_000_000_000_000_000;
+
+    fn reading(us: u64) -> Reading {
+        let raw = RawNanos(1_000_000_000_000 + us * 1_000);
+        Reading { epoch: Epoch(1), raw, wall: WallNanos(raw.0 + WALL_AHEAD_NS) }
+    }
+
+    fn note(engine: &mut Engine, us: u64) -> Reading {
+        let Reading { epoch, raw, wall } = reading(us);
+        engine.note(Bracket { epoch, before: raw, wall, after: raw });
+        reading(us)
+    }
+
+    /// Sends the first probe at 1 ms; the kernel lets it go at 1.1 ms.
+    fn probe(engine: &mut Engine) -> Vec<u8> {
+        let mut packet = [0; PACKET_MAX];
+        note(engine, 0);
+        let now = note(engine, 1_000);
+        let length = engine.request(0, 0, now, &mut packet);
+        let sequence = engine.sent(0, 0, now);
+        note(engine, 1_150);
+        engine.on_kernel_stamp(0, 0, sequence, reading(1_100).wall);
+        packet[..length].to_vec()
+    }
+
+    /// Both ends run late by milliseconds, but the kernels stamped in time: the round trip is that of the network, and so is the clock's
+    /// interval. One reflector that cannot tell when its socket was empty stamps by itself.
+    #[test]
+    fn kernel_stamps_take_lateness_out() {
+        for (empty, expected_us) in [(Some(reading(20_000).raw), 40_000), (None, 42_900)] {
+            let engine = |region: &str| {
+                let agent = format!("{region}-a").parse().unwrap();
+                Engine::new(&Arc::new(fleet(&[])), &region.parse().unwrap(), &agent, None, reading(0))
+            };
+            let (mut oslo, mut tokyo) = (engine("oslo"), engine("tokyo"));
+            tokyo.found(0, "127.0.0.1:18620".parse().unwrap());
+            probe(&mut tokyo);
+            let mut packet = probe(&mut oslo);
+            note(&mut tokyo, 20_000);
+            let read = note(&mut tokyo, 24_000);
+            let arrival = Arrival { stamp: Some(reading(21_100).wall), empty };
+            let accepted = tokyo.check(&packet, "127.0.0.1:45000".parse().unwrap(), arrival, read).unwrap();
+            tokyo.answer(&accepted, &mut packet, reading(24_050));
+            let read = note(&mut oslo, 49_000);
+            oslo.on_packet(0, 0, (&packet, Some(reading(44_050).wall)), read);
+            let answered =
+                oslo.observations().find_map(|said| if let Observation::Probe(probe) = said { Some(probe) } else { None });
+            let answered = answered.unwrap();
+            assert_eq!((answered.rtt_ns, answered.stamps), (Some(expected_us * 1_000), Some(StampSource::Kernel)));
+            let clock = oslo.peers()[0].clock(read.raw).unwrap();
+            assert!(
+                clock.offset.contains(0) && clock.offset.width_ns() < (expected_us * 1_000 + 20_000).cast_signed(),
+                "{clock:?}"
+            );
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use lagmesh_model::interval::drift_ns;
-use lagmesh_model::state::Outcome;
+use lagmesh_model::state::{Outcome, StampSource};
 use lagmesh_model::time::{RawNanos, nanos};
 
 use crate::mesh::schedule::{Due, Schedule};
@@ -62,13 +62,22 @@ pub struct Answer {
     pub dwell_ns: i64,
     /// When it arrived (t4).
     pub at: RawNanos,
+    /// Whether that is the kernel's stamp.
+    pub at_by_kernel: bool,
 }
 
 /// What an answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// It settles its probe.
-    Fate(Fate),
+    Fate {
+        /// What became of it.
+        fate: Fate,
+        /// When it was sent (t1).
+        sent: RawNanos,
+        /// What made its stamps.
+        stamps: StampSource,
+    },
     /// Its probe was answered before.
     Duplicate,
     /// No probe waits for it: never sent, or given up.
@@ -79,9 +88,16 @@ pub enum Settled {
 struct Sent {
     sequence: u32,
     at: RawNanos,
+    at_by_kernel: bool,
     echo: NtpTime,
     overdue: bool,
     stalled: bool,
+}
+
+impl Sent {
+    fn is_newly_overdue(&self, now: RawNanos, patience_ns: i64) -> bool {
+        !self.overdue && !self.stalled && now.since_ns(self.at) > patience_ns
+    }
 }
 
 /// One flow.
@@ -142,10 +158,23 @@ impl Flow {
     pub fn sent(&mut self, at: RawNanos, echo: NtpTime) -> Option<Fate> {
         let full = self.outstanding.len() >= self.outstanding_max;
         let oldest = if full { self.outstanding.pop_front() } else { None };
-        self.outstanding.push_back(Sent { sequence: self.next_sequence, at, echo, overdue: false, stalled: false });
+        let (sequence, at_by_kernel) = (self.next_sequence, false);
+        self.outstanding.push_back(Sent { sequence, at, at_by_kernel, echo, overdue: false, stalled: false });
         self.next_sequence = self.next_sequence.wrapping_add(1);
         self.answered <<= 1;
         oldest.map(|sent| Fate::of(if sent.stalled { Outcome::Skipped } else { Outcome::Lost }))
+    }
+
+    /// When the probe of this number was sent; `None` if it is not out.
+    pub fn sent_at(&self, sequence: u32) -> Option<RawNanos> {
+        self.outstanding.iter().find(|sent| sent.sequence == sequence).map(|sent| sent.at)
+    }
+
+    /// The kernel says when the probe of this number left. Once answered or given up it is what it is.
+    pub fn on_kernel_stamp(&mut self, sequence: u32, at: RawNanos) {
+        if let Some(sent) = self.outstanding.iter_mut().find(|sent| sent.sequence == sequence) {
+            (sent.at, sent.at_by_kernel) = (at, true);
+        }
     }
 
     /// A valid answer came.
@@ -155,21 +184,27 @@ impl Flow {
             return if self.was_answered(answer.sequence) { Settled::Duplicate } else { Settled::NotAwaited };
         };
         let sent = self.outstanding[place];
+        let stamps = match (sent.at_by_kernel, answer.at_by_kernel) {
+            (_, false) => StampSource::User,
+            (false, true) => StampSource::KernelReceive,
+            (true, true) => StampSource::Kernel,
+        };
+        let settled = |fate| Settled::Fate { fate, sent: sent.at, stamps };
         let elapsed_ns = answer.at.since_ns(sent.at);
         let Some(rtt_ns) = round_trip_ns(elapsed_ns, answer.dwell_ns) else {
             self.outstanding.remove(place);
-            return Settled::Fate(Fate::of(Outcome::Corrupt));
+            return settled(Fate::of(Outcome::Corrupt));
         };
         self.outstanding.remove(place);
         self.mark_answered(answer.sequence);
         self.alive = Some(true);
         self.overdue = 0;
         if sent.stalled {
-            return Settled::Fate(Fate::of(Outcome::Skipped));
+            return settled(Fate::of(Outcome::Skipped));
         }
         self.remember(rtt_ns);
         let in_time = elapsed_ns.unsigned_abs() <= nanos(self.timing.deadline);
-        Settled::Fate(Fate { outcome: if in_time { Outcome::InTime } else { Outcome::Late }, rtt_ns: Some(rtt_ns) })
+        settled(Fate { outcome: if in_time { Outcome::InTime } else { Outcome::Late }, rtt_ns: Some(rtt_ns) })
     }
 
     /// An error came back that names a probe, or none; then it means the newest one that is out.
@@ -197,24 +232,36 @@ impl Flow {
         self.alive = None;
     }
 
-    /// Time passes: gives up probes and notices overdue ones.
+    /// Whether [`Flow::on_tick`] would find anything: what waits to be read must be read before.
+    pub fn is_overdue(&self, now: RawNanos) -> bool {
+        let given_up = |sent: &Sent| now.since_ns(sent.at) > nanos(self.timing.give_up).cast_signed();
+        self.outstanding.front().is_some_and(given_up) || self.newly_overdue_after(now).is_some()
+    }
+
+    /// All that had come by `now` has been read: gives up probes and notices overdue ones.
     pub fn on_tick(&mut self, now: RawNanos, fates: &mut Vec<Fate>) {
         let give_up_ns = nanos(self.timing.give_up).cast_signed();
         while let Some(sent) = self.outstanding.front().filter(|sent| now.since_ns(sent.at) > give_up_ns).copied() {
             self.outstanding.pop_front();
             fates.push(Fate::of(if sent.stalled { Outcome::Skipped } else { Outcome::Lost }));
         }
-        // Most of the time nothing is out for long; then the patience need not be known.
-        let waits = |sent: &Sent| !sent.overdue && !sent.stalled && now.since_ns(sent.at) > nanos(PATIENCE_MIN).cast_signed();
-        if !self.outstanding.iter().any(waits) {
-            return;
-        }
-        let patience_ns = nanos(self.patience()).cast_signed();
-        let overdue = |sent: &&mut Sent| !sent.overdue && !sent.stalled && now.since_ns(sent.at) > patience_ns;
+        let Some(patience_ns) = self.newly_overdue_after(now) else { return };
+        let overdue = |sent: &&mut Sent| sent.is_newly_overdue(now, patience_ns);
         let newly = self.outstanding.iter_mut().filter(overdue).map(|sent| sent.overdue = true).count();
         for _ in 0..newly {
             self.count_overdue();
         }
+    }
+
+    /// The patience [ns], if any probe has used it up just now.
+    fn newly_overdue_after(&self, now: RawNanos) -> Option<i64> {
+        let any = |patience_ns: i64| self.outstanding.iter().any(|sent| sent.is_newly_overdue(now, patience_ns));
+        // Most of the time nothing is out for long; then the patience need not be known.
+        if !any(nanos(PATIENCE_MIN).cast_signed()) {
+            return None;
+        }
+        let patience_ns = nanos(self.patience()).cast_signed();
+        any(patience_ns).then_some(patience_ns)
     }
 
     /// Our own host stalled: what is out accuses nobody.

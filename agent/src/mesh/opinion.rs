@@ -141,6 +141,7 @@ impl Opinion {
             kind: self.kind,
             outcome,
             rtt_ns,
+            stamps: None,
             at,
         }));
     }

@@ -2,11 +2,12 @@
 
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
-use lagmesh_model::state::{Outcome, ProbeKind};
-use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
+use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
+use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 
 use crate::measurement::{FlowChange, FlowId, Observation, PeerClock, Probe};
 use crate::mesh::flow::{Answer, Fate, Flow, Settled, Timing};
+use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::offset::{Exchange, OffsetWindow};
 use crate::mesh::schedule::phase;
@@ -107,7 +108,7 @@ impl Peer {
     }
 
     /// Time has passed: must come before anything else that happened since the last call, so that a stall of our own host is
-    /// noticed before answers that waited through it are judged.
+    /// noticed before answers that waited through it are judged. Nothing is overdue by it: see [`Peer::judge`].
     pub fn wake(&mut self, now: Reading, out: &mut Vec<Observation>) {
         let mut fates = std::mem::take(&mut self.fates);
         if now.epoch != self.own_epoch {
@@ -117,7 +118,22 @@ impl Peer {
         } else if self.flows.iter().any(|flow| flow.is_stalled(now.raw)) {
             self.flows.iter_mut().for_each(Flow::on_stall);
         }
-        self.flows.iter_mut().for_each(|flow| flow.on_tick(now.raw, &mut fates));
+        self.tell(fates, now, out);
+    }
+
+    /// The flows on which something would be overdue by `now`: what waits to be read on them must be read before [`Peer::judge`].
+    pub fn overdue(&self, now: RawNanos) -> Vec<usize> {
+        (0..self.flows.len()).filter(|flow| self.flows[*flow].is_overdue(now)).collect()
+    }
+
+    /// All that had come by `read` has been read: what is overdue by then is overdue.
+    pub fn judge(&mut self, read: RawNanos, now: Reading, out: &mut Vec<Observation>) {
+        let mut fates = std::mem::take(&mut self.fates);
+        self.flows.iter_mut().for_each(|flow| flow.on_tick(read, &mut fates));
+        self.tell(fates, now, out);
+    }
+
+    fn tell(&mut self, mut fates: Vec<Fate>, now: Reading, out: &mut Vec<Observation>) {
         for fate in fates.drain(..) {
             out.push(self.probe(fate, now));
         }
@@ -181,10 +197,28 @@ impl Peer {
         end + HMAC_TLV_LENGTH
     }
 
-    /// The probe left, stamped with `sent`.
-    pub fn sent(&mut self, flow: usize, sent: Reading, out: &mut Vec<Observation>) {
+    /// The probe left, stamped with `sent`; returns its sequence number.
+    pub fn sent(&mut self, flow: usize, sent: Reading, out: &mut Vec<Observation>) -> u32 {
+        let sequence = self.flows[flow].next_sequence();
         if let Some(fate) = self.flows[flow].sent(sent.raw, NtpTime::of(sent.wall)) {
             out.push(self.probe(fate, sent));
+        }
+        sequence
+    }
+
+    /// The kernel stamped a probe that left.
+    pub fn on_kernel_stamp(
+        &mut self,
+        flow: usize,
+        sequence: u32,
+        stamp: WallNanos,
+        clock: &mut StampClock,
+        out: &mut Vec<Observation>,
+    ) {
+        let Some(asked) = self.flows[flow].sent_at(sequence) else { return };
+        match clock.sent(asked, stamp) {
+            Ok(at) => self.flows[flow].on_kernel_stamp(sequence, at),
+            Err(refusal) => out.push(Observation::StampRefused(refusal.as_str())),
         }
     }
 
@@ -211,12 +245,12 @@ impl Peer {
         self.say_changes(now, out);
     }
 
-    /// A packet came back on a flow's connected socket.
+    /// A packet came back on a flow's connected socket; `stamp` is the kernel's of its arrival, if there is one.
     pub fn on_packet(
         &mut self,
         flow: usize,
-        packet: &[u8],
-        now: Reading,
+        (packet, stamp): (&[u8], Option<WallNanos>),
+        (now, stamps): (Reading, &StampClock),
         keys: Option<&MeshKeys>,
         out: &mut Vec<Observation>,
     ) -> Told {
@@ -228,20 +262,24 @@ impl Peer {
             Some(clock) => clock.t3.since_ns(clock.t2),
             None => reply.timestamp.since_ns(reply.received),
         };
-        let answer = Answer { sequence: reply.sender_sequence, echo: reply.sender_timestamp, dwell_ns, at: now.raw };
-        let fate = match self.flows[flow].on_answer(&answer) {
-            Settled::Fate(fate) => fate,
+        let sequence = reply.sender_sequence;
+        let arrived = self.flows[flow].sent_at(sequence).zip(stamp).map(|(sent, stamp)| stamps.received(sent, stamp));
+        let (at, at_by_kernel) = (arrived.and_then(Result::ok).unwrap_or(now.raw), matches!(arrived, Some(Ok(_))));
+        let answer = Answer { sequence, echo: reply.sender_timestamp, dwell_ns, at, at_by_kernel };
+        let (fate, sent, stamps) = match self.flows[flow].on_answer(&answer) {
+            Settled::Fate { fate, sent, stamps } => (fate, sent, stamps),
             Settled::Duplicate => return unwanted("duplicate", out),
             Settled::NotAwaited => return unwanted("not-awaited", out),
         };
-        out.push(self.probe(fate, now));
+        out.extend(arrived.and_then(Result::err).map(|refusal| Observation::StampRefused(refusal.as_str())));
+        out.push(self.answered(fate, fate.rtt_ns.map(|_| stamps), now));
         if fate.outcome == Outcome::Corrupt {
             return Told::default();
         }
         self.refused_at = None;
         self.say_changes(now, out);
         let Some(clock) = clock else { return Told::default() };
-        let exchange = Exchange { t1: clock.t1, t2: clock.t2, t3: clock.t3, t4: now.raw };
+        let exchange = Exchange { t1: sent, t2: clock.t2, t3: clock.t3, t4: at };
         if self.offset.record(now.epoch, clock.epoch, &exchange).is_err() {
             out.push(Observation::ClockContradiction(self.agent.clone()));
         }
@@ -279,9 +317,13 @@ impl Peer {
     }
 
     fn probe(&self, fate: Fate, now: Reading) -> Observation {
+        self.answered(fate, None, now)
+    }
+
+    fn answered(&self, fate: Fate, stamps: Option<StampSource>, now: Reading) -> Observation {
         let Fate { outcome, rtt_ns } = fate;
         let (peer, agent) = (self.region.clone(), Some(self.agent.clone()));
-        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, at: now })
+        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, stamps, at: now })
     }
 
     /// A refusal by one flow speaks for all: hosts send only so many of them.

@@ -1,24 +1,25 @@
 //! The reflector's socket. It answers from the very address that was asked: senders with connected sockets take no other.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use anyhow::Context as _;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt};
+use lagmesh_model::time::RawNanos;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::mesh::engine::Arrival;
 use crate::mesh::reflector::REQUEST_MAX;
 use crate::mesh::sender::Shared;
+use crate::mesh::socket::{Received, receive, stamp_arrivals};
 
 /// The room that the reflector asks the kernel for [octets].
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How many requests are answered before others get their turn.
 const REFLECT_AT_ONCE: usize = 64;
-/// Room for the control messages of one packet [octets].
-const CONTROL_LENGTH: usize = 256;
 
 /// Binds the reflector's socket.
 ///
@@ -35,6 +36,7 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket>
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
+        stamp_arrivals(&socket);
         socket.bind(&listen.into())?;
         io::Result::Ok(socket.into())
     };
@@ -47,12 +49,17 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket>
 /// If the socket fails.
 pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> {
     let mut packet = [0; REQUEST_MAX + 1];
+    let mut empty = None;
     loop {
         socket.readable().await.context("wait for mesh packets")?;
         for _ in 0..REFLECT_AT_ONCE {
+            let looked = shared.with(|_, now| now.raw);
             match socket.try_io(Interest::READABLE, || receive(socket, &mut packet)) {
-                Ok(received) => reflect_one(shared, socket, &mut packet[..received.length], &received),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(received) => reflect_one(shared, socket, &mut packet[..received.length], &received, empty),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    empty = Some(looked);
+                    break;
+                }
                 Err(error) => tracing::debug!(%error, "receive mesh packet"),
             }
         }
@@ -60,45 +67,27 @@ pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> 
     }
 }
 
-/// A packet that came in.
-struct Received {
-    length: usize,
-    source: SockaddrStorage,
-    /// To which of our addresses it came.
-    asked: Option<ControlMessageOwned>,
-}
-
-fn receive(socket: &UdpSocket, packet: &mut [u8]) -> io::Result<Received> {
-    let mut control = [0; CONTROL_LENGTH];
-    let mut room = [IoSliceMut::new(packet)];
-    let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), MsgFlags::MSG_DONTWAIT)?;
-    let source = message.address.ok_or(io::ErrorKind::InvalidData)?;
-    let is_address = |control: &ControlMessageOwned| {
-        matches!(control, ControlMessageOwned::Ipv4PacketInfo(_) | ControlMessageOwned::Ipv6PacketInfo(_))
-    };
-    let asked = message.cmsgs().ok().and_then(|mut controls| controls.find(is_address));
-    Ok(Received { length: message.bytes, source, asked })
-}
-
-fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], received: &Received) {
-    let Some(source) = address_of(&received.source) else { return };
-    let Some(accepted) = shared.with(|engine, now| engine.check(packet, source, now)) else { return };
+fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], received: &Received, empty: Option<RawNanos>) {
+    let Some((source, address)) = received.source.as_ref().and_then(|source| Some((source, address_of(source)?))) else { return };
+    let arrival = Arrival { stamp: received.stamp, empty };
+    let Some(accepted) = shared.with(|engine, now| engine.check(packet, address, arrival, now)) else { return };
     shared.with(|engine, now| engine.answer(&accepted, packet, now));
-    if let Err(error) = answer(socket, packet, received) {
-        tracing::debug!(%source, %error, "answer mesh packet");
+    if let Err(error) = answer(socket, packet, source, received.asked.as_ref()) {
+        tracing::debug!(source = %address, %error, "answer mesh packet");
     }
 }
 
 /// Sends the answer back, from the address that was asked, by whatever way the routes say.
-fn answer(socket: &UdpSocket, packet: &[u8], received: &Received) -> io::Result<()> {
-    let (descriptor, octets, to) = (socket.as_raw_fd(), [IoSlice::new(packet)], Some(&received.source));
+fn answer(socket: &UdpSocket, packet: &[u8], to: &SockaddrStorage, asked: Option<&ControlMessageOwned>) -> io::Result<()> {
+    let (descriptor, octets, to) = (socket.as_raw_fd(), [IoSlice::new(packet)], Some(to));
     let send = |control: &[ControlMessage<'_>]| sendmsg(descriptor, &octets, control, MsgFlags::MSG_DONTWAIT, to);
-    match received.asked {
-        Some(ControlMessageOwned::Ipv4PacketInfo(mut info)) => {
+    match asked {
+        Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
+            let mut info = *info;
             info.ipi_ifindex = 0;
             send(&[ControlMessage::Ipv4PacketInfo(&info)])?
         }
-        Some(ControlMessageOwned::Ipv6PacketInfo(info)) => send(&[ControlMessage::Ipv6PacketInfo(&info)])?,
+        Some(ControlMessageOwned::Ipv6PacketInfo(info)) => send(&[ControlMessage::Ipv6PacketInfo(info)])?,
         _ => send(&[])?,
     };
     Ok(())

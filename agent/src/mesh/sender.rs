@@ -1,12 +1,11 @@
 //! The sockets towards peers: one connected UDP socket per flow. They do what [`Engine`] says.
 //!
-//! Everything here runs on one thread of its own, away from busy workers. Stamps are taken in user space, right before a send and
-//! right after a receive: late or early on the safe side for bounds.
+//! Everything here runs on one thread of its own, away from busy workers. A probe is stamped by the kernel where that can be believed
+//! ([`crate::mesh::kernel`]), else in user space, right before a send and right after a receive: on the safe side for bounds.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::Clock;
 use lagmesh_model::fleet::Address;
 use lagmesh_model::state::Outcome;
-use lagmesh_model::time::Reading;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use lagmesh_model::time::{RawNanos, Reading};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -25,9 +24,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::measurement::{Observation, Observations};
 use crate::mesh::engine::Engine;
+use crate::mesh::kernel::SendIds;
 use crate::mesh::peer::PACKET_MAX;
 use crate::mesh::reflector::REQUEST_MAX;
 use crate::mesh::resolve::{RESOLVE_TIMEOUT, choose, lookup};
+use crate::mesh::socket::{Queued, queued, receive as receive_one, stamp_both_ways};
 
 /// The longest sleep between two looks at what is overdue.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,21 +36,11 @@ const TICK: Duration = Duration::from_millis(100);
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How often while nothing answers.
 const RESOLVE_EVERY_DEAD: Duration = Duration::from_secs(5);
-/// How many queued errors of a socket are read at once.
-const ERRORS_AT_ONCE: usize = 16;
-
 /// How many packets of a flow are taken in before others get their turn: a flood on one socket must not silence the mesh.
 const PACKETS_AT_ONCE: usize = 16;
 
-/// What made a stamp.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StampSource {
-    /// The process itself.
-    User,
-}
-
-/// Where the stamps of this shell come from.
-pub const STAMP_SOURCE: StampSource = StampSource::User;
+/// How many are taken in before something is called overdue: more than can be out.
+const PACKETS_BEFORE_JUDGING: usize = 1024;
 
 /// What the futures of the mesh thread share.
 #[derive(Debug)]
@@ -70,7 +61,9 @@ impl Shared {
     /// Does something with the engine now, and passes on what it observed.
     pub fn with<T>(&self, act: impl FnOnce(&mut Engine, Reading) -> T) -> T {
         let mut engine = self.engine.borrow_mut();
-        let result = act(&mut engine, self.clock.now());
+        let reading = self.clock.bracket();
+        engine.note(reading);
+        let result = act(&mut engine, Reading { epoch: reading.epoch, raw: reading.before, wall: reading.wall });
         let mut unheard = false;
         for observation in engine.observations() {
             let is_change = matches!(observation, Observation::Flow(_));
@@ -90,7 +83,14 @@ impl Shared {
 #[derive(Debug)]
 struct Connected {
     address: SocketAddr,
-    flows: Vec<UdpSocket>,
+    flows: Vec<Line>,
+}
+
+/// The socket of a flow.
+#[derive(Debug)]
+struct Line {
+    socket: UdpSocket,
+    ids: RefCell<SendIds>,
 }
 
 /// Probes one peer agent for ever.
@@ -114,34 +114,59 @@ async fn send(shared: &Shared, peer: usize, connected: &RefCell<Option<Rc<Connec
         });
         sleep(wait).await;
         let sockets = connected.borrow().clone();
-        for flow in shared.with(|engine, now| engine.due(peer, now)) {
+        let read = catch_up(shared, peer, sockets.as_deref());
+        for flow in shared.with(|engine, now| engine.due(peer, read, now)) {
             send_one(shared, peer, flow, sockets.as_ref().and_then(|sockets| sockets.flows.get(flow)));
         }
     }
 }
 
-fn send_one(shared: &Shared, peer: usize, flow: usize, socket: Option<&UdpSocket>) {
+/// Reads what waits where something would be overdue: this thread may have been held up while the answers came. Returns the moment up
+/// to which all is read.
+fn catch_up(shared: &Shared, peer: usize, connected: Option<&Connected>) -> RawNanos {
+    let (overdue, now) = shared.with(|engine, now| (engine.overdue(peer, now), now.raw));
+    let mut packet = [0; REQUEST_MAX];
+    for flow in overdue {
+        let Some(line) = connected.and_then(|connected| connected.flows.get(flow)) else { continue };
+        take_queued(shared, peer, flow, line);
+        for _ in 0..PACKETS_BEFORE_JUDGING {
+            let Ok(received) = receive_one(&line.socket, &mut packet) else { break };
+            shared.with(|engine, now| engine.on_packet(peer, flow, (&packet[..received.length], received.stamp), now));
+        }
+    }
+    now
+}
+
+fn send_one(shared: &Shared, peer: usize, flow: usize, line: Option<&Line>) {
+    let Some(line) = line else { return shared.with(|engine, now| engine.not_sent(peer, flow, Outcome::SendError, now)) };
     let mut packet = [0; PACKET_MAX];
-    shared.with(|engine, now| {
-        let Some(socket) = socket else { return engine.not_sent(peer, flow, Outcome::SendError, now) };
+    let waiting = shared.with(|engine, now| {
         let length = engine.request(peer, flow, now, &mut packet);
-        let mut result = socket.try_send(&packet[..length]);
+        let mut result = line.socket.try_send(&packet[..length]);
+        let mut waiting = Vec::new();
         if result.as_ref().is_err_and(|error| outcome_of(error) != Outcome::SendError) {
             // The error may be the answer to an earlier probe, and then this one has not been tried yet.
-            for (outcome, sequence) in queued_errors(socket) {
-                engine.on_error(peer, flow, outcome, sequence, now);
-            }
-            result = socket.try_send(&packet[..length]);
+            waiting = queued(&line.socket);
+            waiting.retain(|one| {
+                let Queued::Error { number, sequence } = one else { return true };
+                engine.on_error(peer, flow, outcome_of_number(*number), *sequence, now);
+                false
+            });
+            result = line.socket.try_send(&packet[..length]);
         }
         match result {
-            Ok(_) => engine.sent(peer, flow, now),
+            Ok(_) => line.ids.borrow_mut().sent(engine.sent(peer, flow, now)),
             // Nothing went out, so a refusal is not about this probe.
             Err(error) => match outcome_of(&error) {
                 Outcome::Unreachable => engine.not_sent(peer, flow, Outcome::Unreachable, now),
                 _ => engine.not_sent(peer, flow, Outcome::SendError, now),
             },
         }
+        waiting
     });
+    settle(shared, peer, flow, line, waiting);
+    // The stamp of this probe is there already, unless it waits in a queue of the host.
+    take_queued(shared, peer, flow, line);
 }
 
 /// Finds the peer, opens sockets to it, and listens to them; looks again from time to time whether it has moved.
@@ -151,7 +176,7 @@ async fn receive(shared: &Shared, peer: usize, address: &Address, own: IpAddr, c
         let current = connected.borrow().as_ref().map(|connected| connected.address);
         match find(shared, peer, address, own, current).await {
             Ok(Some(new)) => {
-                tracing::info!(peer = %address, address = %new.address, flows = new.flows.len(), stamps = ?STAMP_SOURCE, "probing");
+                tracing::info!(peer = %address, address = %new.address, flows = new.flows.len(), "probing");
                 *connected.borrow_mut() = Some(Rc::new(new));
                 failing = false;
             }
@@ -198,13 +223,13 @@ async fn find(
     });
     let flows = (0..count).map(|_| open(own, target)).collect::<io::Result<Vec<_>>>().context("open sockets")?;
     for flow in &flows {
-        flow.writable().await.context("open sockets")?;
+        flow.socket.writable().await.context("open sockets")?;
     }
     Ok(Some(Connected { address: target, flows }))
 }
 
 /// A connected socket from a port of its own; from our own mesh address if that is a certain one, as peers know us by it.
-fn open(own: IpAddr, target: SocketAddr) -> io::Result<UdpSocket> {
+fn open(own: IpAddr, target: SocketAddr) -> io::Result<Line> {
     let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
@@ -214,15 +239,16 @@ fn open(own: IpAddr, target: SocketAddr) -> io::Result<UdpSocket> {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
     }
+    stamp_both_ways(&socket);
     socket.connect(&target.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(Line { socket: UdpSocket::from_std(socket.into())?, ids: RefCell::default() })
 }
 
 /// Listens to all flows of a peer; ends only if there are none.
 async fn listen(shared: &Shared, peer: usize, connected: Option<&Connected>) {
     let Some(connected) = connected else { return std::future::pending().await };
     let mut flows: FuturesUnordered<_> =
-        connected.flows.iter().enumerate().map(|(flow, socket)| listen_one(shared, peer, flow, socket)).collect();
+        connected.flows.iter().enumerate().map(|(flow, line)| listen_one(shared, peer, flow, line)).collect();
     while let Some(result) = flows.next().await {
         let Err(error) = result;
         tracing::warn!(peer, %error, "mesh socket failed");
@@ -230,69 +256,66 @@ async fn listen(shared: &Shared, peer: usize, connected: Option<&Connected>) {
     sleep(RESOLVE_EVERY_DEAD).await;
 }
 
-async fn listen_one(
-    shared: &Shared,
-    peer: usize,
-    flow: usize,
-    socket: &UdpSocket,
-) -> Result<std::convert::Infallible, io::Error> {
+async fn listen_one(shared: &Shared, peer: usize, flow: usize, line: &Line) -> Result<std::convert::Infallible, io::Error> {
     let mut packet = [0; REQUEST_MAX];
     loop {
-        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        let ready = line.socket.ready(Interest::READABLE | Interest::ERROR).await?;
         if ready.is_error() {
-            take_errors(shared, peer, flow, socket);
+            take_errors(shared, peer, flow, line);
         }
         for _ in 0..PACKETS_AT_ONCE {
-            let Ok(length) = socket.try_recv(&mut packet) else { break };
-            shared.with(|engine, now| engine.on_packet(peer, flow, &packet[..length], now));
+            let received = line.socket.try_io(Interest::READABLE, || receive_one(&line.socket, &mut packet));
+            let Ok(received) = received else { break };
+            shared.with(|engine, now| engine.on_packet(peer, flow, (&packet[..received.length], received.stamp), now));
         }
         tokio::task::yield_now().await;
     }
 }
 
 /// Reads the errors that wait at a socket, within the call that marks it as free of errors, so that none is missed.
-fn take_errors(shared: &Shared, peer: usize, flow: usize, socket: &UdpSocket) {
-    let mut errors = Vec::new();
-    let taken: io::Result<()> = socket.try_io(Interest::ERROR, || {
-        errors = queued_errors(socket);
-        let pending = socket.take_error()?;
-        errors.extend(pending.filter(|_| errors.is_empty()).map(|error| (outcome_of(&error), None)));
+fn take_errors(shared: &Shared, peer: usize, flow: usize, line: &Line) {
+    let mut found = Vec::new();
+    let taken: io::Result<()> = line.socket.try_io(Interest::ERROR, || {
+        found = queued(&line.socket);
+        let pending = line.socket.take_error()?;
+        let told = found.iter().any(|one| matches!(one, Queued::Error { .. }));
+        let number = pending.filter(|_| !told).map(|error| error.raw_os_error());
+        found.extend(number.map(|number| Queued::Error { number, sequence: None }));
         Err(io::ErrorKind::WouldBlock.into())
     });
     if let Err(error) = taken.or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Ok(()) } else { Err(error) }) {
         tracing::debug!(%error, "read the errors of a mesh socket");
     }
+    settle(shared, peer, flow, line, found);
+}
+
+fn take_queued(shared: &Shared, peer: usize, flow: usize, line: &Line) {
+    settle(shared, peer, flow, line, queued(&line.socket));
+}
+
+/// Passes on what a socket's queue held.
+fn settle(shared: &Shared, peer: usize, flow: usize, line: &Line, found: Vec<Queued>) {
+    if found.is_empty() {
+        return;
+    }
     shared.with(|engine, now| {
-        for (outcome, sequence) in errors {
-            engine.on_error(peer, flow, outcome, sequence, now);
+        for one in found {
+            match one {
+                Queued::Error { number, sequence } => {
+                    engine.on_error(peer, flow, outcome_of_number(number), sequence, now);
+                }
+                Queued::Left { id, stamp } => {
+                    if let Some(sequence) = line.ids.borrow_mut().sequence_of(id) {
+                        engine.on_kernel_stamp(peer, flow, sequence, stamp);
+                    }
+                }
+            }
         }
     });
 }
 
-/// Empties a socket's queue of errors: what each means, and the sequence number of the probe that it quotes, if it quotes that much.
-fn queued_errors(socket: &UdpSocket) -> Vec<(Outcome, Option<u32>)> {
-    let mut errors = Vec::new();
-    let mut control = [0; 256];
-    while errors.len() < ERRORS_AT_ONCE {
-        let mut quoted = [0; 4];
-        let mut room = [io::IoSliceMut::new(&mut quoted)];
-        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let Ok(message) = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), flags) else { break };
-        let number = message.cmsgs().ok().and_then(|mut controls| controls.find_map(|control| error_number(&control)));
-        let whole = message.bytes == 4;
-        let outcome = number.map_or(Outcome::Unreachable, |number| outcome_of(&io::Error::from_raw_os_error(number)));
-        errors.push((outcome, whole.then(|| u32::from_be_bytes(quoted))));
-    }
-    errors
-}
-
-fn error_number(control: &ControlMessageOwned) -> Option<i32> {
-    match control {
-        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-            i32::try_from(error.ee_errno).ok()
-        }
-        _ => None,
-    }
+fn outcome_of_number(number: Option<i32>) -> Outcome {
+    number.map_or(Outcome::Unreachable, |number| outcome_of(&io::Error::from_raw_os_error(number)))
 }
 
 /// What an error of a socket means for a probe.
@@ -305,29 +328,4 @@ pub fn outcome_of(error: &io::Error) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::mesh::testing::fleet;
-
-    /// A change that did not fit into the queue is told again once it fits: a dead flow never stays alive by an accident.
-    #[test]
-    fn changes_are_told_until_they_are_heard() {
-        let clock = Clock::new();
-        let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
-        let engine =
-            Engine::new(&Arc::new(fleet(&[("tcp = false", "tcp = false\nflows = 1")])), &oslo, &oslo_a, None, clock.now());
-        let (observations, mut queue) = Observations::queue(1);
-        let shared = Shared::new(engine, clock, observations);
-        for _ in 0..2 {
-            shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
-        }
-        let mut heard = || std::iter::from_fn(|| queue.try_recv().ok()).any(|said| matches!(said, Observation::Flow(_)));
-        assert!(!heard(), "only the first fate fitted");
-        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
-        assert!(heard());
-        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
-        assert!(!heard(), "heard, and not told again");
-    }
-}
+mod tests;

@@ -29,6 +29,7 @@ pub struct Summary {
     replications: Replications,
     lateness: Exponential,
     mesh_dropped: BTreeMap<&'static str, u64>,
+    stamps_refused: BTreeMap<&'static str, u64>,
     contradictions: u64,
     batches: u64,
 }
@@ -59,6 +60,7 @@ impl Summary {
             start: start.wall,
             lateness: Exponential::new(),
             mesh_dropped: BTreeMap::new(),
+            stamps_refused: BTreeMap::new(),
             contradictions: 0,
             batches: 0,
         }
@@ -71,6 +73,7 @@ impl Summary {
             Observation::Flow(change) => self.links.record_flow(&change),
             Observation::Lateness(late) => self.lateness.record_ns(nanos(late)),
             Observation::MeshDropped(reason) => *self.mesh_dropped.entry(reason).or_default() += 1,
+            Observation::StampRefused(reason) => *self.stamps_refused.entry(reason).or_default() += 1,
             Observation::ClockContradiction(_) => self.contradictions += 1,
             Observation::Node(event) => self.replications.record(event, view),
         }
@@ -120,6 +123,10 @@ impl Summary {
         out.push(Series::histogram(&catalogue::SCHEDULE_LATENESS, region.clone(), self.lateness.clone()));
         for (reason, packets) in &self.mesh_dropped {
             out.push(Series::counter(&catalogue::MESH_DROPPED, region.clone().with(Attribute::Reason, reason), *packets));
+        }
+        for (reason, stamps) in &self.stamps_refused {
+            let attributes = region.clone().with(Attribute::Reason, reason);
+            out.push(Series::counter(&catalogue::MESH_STAMPS_REFUSED, attributes, *stamps));
         }
         out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
         out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));

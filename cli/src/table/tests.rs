@@ -1,5 +1,7 @@
 //! Whole screens against golden text.
 
+use std::collections::BTreeMap;
+
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
 use lagmesh_model::status::{CastVote, Cluster, Export, Link, LinkKind, Node, Quantiles, Region, Replication, Seconds, Verdict};
@@ -22,7 +24,13 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
         flows_alive: Known::known(16),
         flows: 16,
         floor_s: None,
-        kinds: vec![LinkKind { kind: ProbeKind::Stamp, rtt: Known::known(quantiles(rtt_s)), settled: 960, answered: 960 - lost }],
+        kinds: vec![LinkKind {
+            kind: ProbeKind::Stamp,
+            rtt: Known::known(quantiles(rtt_s)),
+            settled: 960,
+            answered: 960 - lost,
+            stamps: BTreeMap::new(),
+        }],
         clock_error_s: Known::known(0.001),
         evidence_age_s: Known::known(2.0),
     }
@@ -30,7 +38,8 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
 
 fn silent_link(region: &str, peer: &str) -> Link {
     let why = "the agent of tokyo is silent";
-    let kinds = vec![LinkKind { kind: ProbeKind::Stamp, rtt: Known::unknown(why), settled: 0, answered: 0 }];
+    let kinds =
+        vec![LinkKind { kind: ProbeKind::Stamp, rtt: Known::unknown(why), settled: 0, answered: 0, stamps: BTreeMap::new() }];
     Link { state: LinkState::Unknown, why: why.to_owned(), kinds, flows_alive: Known::unknown(why), ..link(region, peer, 1.0, 0) }
 }
 

@@ -4,7 +4,7 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, LinkState, NodeRole, NodeState, Outcome, ProbeKind, ReplicationState, Stage, WriteOutcome,
+    Basis, Bound, LinkState, NodeRole, NodeState, Outcome, ProbeKind, ReplicationState, Stage, StampSource, WriteOutcome,
 };
 
 /// What `synchronous_commit` may be.
@@ -34,6 +34,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Stage => Stage::from_word(word).is_some(),
         Attribute::Role => NodeRole::from_word(word).is_some(),
         Attribute::Stream => STREAMS.contains(&word),
+        Attribute::Stamps => StampSource::from_word(word).is_some(),
         Attribute::Level => LEVELS.contains(&word),
         Attribute::Objective => OBJECTIVES.contains(&word),
         Attribute::System => word.parse::<u64>().is_ok(),

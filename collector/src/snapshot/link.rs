@@ -1,12 +1,14 @@
 //! One cell of the mesh: what the agents of one region say about the way to another.
 
+use std::collections::BTreeMap;
+
 use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::{Fleet, Region};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
+use lagmesh_model::state::{LinkState, Outcome, ProbeKind, StampSource};
 use lagmesh_model::status::{Link, LinkKind, Quantiles};
 use lagmesh_model::time::Reading;
 
@@ -107,7 +109,17 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
         };
         sources.iter().flat_map(|witness| outcomes.iter().filter_map(move |outcome| of(witness, outcome))).sum()
     };
-    LinkKind { kind, rtt: rtt(sources, &attributes, silence), settled: count(SETTLED), answered: count(ANSWERED) }
+    let stamps = if kind == ProbeKind::Stamp { stamps(sources, pair) } else { BTreeMap::new() };
+    LinkKind { kind, rtt: rtt(sources, &attributes, silence), settled: count(SETTLED), answered: count(ANSWERED), stamps }
+}
+
+/// The round trips of the last minute by what stamped them, where any did.
+fn stamps(sources: &[Witness<'_>], pair: &Attributes) -> BTreeMap<StampSource, u64> {
+    let count = |source: &StampSource| {
+        let attributes = pair.clone().with(Attribute::Stamps, source);
+        sources.iter().filter_map(|witness| witness.recent_count(&catalogue::LINK_STAMPS, &attributes)).sum()
+    };
+    StampSource::ALL.iter().map(|source| (*source, count(source))).filter(|(_, count)| *count > 0).collect()
 }
 
 /// The round-trip times of the last minute, of all agents of the region together.

@@ -4,7 +4,7 @@ use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::exposition;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Series, Value};
-use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, ReplicationState};
+use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, StampSource};
 use lagmesh_model::status::{FleetStatus, Link, Replication};
 
 use super::*;
@@ -103,6 +103,7 @@ fn a_working_fleet_is_known_in_full() {
         assert!((value.p50_s - 0.020).abs() < 0.020 * 0.0114 && value.samples == 320, "{value:?}");
         let stamp = &link.kinds[0];
         assert_eq!((link.state, stamp.settled, stamp.answered), (LinkState::Ok, 320, 320));
+        assert_eq!(stamp.stamps, BTreeMap::from([(StampSource::Kernel, 320)]));
     }
     assert_eq!(status.replications.len(), 2);
     for row in &status.replications {

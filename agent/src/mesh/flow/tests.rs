@@ -23,7 +23,7 @@ fn send(flow: &mut Flow, ms: u64) -> u32 {
 }
 
 fn answer(flow: &mut Flow, sequence: u32, sent_ms: u64, ms: u64) -> Settled {
-    flow.on_answer(&Answer { sequence, echo: NtpTime(sent_ms), dwell_ns: 1_000, at: at(ms) })
+    flow.on_answer(&Answer { sequence, echo: NtpTime(sent_ms), dwell_ns: 1_000, at: at(ms), at_by_kernel: false })
 }
 
 fn tick(flow: &mut Flow, ms: u64) -> Vec<Outcome> {
@@ -34,7 +34,7 @@ fn tick(flow: &mut Flow, ms: u64) -> Vec<Outcome> {
 
 fn outcome(settled: Settled) -> Option<Outcome> {
     match settled {
-        Settled::Fate(fate) => Some(fate.outcome),
+        Settled::Fate { fate, .. } => Some(fate.outcome),
         Settled::Duplicate | Settled::NotAwaited => None,
     }
 }
@@ -113,7 +113,7 @@ fn patience() {
     for (rtt_ms, expected_ms) in [(1, 200), (80, 320), (700, 1000)] {
         let mut flow = flow();
         let sequence = send(&mut flow, 0);
-        flow.on_answer(&Answer { sequence, echo: NtpTime(0), dwell_ns: 0, at: at(rtt_ms) });
+        flow.on_answer(&Answer { sequence, echo: NtpTime(0), dwell_ns: 0, at: at(rtt_ms), at_by_kernel: false });
         assert_eq!(flow.patience().as_millis(), expected_ms);
     }
     assert_eq!(flow().patience(), TIMING.deadline);
@@ -160,6 +160,46 @@ fn errors() {
     assert_eq!(flow.alive(), Some(false));
 }
 
+/// A kernel's stamp of the sending counts for the answer that comes after it, not for one that came before; who stamped what is told.
+#[test]
+fn kernel_stamps_of_the_sending() {
+    let mut flow = flow();
+    let first = send(&mut flow, 0);
+    assert_eq!(flow.sent_at(first), Some(at(0)));
+    flow.on_kernel_stamp(first, at(2));
+    let answer =
+        |sequence, sent_ms, ms, at_by_kernel| Answer { sequence, echo: NtpTime(sent_ms), dwell_ns: 0, at: at(ms), at_by_kernel };
+    let settled = |rtt_ms: u64, sent_ms, stamps| {
+        let fate = Fate { outcome: Outcome::InTime, rtt_ns: Some(rtt_ms * 1_000_000) };
+        Settled::Fate { fate, sent: at(sent_ms), stamps }
+    };
+    assert_eq!(flow.on_answer(&answer(first, 0, 20, true)), settled(18, 2, StampSource::Kernel));
+    let second = send(&mut flow, 1000);
+    assert_eq!(flow.on_answer(&answer(second, 1000, 1020, true)), settled(20, 1000, StampSource::KernelReceive));
+    flow.on_kernel_stamp(second, at(1002));
+    assert_eq!((flow.sent_at(second), flow.newest_rtt_ns()), (None, Some(20_000_000)));
+    let third = send(&mut flow, 2000);
+    flow.on_kernel_stamp(third, at(2001));
+    assert_eq!(flow.on_answer(&answer(third, 2000, 2020, false)), settled(19, 2001, StampSource::User));
+}
+
+/// Looking whether something is overdue tells exactly whether the tick finds something.
+#[test]
+fn overdue_is_what_the_tick_finds() {
+    let mut flow = flow();
+    send(&mut flow, 0);
+    send(&mut flow, 1000);
+    let mut found = Vec::new();
+    for ms in (0..12_000).step_by(100) {
+        let expected = flow.is_overdue(at(ms));
+        let before = flow.overdue;
+        let fates = tick(&mut flow, ms);
+        assert_eq!(expected, flow.overdue != before || !fates.is_empty(), "{ms}");
+        found.extend(expected.then_some(ms));
+    }
+    assert_eq!(found, [1100, 2100, 10_100, 11_100]);
+}
+
 proptest! {
     /// Whatever happens, each attempt has exactly one fate: attempts = fates + those still out; and no round trip is zero.
     #[test]
@@ -184,8 +224,8 @@ proptest! {
                 3 | 4 => {
                     if let Some((sequence, ms)) = sent.get(usize::from(pick) % sent.len().max(1)) {
                         let dwell_ns = if pick > 250 { i64::MAX / 2 } else { 10 };
-                        let answer = Answer { sequence: *sequence, echo: NtpTime(*ms), dwell_ns, at: at(now) };
-                        if let Settled::Fate(fate) = flow.on_answer(&answer) {
+                        let answer = Answer { sequence: *sequence, echo: NtpTime(*ms), dwell_ns, at: at(now), at_by_kernel: false };
+                        if let Settled::Fate { fate, .. } = flow.on_answer(&answer) {
                             prop_assert!(fate.rtt_ns != Some(0));
                             tick.push(fate);
                         }

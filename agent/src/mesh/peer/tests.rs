@@ -14,6 +14,7 @@ struct World {
     reflector: Reflector,
     directory: Directory,
     keys: Option<MeshKeys>,
+    stamps: StampClock,
     out: Vec<Observation>,
 }
 
@@ -40,6 +41,7 @@ impl World {
             reflector: Reflector::new(AgentHash::of(&tokyo_a), keys.clone(), 1_000),
             directory,
             keys,
+            stamps: StampClock::default(),
             out: Vec::new(),
         }
     }
@@ -48,6 +50,7 @@ impl World {
     fn send(&mut self, ms: u64) -> Vec<(usize, Vec<u8>)> {
         let mut due = Vec::new();
         self.peer.wake(now(ms), &mut self.out);
+        self.peer.judge(now(ms).raw, now(ms), &mut self.out);
         self.peer.take_due(now(ms), &mut due, &mut self.out);
         let mut packets = Vec::new();
         for flow in due {
@@ -71,7 +74,7 @@ impl World {
 
     fn receive(&mut self, flow: usize, packet: &[u8], ms: u64) -> Told {
         self.peer.wake(now(ms), &mut self.out);
-        self.peer.on_packet(flow, packet, now(ms), self.keys.as_ref(), &mut self.out)
+        self.peer.on_packet(flow, (packet, None), (now(ms), &self.stamps), self.keys.as_ref(), &mut self.out)
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {

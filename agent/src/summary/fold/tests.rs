@@ -98,6 +98,7 @@ fn own_series() {
         Observation::MeshDropped("too-short"),
         Observation::MeshDropped("too-short"),
         Observation::MeshDropped("bad-hmac"),
+        Observation::StampRefused("moved"),
         Observation::ClockContradiction("tokyo".parse().unwrap()),
     ] {
         summary.record(observation, &view);
@@ -109,6 +110,7 @@ fn own_series() {
     let count = |name, by| counters(&snapshot, name, by);
     let expect = |pairs: &[(&str, u64)]| pairs.iter().map(|(key, n)| ((*key).to_owned(), *n)).collect::<BTreeMap<_, _>>();
     assert_eq!(count("lagmesh.mesh.dropped", Attribute::Reason), expect(&[("too-short", 2), ("bad-hmac", 1)]));
+    assert_eq!(count("lagmesh.mesh.stamps_refused", Attribute::Reason), expect(&[("moved", 1)]));
     assert_eq!(count("lagmesh.clock.contradictions", Attribute::Region), expect(&[("dublin", 1)]));
     assert_eq!(count("lagmesh.clock.epochs", Attribute::Region), expect(&[("dublin", 2)]));
     assert_eq!(count("lagmesh.agent.dropped", Attribute::Reason), expect(&[("observations", 3), ("batches", 4)]));
@@ -183,6 +185,7 @@ fn awaited() {
         kind: ProbeKind::Tcp,
         outcome: Outcome::Refused,
         rtt_ns: None,
+        stamps: None,
         at: NOW,
     }));
     assert!(readiness.is_ready());
