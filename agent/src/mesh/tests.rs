@@ -16,6 +16,8 @@ use crate::measurement::{Confirmation, Observation, Observations, Outbox, PeerVi
 use crate::mesh::testing::{announcement, confirmation, fleet};
 use crate::mesh::{MeshContext, MeshKeys, start};
 
+mod truth;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Running {

@@ -47,6 +47,7 @@ library! {
     delayed_cascade = "delayed-cascade",
     logical_one_way = "logical-one-way",
     spool_disk_full = "spool-disk-full",
+    kernel_stamps_of_another_clock = "kernel-stamps-of-another-clock",
 }
 
 /// Every file of the library is read without a complaint and bears its own name, and every fast one is run here.

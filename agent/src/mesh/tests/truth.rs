@@ -1,0 +1,108 @@
+//! The mesh over the emulated network, held against what the network saw.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_model::state::StampSource;
+use lagmesh_tests::real::Real;
+use lagmesh_tests::skip::skip;
+use lagmesh_tests::wan::path::LinkSettings;
+use lagmesh_tests::wan::{HostPlan, LinkPlan, NotPossible, Wan, WanPlan};
+
+use super::{Running, key, run};
+use crate::measurement::{Observation, Probe};
+use crate::mesh::testing::fleet;
+
+const PORT: u16 = 18_620;
+const WATCHED: Duration = Duration::from_secs(6);
+/// The reflector's stamp of its reply is its own: between it and the leaving lies the work that is left [ns].
+const REPLYING_NS: i64 = 1_000_000;
+/// What bringing a stamp onto another clock may cost [ns].
+const CONVERTED_NS: i64 = 20_000;
+
+fn network() -> anyhow::Result<Wan> {
+    let link = |from: &str, to: &str, delay_ns| LinkPlan {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        settings: LinkSettings::delayed(delay_ns),
+    };
+    let hosts = vec![HostPlan::new("oslo", "oslo"), HostPlan::new("tokyo", "tokyo")];
+    let links = vec![link("oslo", "tokyo", 3_000_000), link("tokyo", "oslo", 5_000_000)];
+    Wan::start(&WanPlan { hosts, links, ..WanPlan::default() })
+}
+
+/// The round trips that came in while it was watched, in their order.
+async fn watch(running: &mut Running) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    while let Some(said) = running.observed.recv().await {
+        match said {
+            Observation::Probe(probe) if probe.rtt_ns.is_some() => probes.push(probe),
+            _ => {}
+        }
+    }
+    probes
+}
+
+fn quantile(sorted: &[i64], percent: usize) -> i64 {
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// No round trip is shorter than the true one, and most are hardly longer; over IPv4 and IPv6, with a key and without. Kernel stamps are
+/// what makes it so: most are used, all but few on a machine that is not busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn round_trips_are_the_true_ones() {
+    let wan = match network() {
+        Ok(wan) => wan,
+        Err(error) if NotPossible::is_cause_of(&error) => {
+            return skip(&format!("round trips over the emulated network: {error:#}"));
+        }
+        Err(error) => panic!("{error:#}"),
+    };
+    for (v6, keys) in [(false, None), (true, Some(key(b"a key of sixteen")))] {
+        let address = |host: &str| std::net::SocketAddr::new(wan.address(host, v6).unwrap(), PORT);
+        let (oslo, tokyo) = (address("oslo"), address("tokyo"));
+        let replaced = [
+            ("127.0.0.1:18620", oslo.to_string()),
+            ("127.0.0.1:18621", tokyo.to_string()),
+            ("tcp = false", "tcp = false\nflows = 16\ninterval = \"100ms\"".to_owned()),
+        ];
+        let fleet = Arc::new(fleet(&replaced.each_ref().map(|(from, to)| (*from, to.as_str()))));
+        let start = async |region: &'static str, listen| {
+            let (fleet, keys) = (Arc::clone(&fleet), keys.clone());
+            wan.host(region).unwrap().run(async move || Ok(run(&fleet, region, listen, keys))).await.unwrap()
+        };
+        let since = Real::now();
+        let (mut oslo, tokyo) = (start("oslo", oslo).await, start("tokyo", tokyo).await);
+        let shutdown = oslo.shutdown.clone();
+        tokio::join!(
+            async {
+                tokio::time::sleep(WATCHED).await;
+                shutdown.cancel();
+            },
+            async {
+                let probes = watch(&mut oslo).await;
+                let (from, to) = (wan.host("oslo").unwrap().id(), wan.host("tokyo").unwrap().id());
+                let mut truth = wan.log().rtt_truth(from, to, PORT, since, Real::now());
+                // The last ones may have been on their way when the agent ended.
+                truth.sort_unstable_by_key(|truth| truth.left + truth.rtt_ns);
+                truth.truncate(probes.len());
+                judge(&probes, &truth.iter().map(|truth| truth.rtt_ns).collect::<Vec<_>>());
+            }
+        );
+        tokyo.stop().await;
+    }
+}
+
+fn judge(probes: &[Probe], truth_ns: &[i64]) {
+    assert!(probes.len() > 500 && truth_ns.len() == probes.len(), "{} probes, {} in the network", probes.len(), truth_ns.len());
+    let error = |(probe, truth_ns): (&Probe, &i64)| probe.rtt_ns.unwrap().cast_signed() - truth_ns;
+    let mut errors: Vec<i64> = probes.iter().zip(truth_ns).map(error).collect();
+    errors.sort_unstable();
+    let [least, p1, p50, p90, p99, most] = [0, 1, 50, 90, 99, 100].map(|percent| quantile(&errors, percent));
+    eprintln!("{} round trips beyond the truth [ns]: {least}, p1 {p1}, p50 {p50}, p90 {p90}, p99 {p99}, {most}", errors.len());
+    let by_kernel = probes.iter().filter(|probe| probe.stamps == Some(StampSource::Kernel)).count();
+    assert!(by_kernel * 2 > probes.len(), "{by_kernel} of {} by the kernel", probes.len());
+    // The network's own truth, too, is no better than this where a processor was taken away.
+    assert!(p1 > -CONVERTED_NS, "round trips shorter than the true ones: {p1}");
+    assert!(p50 < REPLYING_NS, "{p50}");
+}
