@@ -10,8 +10,13 @@ use super::key::Key;
 use super::recent::{Growth, Points, Seen};
 
 /// The counts of which the last minute is asked for. The others are only added up.
-static RECENT_METRICS: [&Metric; 4] =
-    [&catalogue::LINK_RTT, &catalogue::LINK_PROBES, &catalogue::REPLICATION_LAG, &catalogue::HEARTBEAT_WRITES];
+static RECENT_METRICS: [&Metric; 5] = [
+    &catalogue::LINK_RTT,
+    &catalogue::LINK_PROBES,
+    &catalogue::LINK_STAMPS,
+    &catalogue::REPLICATION_LAG,
+    &catalogue::HEARTBEAT_WRITES,
+];
 
 /// Everything that one (agent, boot) has delivered.
 #[derive(Debug, Clone, PartialEq)]
