@@ -131,6 +131,7 @@ async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>, progress
         }
         let view = shared.with(|engine, now| {
             progress.mark(now);
+            engine.claim(shared.clock.claim());
             engine.view(now.raw)
         });
         if let Some(view) = view {

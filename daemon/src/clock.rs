@@ -4,6 +4,7 @@
 //! `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME`, because the differences between the four tell what happened to the host since
 //! the last reading; [`jump`] decides what that was.
 
+mod claim;
 pub mod jump;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 use nix::time::{ClockId, clock_gettime};
+
+pub use claim::ClockClaim;
 
 use crate::backoff::random_seed;
 use jump::{JumpCheck, Sample, Step};
@@ -93,6 +96,11 @@ impl Clock {
         let mut shared = self.lock();
         shared.start_epoch();
         shared.epoch
+    }
+
+    /// What the host claims about its wall clock; `None` if it does not say. A system call.
+    pub fn claim(&self) -> Option<ClockClaim> {
+        claim::ask()
     }
 
     /// The epoch as of the last reading.

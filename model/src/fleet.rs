@@ -128,6 +128,8 @@ pub struct Mesh {
     pub icmp: bool,
     /// Whether the peer's database port is connected to too.
     pub tcp: bool,
+    /// Whether agents with a mesh key also answer standard STAMP and TWAMP-Light senders that have none.
+    pub third_party: bool,
     /// Loss above this makes a link lossy [ratio, 0 to 1].
     pub loss_enter: f64,
     /// Loss below this ends it [ratio, below `loss_enter`].
@@ -158,6 +160,7 @@ impl Default for Mesh {
             give_up: Duration::from_secs(10),
             icmp: true,
             tcp: true,
+            third_party: false,
             loss_enter: 0.01,
             loss_exit: 0.005,
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lagmesh_daemon::clock::Bracket;
+use lagmesh_daemon::clock::{Bracket, ClockClaim};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::Outcome;
@@ -16,7 +16,7 @@ use crate::mesh::hearing::{Directory, Hearing};
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{PACKET_MAX, Peer, Told};
-use crate::mesh::reflector::{Accepted, Reflector};
+use crate::mesh::reflector::{Accepted, Origin, Reflector};
 use crate::mesh::tlv::AgentHash;
 
 /// A source may send at least so many packets a second [1/s]; more if the fleet's own cadence is higher.
@@ -64,7 +64,7 @@ impl Engine {
             own,
             keys: keys.clone(),
             peers: fleet.peers_of(region).flat_map(peers_of).collect(),
-            reflector: Reflector::new(own, keys, source_rate_per_s(fleet)),
+            reflector: Reflector::new(own, keys, fleet.mesh.third_party, source_rate_per_s(fleet)),
             directory: Directory::new(fleet, region),
             hearing: Hearing::new(Arc::clone(fleet), region.clone()),
             stamps: StampClock::default(),
@@ -89,6 +89,12 @@ impl Engine {
     /// What was said of the flows was not heard: everything is said again.
     pub fn say_again(&mut self) {
         self.peers.iter_mut().for_each(Peer::say_again);
+    }
+
+    /// What our host claims about its wall clock; `None` if that is not known.
+    pub fn claim(&mut self, claim: Option<ClockClaim>) {
+        self.reflector.claim(claim);
+        self.peers.iter_mut().for_each(|peer| peer.claim(claim));
     }
 
     /// A peer agent was found at an address.
@@ -166,10 +172,10 @@ impl Engine {
     }
 
     /// A request came in, and `arrival` says what is known of when: whether it is answered.
-    pub fn check(&mut self, packet: &[u8], source: SocketAddr, arrival: Arrival, now: Reading) -> Option<Accepted> {
+    pub fn check(&mut self, packet: &[u8], origin: Origin, arrival: Arrival, now: Reading) -> Option<Accepted> {
         self.enter(now.epoch);
         let received = self.received(arrival, now);
-        match self.reflector.check(packet, source, &self.directory, received) {
+        match self.reflector.check(packet, origin, &self.directory, received) {
             Ok(mut accepted) => {
                 let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
                 if let Some(entry) = entry {
@@ -300,8 +306,9 @@ mod tests {
             let mut packet = probe(&mut oslo);
             note(&mut tokyo, 20_000);
             let read = note(&mut tokyo, 24_000);
+            let sender: SocketAddr = "127.0.0.1:45000".parse().unwrap();
             let arrival = Arrival { stamp: Some(reading(21_100).wall), empty };
-            let accepted = tokyo.check(&packet, "127.0.0.1:45000".parse().unwrap(), arrival, read).unwrap();
+            let accepted = tokyo.check(&packet, Origin::from(sender), arrival, read).unwrap();
             tokyo.answer(&accepted, &mut packet, reading(24_050));
             let read = note(&mut oslo, 49_000);
             oslo.on_packet(0, 0, (&packet, Some(reading(44_050).wall)), read);

@@ -11,7 +11,7 @@ use lagmesh_model::state::{Outcome, StampSource};
 use lagmesh_model::time::{RawNanos, nanos};
 
 use crate::mesh::schedule::{Due, Schedule};
-use crate::mesh::stamp::NtpTime;
+use crate::mesh::stamp::Timestamp;
 
 /// A flow is never called dead sooner than this after a probe should have been answered.
 const PATIENCE_MIN: Duration = Duration::from_millis(200);
@@ -57,7 +57,7 @@ pub struct Answer {
     /// The number of the request that it answers.
     pub sequence: u32,
     /// The request's stamp as it was sent back.
-    pub echo: NtpTime,
+    pub echo: Timestamp,
     /// How long the responder kept it, on the responder's clock [ns].
     pub dwell_ns: i64,
     /// When it arrived (t4).
@@ -89,7 +89,7 @@ struct Sent {
     sequence: u32,
     at: RawNanos,
     at_by_kernel: bool,
-    echo: NtpTime,
+    echo: Timestamp,
     overdue: bool,
     stalled: bool,
 }
@@ -155,7 +155,7 @@ impl Flow {
     }
 
     /// A probe left. Returns the fate of the oldest one if there are too many out.
-    pub fn sent(&mut self, at: RawNanos, echo: NtpTime) -> Option<Fate> {
+    pub fn sent(&mut self, at: RawNanos, echo: Timestamp) -> Option<Fate> {
         let full = self.outstanding.len() >= self.outstanding_max;
         let oldest = if full { self.outstanding.pop_front() } else { None };
         let (sequence, at_by_kernel) = (self.next_sequence, false);

@@ -1,5 +1,6 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
+use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
@@ -12,10 +13,9 @@ use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::offset::{Exchange, OffsetWindow};
 use crate::mesh::schedule::phase;
 use crate::mesh::stamp::extension::{
-    HEADER_LENGTH, HMAC_TLV_LENGTH, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, UNRECOGNIZED, frames, put_header,
-    seal, seal_base, verify, verify_base,
+    HEADER_LENGTH, HMAC_TLV_LENGTH, Integrity, TYPE_HMAC, TYPE_LAGMESH, put_header, seal, seal_base, verify, verify_base, vouched,
 };
-use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, NtpTime, Reply, Request};
+use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, Reply, Request, Timestamp};
 use crate::mesh::tlv::{self, AgentHash, Body, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
 
 /// The longest packet of ours [octets].
@@ -55,6 +55,7 @@ pub struct Peer {
     /// Some of that was not heard.
     say_again: bool,
     offset: OffsetWindow,
+    error: ErrorEstimate,
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
     fates: Vec<Fate>,
@@ -80,10 +81,16 @@ impl Peer {
             said: vec![None; usize::from(mesh.flows)],
             say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
+            error: ErrorEstimate::UNKNOWN,
             own_epoch: now.epoch,
             refused_at: None,
             fates: Vec::new(),
         }
+    }
+
+    /// What our host claims about its wall clock; `None` if that is not known.
+    pub fn claim(&mut self, claim: Option<ClockClaim>) {
+        self.error = ErrorEstimate::of(claim);
     }
 
     /// How many flows it has.
@@ -178,8 +185,8 @@ impl Peer {
         let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
         let request = Request {
             sequence: self.flows[flow].next_sequence(),
-            timestamp: NtpTime::of(now.wall),
-            error: ErrorEstimate::UNKNOWN,
+            timestamp: Timestamp::ntp(now.wall),
+            error: self.error,
             session: 0,
         };
         request.encode(mode, packet);
@@ -200,7 +207,7 @@ impl Peer {
     /// The probe left, stamped with `sent`; returns its sequence number.
     pub fn sent(&mut self, flow: usize, sent: Reading, out: &mut Vec<Observation>) -> u32 {
         let sequence = self.flows[flow].next_sequence();
-        if let Some(fate) = self.flows[flow].sent(sent.raw, NtpTime::of(sent.wall)) {
+        if let Some(fate) = self.flows[flow].sent(sent.raw, Timestamp::ntp(sent.wall)) {
             out.push(self.probe(fate, sent));
         }
         sequence
@@ -260,7 +267,8 @@ impl Peer {
         };
         let dwell_ns = match &clock {
             Some(clock) => clock.t3.since_ns(clock.t2),
-            None => reply.timestamp.since_ns(reply.received),
+            // An answer with stamps that are none is as corrupt as one that was sent before it came.
+            None => reply.dwell_ns().unwrap_or(-1),
         };
         let sequence = reply.sender_sequence;
         let arrived = self.flows[flow].sent_at(sequence).zip(stamp).map(|(sent, stamp)| stamps.received(sent, stamp));
@@ -293,16 +301,13 @@ impl Peer {
         let trusted = match keys {
             None => true,
             Some(keys) if verify_base(packet, keys).is_none() => return Err("bad-hmac"),
-            Some(keys) => match verify(packet, mode.base_length(), keys) {
+            Some(keys) => match verify(packet, mode, keys) {
                 Integrity::Bad => return Err("bad-hmac"),
                 integrity => integrity == Integrity::Good,
             },
         };
         let (mut clock, mut records) = (None, Vec::new());
-        let filled = |flags: u8| flags & (UNRECOGNIZED | MALFORMED | INTEGRITY) == 0;
-        for frame in
-            frames(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH && filled(frame.flags))
-        {
+        for frame in vouched(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH) {
             match frame.value(packet).map(tlv::read) {
                 Some(Body::Clock(body)) => clock = Some(body),
                 Some(Body::Records(told)) => records = told,

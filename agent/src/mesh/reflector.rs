@@ -1,28 +1,28 @@
 //! The Session-Reflector: answers probes, never with more octets than it was sent. Pure; the socket is in the shell.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+mod answer;
+mod limiter;
+mod sessions;
+
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use lagmesh_model::time::{RawNanos, Reading, nanos};
+use lagmesh_daemon::clock::ClockClaim;
+use lagmesh_model::time::{Reading, nanos};
 
 use crate::mesh::hearing::Directory;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
-use crate::mesh::stamp::extension::{
-    Frames, INTEGRITY, Integrity, MALFORMED, TYPE_HMAC, TYPE_LAGMESH, TYPE_PADDING, UNRECOGNIZED, frames, seal, seal_base,
-    verify, verify_base,
-};
-use crate::mesh::stamp::{ErrorEstimate, Mode, NtpTime, Reply, Request};
+use crate::mesh::reflector::answer::{Telling, wanted_class};
+use crate::mesh::reflector::limiter::Limiter;
+use crate::mesh::reflector::sessions::{SessionKey, Sessions};
+use crate::mesh::stamp::extension::{Integrity, TYPE_HMAC, TYPE_LAGMESH, frames, seal, seal_base, verify, verify_base};
+use crate::mesh::stamp::{ErrorEstimate, Mode, Reply, Request, Timestamp};
 use crate::mesh::tlv::{self, AgentHash, Body, ClockBody, Record};
 
 /// The longest request that is answered [octets]: what an Ethernet frame holds.
 pub const REQUEST_MAX: usize = 1500;
-/// How many sources have a budget of their own at once.
-const SOURCES_MAX: usize = 4096;
-/// How many flows are counted at once; beyond that the reflector is stateless towards new ones.
-const SESSIONS_MAX: usize = 8192;
-/// A flow that was silent for so long is forgotten when room is needed.
-const SESSION_IDLE: Duration = Duration::from_secs(60);
+/// How old the stamp of its request may be in what is taken for an answer.
+const ANSWER_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a request is not answered. The words are the `reason` of `lagmesh.mesh.dropped`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +55,34 @@ impl Drop {
     }
 }
 
+/// Where a request came from, and what its IP header said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// The hop limit with which it arrived, if the socket tells.
+    pub hops: Option<u8>,
+    /// The traffic class (DSCP and ECN) with which it arrived, if the socket tells.
+    pub class: Option<u8>,
+}
+
+impl From<SocketAddr> for Origin {
+    fn from(source: SocketAddr) -> Origin {
+        Origin { source, hops: None, class: None }
+    }
+}
+
 /// A request that will be answered.
 #[derive(Debug)]
 pub struct Accepted {
+    mode: Mode,
     request: Request,
     key: KeyIndex,
     integrity: Integrity,
-    sequence: u32,
+    origin: Origin,
     received: Reading,
+    /// The traffic class with which the answer must leave, if it is known.
+    pub class: Option<u8>,
     /// The configured agent that sent it; `None` for standard senders and strangers.
     pub speaker: Option<ClockBody>,
     /// What it told us.
@@ -72,24 +92,25 @@ pub struct Accepted {
 /// The reflector's state.
 #[derive(Debug)]
 pub struct Reflector {
-    mode: Mode,
     keys: Option<MeshKeys>,
+    third_party: bool,
     own: AgentHash,
+    claim: Option<ClockClaim>,
     limiter: Limiter,
-    sessions: HashMap<SocketAddr, Session>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    answered: u32,
-    newest: RawNanos,
+    sessions: Sessions,
 }
 
 impl Reflector {
-    /// A reflector that answers each source at most `rate_per_s` times a second.
-    pub fn new(own: AgentHash, keys: Option<MeshKeys>, rate_per_s: u64) -> Reflector {
-        let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        Reflector { mode, keys, own, limiter: Limiter::new(rate_per_s), sessions: HashMap::new() }
+    /// A reflector that answers each source at most `rate_per_s` times a second. With keys it answers who has one of them; with
+    /// `third_party` also standard senders without any.
+    pub fn new(own: AgentHash, keys: Option<MeshKeys>, third_party: bool, rate_per_s: u64) -> Reflector {
+        let (limiter, sessions) = (Limiter::new(rate_per_s), Sessions::default());
+        Reflector { keys, third_party, own, claim: None, limiter, sessions }
+    }
+
+    /// What our host claims about its wall clock; `None` if that is not known.
+    pub fn claim(&mut self, claim: Option<ClockClaim>) {
+        self.claim = claim;
     }
 
     /// Decides whether a request is answered.
@@ -99,46 +120,62 @@ impl Reflector {
     pub fn check(
         &mut self,
         packet: &[u8],
-        source: SocketAddr,
+        origin: impl Into<Origin>,
         directory: &Directory,
         received: Reading,
     ) -> Result<Accepted, Drop> {
+        let origin: Origin = origin.into();
+        let source = origin.source;
         if packet.len() > REQUEST_MAX {
             return Err(Drop::TooLong);
         }
-        let request = Request::decode(self.mode, packet).map_err(|_| Drop::TooShort)?;
+        let known = directory.is_known(source);
+        let open = self.keys.is_none() || (self.third_party && !known);
+        let least = if open { Mode::Unauthenticated } else { Mode::Authenticated };
+        if packet.len() < least.base_length() {
+            return Err(Drop::TooShort);
+        }
         if directory.is_reflector(source) {
             return Err(Drop::Loop);
         }
-        self.limiter.admit(source.ip(), directory.is_known(source), received.raw)?;
-        let (key, integrity) = match &self.keys {
-            None => (KeyIndex::FIRST, Integrity::Absent),
-            Some(keys) => (verify_base(packet, keys).ok_or(Drop::BadHmac)?, verify(packet, self.mode.base_length(), keys)),
+        self.limiter.admit(source.ip(), known, received.raw)?;
+        let key = self.keys.as_ref().filter(|_| packet.len() >= Mode::Authenticated.base_length());
+        let (mode, key) = match key.and_then(|keys| verify_base(packet, keys)) {
+            Some(key) => (Mode::Authenticated, key),
+            None if open => (Mode::Unauthenticated, KeyIndex::FIRST),
+            None => return Err(Drop::BadHmac),
         };
-        let (speaker, records) = self.listen(packet, source, directory, integrity);
-        let sequence = self.count(source, received.raw).unwrap_or(request.sequence);
-        Ok(Accepted { request, key, integrity, sequence, received, speaker, records })
+        if is_answer(packet, mode, received) {
+            return Err(Drop::Loop);
+        }
+        let request = Request::decode(mode, packet).map_err(|_| Drop::TooShort)?;
+        let integrity = self.keys.as_ref().map_or(Integrity::Absent, |keys| verify(packet, mode, keys));
+        let (speaker, records) = self.listen(packet, (mode, integrity), source, directory);
+        let class = class_of(packet, (mode, integrity), origin);
+        let accepted = Accepted { mode, request, key, integrity, origin, received, class, speaker, records };
+        self.sessions.receive(accepted.session(), received.raw);
+        Ok(accepted)
     }
 
     /// Private TLVs count only from configured agents: by a valid HMAC, or without keys by their source address.
     fn listen(
         &self,
         packet: &[u8],
+        (mode, integrity): (Mode, Integrity),
         source: SocketAddr,
         directory: &Directory,
-        integrity: Integrity,
     ) -> (Option<ClockBody>, Vec<Record>) {
         let (mut speaker, mut told) = (None, Vec::new());
-        for frame in frames(packet, self.mode.base_length()).filter(|frame| frame.kind == TYPE_LAGMESH) {
+        for frame in frames(packet, mode.base_length()).filter(|frame| frame.kind == TYPE_LAGMESH) {
             match frame.value(packet).map(tlv::read) {
                 Some(Body::Clock(clock)) => speaker = Some(clock),
                 Some(Body::Records(records)) => told = records,
                 Some(Body::Unknown) | None => {}
             }
         }
-        let trusted = |clock: &ClockBody| match self.mode {
+        let trusted = |clock: &ClockBody| match mode {
             Mode::Authenticated => integrity == Integrity::Good && directory.get(clock.agent).is_some(),
-            Mode::Unauthenticated => directory.is_at(clock.agent, source),
+            Mode::Unauthenticated => self.keys.is_none() && directory.is_at(clock.agent, source),
         };
         match speaker.filter(trusted) {
             Some(clock) => (Some(clock), told),
@@ -146,152 +183,59 @@ impl Reflector {
         }
     }
 
-    /// The number of the answer within its flow, from zero; `None` if the flow is not counted.
-    fn count(&mut self, source: SocketAddr, now: RawNanos) -> Option<u32> {
-        if self.sessions.len() >= SESSIONS_MAX && !self.sessions.contains_key(&source) {
-            self.sessions.retain(|_, session| now.since_ns(session.newest) < nanos(SESSION_IDLE).cast_signed());
-            if self.sessions.len() >= SESSIONS_MAX {
-                return None;
-            }
-        }
-        let session = self.sessions.entry(source).or_insert(Session { answered: 0, newest: now });
-        let number = session.answered;
-        session.answered = session.answered.wrapping_add(1);
-        session.newest = now;
-        Some(number)
-    }
-
     /// Turns the request into its answer, in place: it keeps its length. `now` is read just before.
-    pub fn answer(&self, accepted: &Accepted, packet: &mut [u8], now: Reading, records: &[Record]) {
+    pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading, records: &[Record]) {
+        let counts = self.sessions.answer(accepted.session(), now.wall);
+        let Request { sequence, timestamp, error, session } = accepted.request;
         let reply = Reply {
-            sequence: accepted.sequence,
-            timestamp: NtpTime::of(now.wall),
-            error: ErrorEstimate::UNKNOWN,
-            session: accepted.request.session,
-            received: NtpTime::of(accepted.received.wall),
-            sender_sequence: accepted.request.sequence,
-            sender_timestamp: accepted.request.timestamp,
-            sender_error: accepted.request.error,
-            sender_hops: 0,
+            sequence: counts.map_or(sequence, |counts| counts.answered),
+            // In the format in which we were asked: that one the sender understands.
+            timestamp: Timestamp::of(now.wall, error.format),
+            error: ErrorEstimate::of(self.claim).with(error.format),
+            session,
+            received: Timestamp::of(accepted.received.wall, error.format),
+            sender_sequence: sequence,
+            sender_timestamp: timestamp,
+            sender_error: error,
+            sender_hops: accepted.origin.hops.unwrap_or(0),
         };
-        reply.encode(self.mode, packet);
-        let base = self.mode.base_length();
-        let hmac_at = self.answer_tlvs(accepted, packet, now, records);
-        if let Some(keys) = &self.keys {
-            if let Some(at) = hmac_at {
-                seal(packet, base, at, keys, accepted.key);
-            }
+        let (mode, base) = (accepted.mode, accepted.mode.base_length());
+        reply.encode(mode, packet);
+        self.answer_tlvs(accepted, packet, Telling { counts, now, records });
+        let Some(keys) = &self.keys else { return };
+        if accepted.integrity == Integrity::Good
+            && let Some(hmac) = frames(packet, base).find(|frame| frame.kind == TYPE_HMAC)
+        {
+            seal(packet, base, hmac.at, keys, accepted.key);
+        }
+        if mode == Mode::Authenticated {
             seal_base(packet, keys, accepted.key);
         }
     }
+}
 
-    /// Marks and fills the TLVs; returns where the HMAC TLV lies if it is to be sealed.
-    fn answer_tlvs(&self, accepted: &Accepted, packet: &mut [u8], now: Reading, records: &[Record]) -> Option<usize> {
-        let (mut at, mut hmac_at) = (self.mode.base_length(), None);
-        while let Some(frame) = Frames::after(packet, at) {
-            if accepted.integrity == Integrity::Bad {
-                packet[frame.at] = frame.flags | INTEGRITY;
-            } else if frame.malformed {
-                packet[frame.at] = (frame.flags | MALFORMED) & !UNRECOGNIZED;
-            } else {
-                let understood = match frame.kind {
-                    TYPE_PADDING => true,
-                    TYPE_HMAC => self.keys.is_some(),
-                    TYPE_LAGMESH => {
-                        let value = frame.value_mut(packet);
-                        accepted
-                            .speaker
-                            .zip(value)
-                            .is_some_and(|(speaker, value)| self.answer_private(value, accepted, &speaker, now, records))
-                    }
-                    _ => false,
-                };
-                packet[frame.at] = if understood { 0 } else { UNRECOGNIZED };
-                hmac_at = if frame.kind == TYPE_HMAC && self.keys.is_some() { Some(frame.at) } else { hmac_at };
-            }
-            if frame.malformed {
-                break;
-            }
-            at = frame.end();
-        }
-        hmac_at
-    }
-
-    fn answer_private(
-        &self,
-        value: &mut [u8],
-        accepted: &Accepted,
-        speaker: &ClockBody,
-        now: Reading,
-        records: &[Record],
-    ) -> bool {
-        match tlv::read(value) {
-            // Both stamps must be of one clock: if its epoch changed while the packet was here, there is no answer to give.
-            Body::Clock(_) if accepted.received.epoch == now.epoch => {
-                let body =
-                    ClockBody { agent: self.own, epoch: now.epoch, t1: speaker.t1, t2: accepted.received.raw, t3: now.raw };
-                tlv::put_clock(value, &body);
-                true
-            }
-            Body::Records(_) => {
-                tlv::put_records(value, records);
-                true
-            }
-            Body::Clock(_) | Body::Unknown => false,
-        }
+impl Accepted {
+    fn session(&self) -> SessionKey {
+        let Accepted { origin, request, speaker, .. } = self;
+        SessionKey { source: origin.source, identifier: request.session, configured: speaker.is_some() }
     }
 }
 
-/// A token bucket for each source host (for IPv6 each /64): so many packets per second, and one second's worth at once.
-#[derive(Debug)]
-struct Limiter {
-    rate_per_s: u64,
-    sources: HashMap<IpAddr, Bucket>,
+/// Whether a packet is an answer: where that carries the stamp of its request, this one has a stamp of our time. Were it answered, two
+/// reflectors might answer each other for ever. Padding that looks like such a stamp is one in thirty million.
+fn is_answer(packet: &[u8], mode: Mode, now: Reading) -> bool {
+    let Ok(Reply { sender_timestamp, sender_error: ErrorEstimate { format, .. }, .. }) = Reply::decode(mode, packet) else {
+        return false;
+    };
+    let age_ns = Timestamp::of(now.wall, format).since_ns(sender_timestamp, format);
+    age_ns.is_some_and(|age_ns| age_ns.unsigned_abs() <= nanos(ANSWER_AGE_MAX))
 }
 
-/// Tokens are counted in nanoseconds: one packet costs `1 s / rate`.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    filled_ns: u64,
-    at: RawNanos,
-}
-
-const BUCKET_MAX_NS: u64 = 1_000_000_000;
-
-impl Limiter {
-    fn new(rate_per_s: u64) -> Limiter {
-        Limiter { rate_per_s: rate_per_s.max(1), sources: HashMap::new() }
-    }
-
-    fn admit(&mut self, source: IpAddr, known: bool, now: RawNanos) -> Result<(), Drop> {
-        let source = network_of(source);
-        // Configured agents always find room: there are not many of them.
-        if self.sources.len() >= SOURCES_MAX && !known && !self.sources.contains_key(&source) {
-            self.sources.retain(|_, bucket| bucket.fill(now) < BUCKET_MAX_NS);
-            if self.sources.len() >= SOURCES_MAX {
-                return Err(Drop::TooManySources);
-            }
-        }
-        let bucket = self.sources.entry(source).or_insert(Bucket { filled_ns: BUCKET_MAX_NS, at: now });
-        let (filled_ns, cost_ns) = (bucket.fill(now), BUCKET_MAX_NS / self.rate_per_s);
-        let left_ns = filled_ns.checked_sub(cost_ns);
-        *bucket = Bucket { filled_ns: left_ns.unwrap_or(filled_ns), at: now };
-        left_ns.map(drop).ok_or(Drop::RateLimited)
-    }
-}
-
-impl Bucket {
-    fn fill(&self, now: RawNanos) -> u64 {
-        let gained_ns = now.checked_since(self.at).map_or(0, nanos);
-        self.filled_ns.saturating_add(gained_ns).min(BUCKET_MAX_NS)
-    }
-}
-
-fn network_of(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-        v4 @ IpAddr::V4(_) => v4,
-    }
+/// The traffic class of the answer: the request's DSCP, so that both ways are measured alike; a holder of the key may choose another.
+fn class_of(packet: &[u8], (mode, integrity): (Mode, Integrity), origin: Origin) -> Option<u8> {
+    let may_choose = mode == Mode::Authenticated && integrity == Integrity::Good;
+    let wanted = if may_choose { wanted_class(packet, mode) } else { None };
+    wanted.or(origin.class.map(|class| class & 0xFC))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::mesh::engine::Arrival;
-use crate::mesh::reflector::REQUEST_MAX;
+use crate::mesh::reflector::{Origin, REQUEST_MAX};
 use crate::mesh::sender::Shared;
 use crate::mesh::socket::{Received, receive, stamp_arrivals};
 
@@ -33,7 +33,15 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket>
         if listen.is_ipv6() {
             socket.set_only_v6(!listen.ip().is_unspecified())?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+        }
+        // What comes by IPv4 to a socket for both is told as IPv4 tells it.
+        if listen.is_ipv4() || listen.ip().is_unspecified() {
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+            setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+        }
+        if listen.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
         stamp_arrivals(&socket);
@@ -70,24 +78,36 @@ pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> 
 fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], received: &Received, empty: Option<RawNanos>) {
     let Some((source, address)) = received.source.as_ref().and_then(|source| Some((source, address_of(source)?))) else { return };
     let arrival = Arrival { stamp: received.stamp, empty };
-    let Some(accepted) = shared.with(|engine, now| engine.check(packet, address, arrival, now)) else { return };
+    let origin = Origin { source: address, hops: received.hops, class: received.class };
+    let Some(accepted) = shared.with(|engine, now| engine.check(packet, origin, arrival, now)) else { return };
     shared.with(|engine, now| engine.answer(&accepted, packet, now));
-    if let Err(error) = answer(socket, packet, source, received.asked.as_ref()) {
+    if let Err(error) = answer(socket, packet, source, received.asked.as_ref(), accepted.class.unwrap_or(0)) {
         tracing::debug!(source = %address, %error, "answer mesh packet");
     }
 }
 
-/// Sends the answer back, from the address that was asked, by whatever way the routes say.
-fn answer(socket: &UdpSocket, packet: &[u8], to: &SockaddrStorage, asked: Option<&ControlMessageOwned>) -> io::Result<()> {
+/// Sends the answer back, from the address that was asked, by whatever way the routes say, as a packet of the traffic class given.
+fn answer(
+    socket: &UdpSocket,
+    packet: &[u8],
+    to: &SockaddrStorage,
+    asked: Option<&ControlMessageOwned>,
+    class: u8,
+) -> io::Result<()> {
     let (descriptor, octets, to) = (socket.as_raw_fd(), [IoSlice::new(packet)], Some(to));
     let send = |control: &[ControlMessage<'_>]| sendmsg(descriptor, &octets, control, MsgFlags::MSG_DONTWAIT, to);
     match asked {
         Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
             let mut info = *info;
             info.ipi_ifindex = 0;
-            send(&[ControlMessage::Ipv4PacketInfo(&info)])?
+            send(&[ControlMessage::Ipv4PacketInfo(&info), ControlMessage::Ipv4Tos(&class)])?
         }
-        Some(ControlMessageOwned::Ipv6PacketInfo(info)) => send(&[ControlMessage::Ipv6PacketInfo(info)])?,
+        Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
+            let by_ipv4 =
+                to.and_then(SockaddrStorage::as_sockaddr_in6).is_some_and(|source| source.ip().to_ipv4_mapped().is_some());
+            let (tos, traffic_class) = (ControlMessage::Ipv4Tos(&class), i32::from(class));
+            send(&[ControlMessage::Ipv6PacketInfo(info), if by_ipv4 { tos } else { ControlMessage::Ipv6TClass(&traffic_class) }])?
+        }
         _ => send(&[])?,
     };
     Ok(())

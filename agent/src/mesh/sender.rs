@@ -46,7 +46,7 @@ const PACKETS_BEFORE_JUDGING: usize = 1024;
 #[derive(Debug)]
 pub struct Shared {
     engine: RefCell<Engine>,
-    clock: Clock,
+    pub(super) clock: Clock,
     observations: Observations,
     /// Rung when an announcement came.
     pub news: Notify,

@@ -27,6 +27,10 @@ pub struct Received {
     pub asked: Option<ControlMessageOwned>,
     /// The kernel's stamp of its arrival.
     pub stamp: Option<WallNanos>,
+    /// The hop limit with which it arrived, if the socket was told to say so.
+    pub hops: Option<u8>,
+    /// The traffic class (DSCP and ECN) with which it arrived, if the socket was told to say so.
+    pub class: Option<u8>,
 }
 
 /// What waits at a socket beside packets.
@@ -76,15 +80,21 @@ pub fn receive(socket: &impl AsRawFd, packet: &mut [u8]) -> io::Result<Received>
     let mut control = [0; CONTROL_LENGTH];
     let mut room = [IoSliceMut::new(packet)];
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), MsgFlags::MSG_DONTWAIT)?;
-    let (mut asked, mut stamp) = (None, None);
+    let mut received =
+        Received { length: message.bytes, source: message.address, asked: None, stamp: None, hops: None, class: None };
     for control in message.cmsgs().into_iter().flatten() {
         match control {
-            ControlMessageOwned::ScmTimestampsns(stamps) => stamp = wall(stamps.system),
-            ControlMessageOwned::Ipv4PacketInfo(_) | ControlMessageOwned::Ipv6PacketInfo(_) => asked = Some(control),
+            ControlMessageOwned::ScmTimestampsns(stamps) => received.stamp = wall(stamps.system),
+            ControlMessageOwned::Ipv4PacketInfo(_) | ControlMessageOwned::Ipv6PacketInfo(_) => received.asked = Some(control),
+            ControlMessageOwned::Ipv4Ttl(hops) | ControlMessageOwned::Ipv6HopLimit(hops) => {
+                received.hops = u8::try_from(hops).ok();
+            }
+            ControlMessageOwned::Ipv4Tos(class) => received.class = Some(class),
+            ControlMessageOwned::Ipv6TClass(class) => received.class = u8::try_from(class).ok(),
             _ => {}
         }
     }
-    Ok(Received { length: message.bytes, source: message.address, asked, stamp })
+    Ok(received)
 }
 
 /// Empties a socket's queue of errors and transmit stamps, up to a bound.

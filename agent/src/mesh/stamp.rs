@@ -16,15 +16,14 @@
 //! What is not named is zero. Extensions follow: see [`extension`].
 
 pub mod extension;
+mod timestamp;
 
-use lagmesh_model::time::WallNanos;
+pub use timestamp::{ErrorEstimate, Format, Timestamp};
 
 /// The length of an HMAC [octets]: HMAC-SHA-256 truncated to 128 bits (RFC 8762, section 4.4).
 pub const HMAC_LENGTH: usize = 16;
 /// How many octets of an authenticated packet its HMAC covers.
 pub const HMAC_COVERS: usize = 96;
-/// Seconds from the NTP era (1900) to the Unix epoch.
-const NTP_UNIX_S: u64 = 2_208_988_800;
 
 /// Whether packets carry an HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,60 +85,13 @@ struct Offsets {
 #[error("shorter than a base packet")]
 pub struct TooShort;
 
-/// A wall-clock stamp as NTP writes it: seconds since 1900 in the upper half, fractions of 2^-32 s in the lower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NtpTime(pub u64);
-
-impl NtpTime {
-    /// The stamp of a wall-clock label.
-    pub fn of(wall: WallNanos) -> NtpTime {
-        let (seconds, rest) = (wall.0 / 1_000_000_000, wall.0 % 1_000_000_000);
-        NtpTime(((seconds + NTP_UNIX_S) << 32) | ((rest << 32) / 1_000_000_000))
-    }
-
-    /// Nanoseconds from `earlier` to `self`; negative if `earlier` is in fact later.
-    pub fn since_ns(self, earlier: NtpTime) -> i64 {
-        let units = self.0.wrapping_sub(earlier.0).cast_signed();
-        let (seconds, fraction) = (units >> 32, units & 0xFFFF_FFFF);
-        // Half the range of NTP time is 68 years: in nanoseconds it fits.
-        seconds * 1_000_000_000 + ((fraction * 1_000_000_000) >> 32)
-    }
-}
-
-/// How far the wall clock behind a stamp may be off: `multiplier * 2^(scale - 32)` seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ErrorEstimate {
-    /// Whether the clock is synchronised to UTC by an outside source.
-    pub synchronized: bool,
-    /// Whether stamps are in the format of `PTPv2` instead of NTP.
-    pub ptp: bool,
-    /// [0, 63].
-    pub scale: u8,
-    /// [1, 255]; zero is invalid.
-    pub multiplier: u8,
-}
-
-impl ErrorEstimate {
-    /// Nothing is claimed about the wall clock: 68 years. Agents measure with their raw clocks instead.
-    pub const UNKNOWN: ErrorEstimate = ErrorEstimate { synchronized: false, ptp: false, scale: 63, multiplier: 1 };
-
-    fn encode(self) -> [u8; 2] {
-        let flags = (u8::from(self.synchronized) << 7) | (u8::from(self.ptp) << 6);
-        [flags | (self.scale & 0x3F), self.multiplier]
-    }
-
-    fn decode([first, multiplier]: [u8; 2]) -> ErrorEstimate {
-        ErrorEstimate { synchronized: first & 0x80 != 0, ptp: first & 0x40 != 0, scale: first & 0x3F, multiplier }
-    }
-}
-
 /// What a Session-Sender says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// The number of the packet in its session.
     pub sequence: u32,
     /// When it was sent (t1), on the sender's wall clock.
-    pub timestamp: NtpTime,
+    pub timestamp: Timestamp,
     /// How far that clock may be off.
     pub error: ErrorEstimate,
     /// The session identifier; zero if there is none.
@@ -168,7 +120,7 @@ impl Request {
         }
         Ok(Request {
             sequence: u32::from_be_bytes(take(packet, 0)),
-            timestamp: NtpTime(u64::from_be_bytes(take(packet, at.timestamp))),
+            timestamp: Timestamp(u64::from_be_bytes(take(packet, at.timestamp))),
             error: ErrorEstimate::decode(take(packet, at.error)),
             session: u16::from_be_bytes(take(packet, at.session)),
         })
@@ -181,17 +133,17 @@ pub struct Reply {
     /// A stateful reflector's own number of the packet, a stateless one's copy of the sender's.
     pub sequence: u32,
     /// When it was sent (t3), on the reflector's wall clock.
-    pub timestamp: NtpTime,
+    pub timestamp: Timestamp,
     /// How far that clock may be off.
     pub error: ErrorEstimate,
     /// The session identifier, copied.
     pub session: u16,
     /// When the request arrived (t2), on the reflector's wall clock.
-    pub received: NtpTime,
+    pub received: Timestamp,
     /// The request's number.
     pub sender_sequence: u32,
     /// The request's stamp, copied.
-    pub sender_timestamp: NtpTime,
+    pub sender_timestamp: Timestamp,
     /// The request's error estimate, copied.
     pub sender_error: ErrorEstimate,
     /// The hop limit with which the request arrived; zero if the reflector does not know it.
@@ -211,6 +163,11 @@ impl Reply {
         packet[at.sender_hops] = self.sender_hops;
     }
 
+    /// How long the reflector kept the packet, by its own wall clock [ns]; `None` if its stamps are none.
+    pub fn dwell_ns(&self) -> Option<i64> {
+        self.timestamp.since_ns(self.received, self.error.format)
+    }
+
     /// Reads a base packet.
     ///
     /// # Errors
@@ -223,9 +180,9 @@ impl Reply {
             timestamp,
             error,
             session,
-            received: NtpTime(u64::from_be_bytes(take(packet, at.received))),
+            received: Timestamp(u64::from_be_bytes(take(packet, at.received))),
             sender_sequence: u32::from_be_bytes(take(packet, at.sender_sequence)),
-            sender_timestamp: NtpTime(u64::from_be_bytes(take(packet, at.sender_timestamp))),
+            sender_timestamp: Timestamp(u64::from_be_bytes(take(packet, at.sender_timestamp))),
             sender_error: ErrorEstimate::decode(take(packet, at.sender_error)),
             sender_hops: packet[at.sender_hops],
         })
@@ -255,12 +212,16 @@ mod tests {
     }
 
     fn error() -> impl Strategy<Value = ErrorEstimate> {
-        (any::<bool>(), any::<bool>(), 0_u8..64, any::<u8>()).prop_map(|(synchronized, ptp, scale, multiplier)| ErrorEstimate {
+        (any::<bool>(), formats(), 0_u8..64, any::<u8>()).prop_map(|(synchronized, format, scale, multiplier)| ErrorEstimate {
             synchronized,
-            ptp,
+            format,
             scale,
             multiplier,
         })
+    }
+
+    fn formats() -> impl Strategy<Value = Format> {
+        prop_oneof![Just(Format::Ntp), Just(Format::Ptp)]
     }
 
     proptest! {
@@ -268,24 +229,16 @@ mod tests {
         #[test]
         fn round_trip(mode in modes(), numbers: (u32, u32, u16, u8), stamps: (u64, u64, u64), a in error(), b in error()) {
             let reply = Reply {
-                sequence: numbers.0, timestamp: NtpTime(stamps.0), error: a, session: numbers.2, received: NtpTime(stamps.1),
-                sender_sequence: numbers.1, sender_timestamp: NtpTime(stamps.2), sender_error: b, sender_hops: numbers.3,
+                sequence: numbers.0, timestamp: Timestamp(stamps.0), error: a, session: numbers.2, received: Timestamp(stamps.1),
+                sender_sequence: numbers.1, sender_timestamp: Timestamp(stamps.2), sender_error: b, sender_hops: numbers.3,
             };
             let mut packet = vec![0xAA; mode.base_length()];
             reply.encode(mode, &mut packet);
             prop_assert_eq!(Reply::decode(mode, &packet), Ok(reply));
-            let request = Request { sequence: numbers.0, timestamp: NtpTime(stamps.0), error: a, session: numbers.2 };
+            let request = Request { sequence: numbers.0, timestamp: Timestamp(stamps.0), error: a, session: numbers.2 };
             request.encode(mode, &mut packet);
             prop_assert_eq!(Request::decode(mode, &packet), Ok(request));
             prop_assert_eq!(Request::decode(mode, &packet[..mode.base_length() - 1]), Err(TooShort));
-        }
-
-        /// An NTP stamp keeps a wall-clock moment to within a nanosecond.
-        #[test]
-        fn ntp_keeps_nanoseconds(a in 0..4_000_000_000_000_000_000_u64, b in -1_000_000_000_000_i64..1_000_000_000_000) {
-            let later = a.saturating_add_signed(b);
-            let difference = NtpTime::of(WallNanos(later)).since_ns(NtpTime::of(WallNanos(a)));
-            prop_assert!((difference - later.wrapping_sub(a).cast_signed()).abs() <= 1);
         }
     }
 
@@ -294,7 +247,7 @@ mod tests {
     fn layout_of_the_standard() {
         let request = Request {
             sequence: 0x0102_0304,
-            timestamp: NtpTime(0x1112_1314_1516_1718),
+            timestamp: Timestamp(0x1112_1314_1516_1718),
             error: ErrorEstimate::UNKNOWN,
             session: 7,
         };
@@ -305,6 +258,8 @@ mod tests {
         request.encode(Mode::Authenticated, &mut packet);
         assert_eq!(packet[..4], [1, 2, 3, 4]);
         assert_eq!(packet[16..28], [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x3F, 1, 0, 7]);
-        assert_eq!(NtpTime::of(WallNanos(0)).0, NTP_UNIX_S << 32);
+        let ptp = ErrorEstimate { synchronized: true, ..ErrorEstimate::UNKNOWN }.with(Format::Ptp);
+        Request { error: ptp, ..request }.encode(Mode::Unauthenticated, &mut packet);
+        assert_eq!(packet[12..14], [0xFF, 1]);
     }
 }

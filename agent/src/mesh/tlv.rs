@@ -1,4 +1,4 @@
-//! What agents tell each other beside the measurement: lagmesh's private TLVs (type 252). Pure.
+//! What agents tell each other beside the measurement: lagmesh's private TLVs (type 251). Pure.
 //!
 //! # Wire format
 //!
@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 0 | version: 1 |
 //! | 1 | kind: 1 clock, 2 records |
-//! | 2..4 | zero |
+//! | 2..4 | `LM`: the type is for anybody's experiments |
 //! | 4.. | body |
 //!
 //! Body of kind 1, clock (40 octets). Stamps are raw nanoseconds of the named clock.
@@ -50,7 +50,9 @@ use crate::mesh::stamp::{put, take};
 
 /// The version that this program writes and reads.
 pub const VERSION: u8 = 1;
-/// Version, kind, reserved [octets].
+/// Marks our TLVs among other people's experiments of the same type.
+const MARK: [u8; 2] = [b'L', b'M'];
+/// Version, kind, mark [octets].
 const PREFIX_LENGTH: usize = 4;
 /// The value of a clock TLV [octets].
 pub const CLOCK_LENGTH: usize = PREFIX_LENGTH + 40;
@@ -133,7 +135,7 @@ pub enum Record {
 /// Writes the value of a clock TLV; `value` is [`CLOCK_LENGTH`] long or longer.
 pub fn put_clock(value: &mut [u8], body: &ClockBody) {
     value.fill(0);
-    (value[0], value[1]) = (VERSION, KIND_CLOCK);
+    put(value, 0, prefix(KIND_CLOCK));
     let fields = [body.agent.0, body.epoch.0, body.t1.0, body.t2.0, body.t3.0];
     for (n, field) in fields.into_iter().enumerate() {
         put(value, PREFIX_LENGTH + 8 * n, field.to_be_bytes());
@@ -146,7 +148,7 @@ pub fn put_records<'r>(value: &mut [u8], records: impl IntoIterator<Item = &'r R
     if value.len() < PREFIX_LENGTH + 4 {
         return 0;
     }
-    (value[0], value[1]) = (VERSION, KIND_RECORDS);
+    put(value, 0, prefix(KIND_RECORDS));
     let (mut at, mut count) = (PREFIX_LENGTH + 4, 0);
     for record in records {
         let length = record_length(record);
@@ -159,6 +161,10 @@ pub fn put_records<'r>(value: &mut [u8], records: impl IntoIterator<Item = &'r R
     }
     value[PREFIX_LENGTH] = count;
     usize::from(count)
+}
+
+fn prefix(kind: u8) -> [u8; PREFIX_LENGTH] {
+    [VERSION, kind, MARK[0], MARK[1]]
 }
 
 fn record_length(record: &Record) -> usize {
@@ -210,9 +216,10 @@ pub enum Body {
 
 /// Reads the value of a private TLV. Records that make no sense are left out.
 pub fn read(value: &[u8]) -> Body {
+    let Some((start, value)) = value.split_first_chunk::<PREFIX_LENGTH>() else { return Body::Unknown };
     match value {
-        [VERSION, KIND_CLOCK, _, _, body @ ..] => read_clock(body).map_or(Body::Unknown, Body::Clock),
-        [VERSION, KIND_RECORDS, _, _, count, _, _, _, rest @ ..] => Body::Records(read_records(*count, rest)),
+        body if *start == prefix(KIND_CLOCK) => read_clock(body).map_or(Body::Unknown, Body::Clock),
+        [count, _, _, _, rest @ ..] if *start == prefix(KIND_RECORDS) => Body::Records(read_records(*count, rest)),
         _ => Body::Unknown,
     }
 }
@@ -326,9 +333,9 @@ mod tests {
         #[test]
         fn any_octets(value in proptest::collection::vec(any::<u8>(), 0..220), records in proptest::collection::vec(record(), 0..4)) {
             let mut value = value;
-            for start in [None, Some([VERSION, KIND_CLOCK]), Some([VERSION, KIND_RECORDS])] {
-                if let (Some(start), true) = (start, value.len() >= 2) {
-                    value[..2].copy_from_slice(&start);
+            for start in [None, Some(prefix(KIND_CLOCK)), Some(prefix(KIND_RECORDS))] {
+                if let (Some(start), true) = (start, value.len() >= PREFIX_LENGTH) {
+                    value[..PREFIX_LENGTH].copy_from_slice(&start);
                 }
                 read(&value);
             }
@@ -355,9 +362,12 @@ mod tests {
         later = value;
         later[1] = 9;
         assert_eq!(read(&later), Body::Unknown);
+        later = value;
+        later[3] = 0;
+        assert_eq!(read(&later), Body::Unknown, "somebody else's experiment");
         // A record of an unknown type with 3 octets before the known one.
         later = [0; 200];
-        later[..8].copy_from_slice(&[1, 2, 0, 0, 2, 0, 0, 0]);
+        later[..8].copy_from_slice(&[1, 2, b'L', b'M', 2, 0, 0, 0]);
         later[8..13].copy_from_slice(&[77, 3, 1, 2, 3]);
         later[13..13 + 58].copy_from_slice(&value[8..66]);
         assert_eq!(read(&later), Body::Records(vec![seen]));

@@ -25,7 +25,8 @@ const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_ma
 const NODE: &[&str] = &["name", "region", "dsn"];
 const COLLECTOR: &[&str] = &["name", "otlp"];
 /// The keys of `[mesh]`.
-pub const MESH_KEYS: &[&str] = &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "loss_enter", "loss_exit"];
+pub const MESH_KEYS: &[&str] =
+    &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "third_party", "loss_enter", "loss_exit"];
 /// The keys of `[export]`.
 pub const EXPORT_KEYS: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
 /// The keys of `[replication]`.
@@ -217,6 +218,7 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
     let deadline = section.duration("deadline", ANY, default.deadline);
     let give_up = section.duration("give_up", Duration::ZERO..=GIVE_UP_MAX, default.give_up);
     let (icmp, tcp) = (section.switch("icmp", default.icmp), section.switch("tcp", default.tcp));
+    let third_party = section.switch("third_party", default.third_party);
     let ratio = |key, default| Ok(section.get(key, |value| number(value, 0.0..=1.0))?.unwrap_or(default));
     let (loss_enter, loss_exit) = (ratio("loss_enter", default.loss_enter), ratio("loss_exit", default.loss_exit));
     let patient = match (give_up, deadline) {
@@ -240,6 +242,7 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
         give_up: give_up?,
         icmp: icmp?,
         tcp: tcp?,
+        third_party: third_party?,
         loss_enter: loss_enter?,
         loss_exit: loss_exit?,
     })

@@ -53,6 +53,12 @@ fn security(fleet: &Fleet, found: &mut Vec<String>) {
     if fleet.insecure && outside {
         found.push("insecure = true: agents start without a mesh key, and then anybody can forge measurements".to_owned());
     }
+    if fleet.mesh.third_party && outside {
+        found.push(
+            "mesh.third_party = true: senders without a key get answers, as long as their requests and to any address that they forge"
+                .to_owned(),
+        );
+    }
     if fleet.insecure && plain {
         found.push("insecure = true: telemetry goes to a collector in plain text".to_owned());
     }

@@ -18,12 +18,12 @@ fn send(flow: &mut Flow, ms: u64) -> u32 {
     let due = flow.on_due(at(ms)).expect("due");
     assert!(due.send && due.skipped == 0);
     let sequence = flow.next_sequence();
-    assert_eq!(flow.sent(at(ms), NtpTime(ms)), None);
+    assert_eq!(flow.sent(at(ms), Timestamp(ms)), None);
     sequence
 }
 
 fn answer(flow: &mut Flow, sequence: u32, sent_ms: u64, ms: u64) -> Settled {
-    flow.on_answer(&Answer { sequence, echo: NtpTime(sent_ms), dwell_ns: 1_000, at: at(ms), at_by_kernel: false })
+    flow.on_answer(&Answer { sequence, echo: Timestamp(sent_ms), dwell_ns: 1_000, at: at(ms), at_by_kernel: false })
 }
 
 fn tick(flow: &mut Flow, ms: u64) -> Vec<Outcome> {
@@ -113,7 +113,7 @@ fn patience() {
     for (rtt_ms, expected_ms) in [(1, 200), (80, 320), (700, 1000)] {
         let mut flow = flow();
         let sequence = send(&mut flow, 0);
-        flow.on_answer(&Answer { sequence, echo: NtpTime(0), dwell_ns: 0, at: at(rtt_ms), at_by_kernel: false });
+        flow.on_answer(&Answer { sequence, echo: Timestamp(0), dwell_ns: 0, at: at(rtt_ms), at_by_kernel: false });
         assert_eq!(flow.patience().as_millis(), expected_ms);
     }
     assert_eq!(flow().patience(), TIMING.deadline);
@@ -167,8 +167,13 @@ fn kernel_stamps_of_the_sending() {
     let first = send(&mut flow, 0);
     assert_eq!(flow.sent_at(first), Some(at(0)));
     flow.on_kernel_stamp(first, at(2));
-    let answer =
-        |sequence, sent_ms, ms, at_by_kernel| Answer { sequence, echo: NtpTime(sent_ms), dwell_ns: 0, at: at(ms), at_by_kernel };
+    let answer = |sequence, sent_ms, ms, at_by_kernel| Answer {
+        sequence,
+        echo: Timestamp(sent_ms),
+        dwell_ns: 0,
+        at: at(ms),
+        at_by_kernel,
+    };
     let settled = |rtt_ms: u64, sent_ms, stamps| {
         let fate = Fate { outcome: Outcome::InTime, rtt_ns: Some(rtt_ms * 1_000_000) };
         Settled::Fate { fate, sent: at(sent_ms), stamps }
@@ -217,14 +222,14 @@ proptest! {
                         tick.extend((0..due.skipped).map(|_| Fate::of(Outcome::Skipped)));
                         if due.send {
                             sent.push((flow.next_sequence(), now));
-                            tick.extend(flow.sent(at(now), NtpTime(now)));
+                            tick.extend(flow.sent(at(now), Timestamp(now)));
                         }
                     }
                 }
                 3 | 4 => {
                     if let Some((sequence, ms)) = sent.get(usize::from(pick) % sent.len().max(1)) {
                         let dwell_ns = if pick > 250 { i64::MAX / 2 } else { 10 };
-                        let answer = Answer { sequence: *sequence, echo: NtpTime(*ms), dwell_ns, at: at(now), at_by_kernel: false };
+                        let answer = Answer { sequence: *sequence, echo: Timestamp(*ms), dwell_ns, at: at(now), at_by_kernel: false };
                         if let Settled::Fate { fate, .. } = flow.on_answer(&answer) {
                             prop_assert!(fate.rtt_ns != Some(0));
                             tick.push(fate);

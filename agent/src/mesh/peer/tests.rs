@@ -38,7 +38,7 @@ impl World {
         directory.found(AgentHash::of(&oslo_a), "127.0.0.1:18620".parse().unwrap());
         World {
             peer: Peer::new(&fleet, (&oslo, &oslo_a), (&tokyo, &tokyo_a), now(0)),
-            reflector: Reflector::new(AgentHash::of(&tokyo_a), keys.clone(), 1_000),
+            reflector: Reflector::new(AgentHash::of(&tokyo_a), keys.clone(), false, 1_000),
             directory,
             keys,
             stamps: StampClock::default(),
@@ -65,7 +65,7 @@ impl World {
 
     /// Tokyo answers a probe that arrives at `ms`.
     fn reflect(&mut self, packet: &[u8], ms: u64) -> Vec<u8> {
-        let source = "127.0.0.1:45000".parse().unwrap();
+        let source: std::net::SocketAddr = "127.0.0.1:45000".parse().unwrap();
         let accepted = self.reflector.check(packet, source, &self.directory, tokyo(ms)).unwrap();
         let mut reply = packet.to_vec();
         self.reflector.answer(&accepted, &mut reply, tokyo(ms + 1), &[announcement_record("tokyo-1", 3)]);
@@ -188,7 +188,7 @@ fn unwanted_replies() {
     let mut forged = reply.clone();
     seal_base(&mut forged, &wrong, KeyIndex::FIRST);
     let mut other = World::new(Some(right));
-    other.reflector = Reflector::new(AgentHash::of(&"oslo-a".parse().unwrap()), other.keys.clone(), 10);
+    other.reflector = Reflector::new(AgentHash::of(&"oslo-a".parse().unwrap()), other.keys.clone(), false, 10);
     let other = other.reflect(&packet, 1001);
     world.out.clear();
     for packet in [&forged, &other, &reply, &reply, &reply[..100].to_vec()] {

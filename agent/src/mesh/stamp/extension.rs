@@ -3,7 +3,7 @@
 //! A TLV is flags (1 octet), type (1), length of the value (2), value. The sender sets U; the reflector clears it on what it
 //! understood. The HMAC TLV covers the base packet's sequence number and all TLVs before it; only padding may follow it.
 
-use super::{HMAC_LENGTH, put, take};
+use super::{HMAC_LENGTH, Mode, put, take};
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 
 /// Flag: the reflector did not understand the TLV. The sender sets it.
@@ -15,10 +15,19 @@ pub const INTEGRITY: u8 = 0x20;
 
 /// Extra Padding.
 pub const TYPE_PADDING: u8 = 1;
+/// Timestamp Information: what made the reflector's stamps.
+pub const TYPE_TIMESTAMP_INFORMATION: u8 = 3;
+/// Class of Service: the DSCP that arrived, and the one wanted for the answer.
+pub const TYPE_CLASS_OF_SERVICE: u8 = 4;
+/// Direct Measurement: how many packets of the session were sent, received and answered.
+pub const TYPE_DIRECT_MEASUREMENT: u8 = 5;
+/// Follow-Up Telemetry: when the previous answer of the session was sent.
+pub const TYPE_FOLLOW_UP: u8 = 7;
 /// HMAC.
 pub const TYPE_HMAC: u8 = 8;
-/// lagmesh's own TLVs, from the range for private use (252 to 254).
-pub const TYPE_LAGMESH: u8 = 252;
+/// lagmesh's own TLVs, from the range for experiments (240 to 251): those for private use (252 to 254) begin with an enterprise number
+/// of IANA, which lagmesh does not have.
+pub const TYPE_LAGMESH: u8 = 251;
 
 /// Flags, type and length [octets].
 pub const HEADER_LENGTH: usize = 4;
@@ -41,6 +50,17 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether it is of a type that the standard gives another length: then it is malformed, but what follows can be found.
+    pub fn has_wrong_length(&self) -> bool {
+        let right = match self.kind {
+            TYPE_TIMESTAMP_INFORMATION | TYPE_CLASS_OF_SERVICE => 4,
+            TYPE_DIRECT_MEASUREMENT => 12,
+            TYPE_FOLLOW_UP | TYPE_HMAC => 16,
+            _ => return false,
+        };
+        self.length != right
+    }
+
     /// Where the value begins.
     pub fn value_at(&self) -> usize {
         self.at + HEADER_LENGTH
@@ -94,6 +114,15 @@ impl Iterator for Frames<'_> {
     }
 }
 
+/// The TLVs of an answer for which the reflector vouches: what it did not understand is left out, what follows a malformed one too, and
+/// all of them if their integrity failed.
+pub fn vouched(packet: &[u8], base: usize) -> impl Iterator<Item = Frame> {
+    let failed = frames(packet, base).any(|frame| frame.flags & INTEGRITY != 0);
+    frames(packet, base)
+        .take_while(move |frame| !failed && !frame.malformed && frame.flags & MALFORMED == 0)
+        .filter(|frame| frame.flags & UNRECOGNIZED == 0)
+}
+
 /// Writes a TLV's header as a sender does; returns where its value begins.
 pub fn put_header(packet: &mut [u8], at: usize, kind: u8, length: u16) -> usize {
     packet[at] = UNRECOGNIZED;
@@ -113,17 +142,19 @@ pub enum Integrity {
     Bad,
 }
 
-/// Checks the HMAC TLV of a packet whose TLVs begin at `base`.
-pub fn verify(packet: &[u8], base: usize, keys: &MeshKeys) -> Integrity {
-    let mut result = Integrity::Absent;
-    for frame in frames(packet, base) {
+/// Checks the HMAC TLV of a packet. An authenticated one must have it if it has any TLV beside one of padding.
+pub fn verify(packet: &[u8], mode: Mode, keys: &MeshKeys) -> Integrity {
+    let (mut result, mut paddings, mut others) = (Integrity::Absent, 0, 0);
+    for frame in frames(packet, mode.base_length()) {
         match (frame.kind, result) {
-            (TYPE_HMAC, Integrity::Absent) => result = verify_frame(packet, base, frame, keys),
-            (TYPE_PADDING, _) | (_, Integrity::Absent) => {}
+            (TYPE_HMAC, Integrity::Absent) => result = verify_frame(packet, mode.base_length(), frame, keys),
+            (TYPE_PADDING, _) => paddings += 1,
+            (_, Integrity::Absent) => others += 1,
             _ => return Integrity::Bad,
         }
     }
-    result
+    let must_be_there = mode == Mode::Authenticated && (others > 0 || paddings > 1);
+    if result == Integrity::Absent && must_be_there { Integrity::Bad } else { result }
 }
 
 fn verify_frame(packet: &[u8], base: usize, frame: Frame, keys: &MeshKeys) -> Integrity {
@@ -155,6 +186,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const OPEN: Mode = Mode::Unauthenticated;
 
     fn keys(secret: &[u8]) -> MeshKeys {
         MeshKeys::of(&[secret]).unwrap()
@@ -195,16 +228,46 @@ mod tests {
             packet
         };
         let good = sealed(&[(TYPE_LAGMESH, 12), (TYPE_HMAC, 16)]);
-        assert_eq!(verify(&good, 44, &right), Integrity::Good);
-        assert_eq!(verify(&good, 44, &keys(b"another key that is long")), Integrity::Bad);
+        assert_eq!(verify(&good, OPEN, &right), Integrity::Good);
+        assert_eq!(verify(&good, OPEN, &keys(b"another key that is long")), Integrity::Bad);
         for changed in [0, 44 + 5, good.len() - 1] {
             let mut bad = good.clone();
             bad[changed] ^= 1;
-            assert_eq!(verify(&bad, 44, &right), Integrity::Bad, "octet {changed}");
+            assert_eq!(verify(&bad, OPEN, &right), Integrity::Bad, "octet {changed}");
         }
-        assert_eq!(verify(&sealed(&[(TYPE_HMAC, 16), (TYPE_PADDING, 8)]), 44, &right), Integrity::Good);
-        assert_eq!(verify(&sealed(&[(TYPE_HMAC, 16), (TYPE_LAGMESH, 8)]), 44, &right), Integrity::Bad);
-        assert_eq!(verify(&packet_of(&[(TYPE_LAGMESH, 8)]), 44, &right), Integrity::Absent);
-        assert_eq!(verify(&packet_of(&[(TYPE_HMAC, 15)]), 44, &right), Integrity::Bad);
+        assert_eq!(verify(&sealed(&[(TYPE_HMAC, 16), (TYPE_PADDING, 8)]), OPEN, &right), Integrity::Good);
+        assert_eq!(verify(&sealed(&[(TYPE_HMAC, 16), (TYPE_LAGMESH, 8)]), OPEN, &right), Integrity::Bad);
+        assert_eq!(verify(&packet_of(&[(TYPE_LAGMESH, 8)]), OPEN, &right), Integrity::Absent);
+        assert_eq!(verify(&packet_of(&[(TYPE_HMAC, 15)]), OPEN, &right), Integrity::Bad);
+    }
+
+    /// In authenticated mode TLVs without an HMAC TLV are as good as forged; one of padding alone may do without.
+    #[test]
+    fn authenticated_tlvs_need_their_hmac() {
+        let right = keys(b"0123456789abcdef");
+        let verified = |kinds: &[(u8, usize)]| {
+            let mut packet = vec![0; 68];
+            packet.extend(packet_of(kinds));
+            verify(&packet, Mode::Authenticated, &right)
+        };
+        assert_eq!(verified(&[]), Integrity::Absent);
+        assert_eq!(verified(&[(TYPE_PADDING, 9)]), Integrity::Absent);
+        assert_eq!(verified(&[(TYPE_PADDING, 9), (TYPE_PADDING, 9)]), Integrity::Bad);
+        assert_eq!(verified(&[(TYPE_LAGMESH, 9)]), Integrity::Bad);
+    }
+
+    /// A sender believes no TLV that the reflector did not understand, none behind a malformed one, and none at all if one failed.
+    #[test]
+    fn what_the_reflector_vouches_for() {
+        let kinds = |flags: [u8; 4]| {
+            let mut packet = packet_of(&[(1, 4), (3, 4), (5, 12), (251, 3)]);
+            let at: Vec<usize> = frames(&packet, 44).map(|frame| frame.at).collect();
+            at.iter().zip(flags).for_each(|(at, flags)| packet[*at] = flags);
+            vouched(&packet, 44).map(|frame| frame.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds([0; 4]), [1, 3, 5, 251]);
+        assert_eq!(kinds([0, UNRECOGNIZED, 0, 0]), [1, 5, 251]);
+        assert_eq!(kinds([0, 0, MALFORMED, 0]), [1, 3]);
+        assert_eq!(kinds([0, 0, 0, INTEGRITY]), [] as [u8; 0]);
     }
 }

@@ -40,7 +40,12 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     let m = &fleet.mesh;
     let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
     write!(file, "[mesh]\nflows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
-    write!(file, "icmp = {}\ntcp = {}\nloss_enter = {:?}\nloss_exit = {:?}\n", m.icmp, m.tcp, m.loss_enter, m.loss_exit).unwrap();
+    write!(
+        file,
+        "icmp = {}\ntcp = {}\nthird_party = {}\nloss_enter = {:?}\nloss_exit = {:?}\n",
+        m.icmp, m.tcp, m.third_party, m.loss_enter, m.loss_exit
+    )
+    .unwrap();
     let e = &fleet.export;
     write!(file, "[export]\ninterval = {}\nspool_bytes_max = {}\n", text(e.interval), e.spool_bytes_max).unwrap();
     writeln!(file, "spool_age_max = {}", text(e.spool_age_max)).unwrap();
@@ -64,13 +69,13 @@ prop_compose! {
         interval_ms in 10_u64..100_000,
         deadline_us in 1_u64..10_000_000,
         patience_us in 0_u64..10_000_000,
-        (icmp, tcp) in any::<(bool, bool)>(),
+        (icmp, tcp, third_party) in any::<(bool, bool, bool)>(),
         loss_enter in 0.000_001..=1.0_f64,
         below in 0.0..0.999_f64,
     ) -> Mesh {
         let deadline = Duration::from_micros(deadline_us);
         Mesh {
-            flows, icmp, tcp, deadline, loss_enter,
+            flows, icmp, tcp, third_party, deadline, loss_enter,
             interval: Duration::from_millis(interval_ms),
             give_up: deadline + Duration::from_micros(patience_us),
             loss_exit: loss_enter * below,

@@ -1,0 +1,82 @@
+//! What a stateful reflector remembers of each session, so that its sender can tell loss by direction. Pure.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lagmesh_model::time::{RawNanos, WallNanos, nanos};
+
+/// How many sessions of strangers are counted at once, and as many again of configured agents; towards those beyond that the reflector
+/// is stateless.
+pub(super) const SESSIONS_MAX: usize = 8192;
+/// A session that was silent for so long is forgotten when room is needed.
+const SESSION_IDLE: Duration = Duration::from_secs(60);
+
+/// Which session: its sender and the identifier that it chose (RFC 8972, section 3). Our own end is one and the same for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SessionKey {
+    pub(super) source: SocketAddr,
+    pub(super) identifier: u16,
+    /// Whether a configured agent sends: strangers cannot take their room.
+    pub(super) configured: bool,
+}
+
+/// What there is to tell in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// How many requests came, with this one.
+    pub(super) received: u32,
+    /// How many answers were sent before this one: its number.
+    pub(super) answered: u32,
+    /// The answer before this one: its number, and when it was sent.
+    pub(super) previous: Option<(u32, WallNanos)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    counts: Counts,
+    newest: RawNanos,
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    configured: HashMap<SessionKey, Session>,
+    strangers: HashMap<SessionKey, Session>,
+}
+
+impl Sessions {
+    /// A request came. Without room its session is not counted.
+    pub(super) fn receive(&mut self, key: SessionKey, now: RawNanos) {
+        let sessions = self.table(key);
+        if sessions.len() >= SESSIONS_MAX && !sessions.contains_key(&key) {
+            sessions.retain(|_, session| now.since_ns(session.newest) < nanos(SESSION_IDLE).cast_signed());
+            if sessions.len() >= SESSIONS_MAX {
+                return;
+            }
+        }
+        let new = Session { counts: Counts { received: 0, answered: 0, previous: None }, newest: now };
+        let session = sessions.entry(key).or_insert(new);
+        session.counts.received = session.counts.received.wrapping_add(1);
+        session.newest = now;
+    }
+
+    /// An answer is made at `wall`: what it tells. `None` if the session is not counted.
+    pub(super) fn answer(&mut self, key: SessionKey, wall: WallNanos) -> Option<Counts> {
+        let session = self.table(key).get_mut(&key)?;
+        let told = session.counts;
+        session.counts.previous = Some((told.answered, wall));
+        session.counts.answered = told.answered.wrapping_add(1);
+        Some(told)
+    }
+
+    /// How many are counted.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.configured.len() + self.strangers.len()
+    }
+
+    fn table(&mut self, key: SessionKey) -> &mut HashMap<SessionKey, Session> {
+        if key.configured { &mut self.configured } else { &mut self.strangers }
+    }
+}
