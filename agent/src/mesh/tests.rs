@@ -8,11 +8,14 @@ use lagmesh_daemon::{Clock, Shutdown, Supervisor, Watchdog};
 use lagmesh_model::beat::Sequence;
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{Outcome, ProbeKind};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::measurement::{Confirmation, Observation, Observations, Outbox, PeerViews};
+use crate::mesh::socket::receive;
+use crate::mesh::stamp::{Mode, Reply};
 use crate::mesh::testing::{announcement, confirmation, fleet};
 use crate::mesh::{MeshContext, MeshKeys, start};
 
@@ -165,7 +168,8 @@ async fn noise_is_not_amplified() {
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-/// A reflector that listens on all addresses answers from the one that was asked, over IPv4 and IPv6 alike.
+/// A reflector that listens on all addresses answers from the one that was asked, over IPv4 and IPv6 alike; it tells the hop limit with
+/// which the request arrived, and answers with the DSCP of the request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_come_from_the_address_that_was_asked() {
     for (listen, asked) in [("0.0.0.0:0", "127.0.0.9"), ("[::]:0", "::1"), ("[::]:0", "127.0.0.9")] {
@@ -175,11 +179,31 @@ async fn answers_come_from_the_address_that_was_asked() {
         let asked = SocketAddr::new(asked.parse().unwrap(), free.port());
         let own = if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
         let socket = UdpSocket::bind(own).await.unwrap();
+        mark(&socket, asked.is_ipv4()).unwrap();
         socket.connect(asked).await.unwrap();
         socket.send(&[0; 44]).await.unwrap();
-        let received =
-            timeout(PATIENCE, socket.recv(&mut [0; 100])).await.expect("answered from the address that was asked").unwrap();
-        assert_eq!(received, 44);
+        timeout(PATIENCE, socket.readable()).await.expect("answered from the address that was asked").unwrap();
+        let mut answer = [0; 100];
+        let received = receive(&socket, &mut answer).unwrap();
+        let reply = Reply::decode(Mode::Unauthenticated, &answer).unwrap();
+        assert_eq!((received.length, reply.sender_hops, received.class), (44, HOPS, Some(DSCP << 2)), "{listen} {asked}");
         agent.stop().await;
+    }
+}
+
+const HOPS: u8 = 33;
+const DSCP: u8 = 46;
+
+/// Sends with an unusual hop limit and DSCP, and has the kernel tell those of what comes in.
+fn mark(socket: &UdpSocket, ipv4: bool) -> nix::Result<()> {
+    let (hops, class) = (i32::from(HOPS), i32::from(DSCP << 2));
+    if ipv4 {
+        setsockopt(socket, sockopt::Ipv4Ttl, &hops)?;
+        setsockopt(socket, sockopt::Ipv4Tos, &class)?;
+        setsockopt(socket, sockopt::IpRecvTos, &true)
+    } else {
+        setsockopt(socket, sockopt::Ipv6Ttl, &hops)?;
+        setsockopt(socket, sockopt::Ipv6TClass, &class)?;
+        setsockopt(socket, sockopt::Ipv6RecvTClass, &true)
     }
 }
