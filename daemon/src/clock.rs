@@ -47,6 +47,12 @@ pub struct Bracket {
     pub after: RawNanos,
 }
 
+impl From<Bracket> for Reading {
+    fn from(Bracket { epoch, before, wall, .. }: Bracket) -> Reading {
+        Reading { epoch, raw: before, wall }
+    }
+}
+
 /// A sample that took longer was interrupted; another one is taken, for the narrower it is the more it shows.
 const SAMPLE_NARROW_NS: u64 = 20_000;
 /// How often an interrupted sample is taken again before a wide one must do.
@@ -65,8 +71,7 @@ impl Clock {
 
     /// The time now. If the host was suspended or moved since the last reading, this one begins a new epoch.
     pub fn now(&self) -> Reading {
-        let Bracket { epoch, before, wall, .. } = self.bracket();
-        Reading { epoch, raw: before, wall }
+        self.bracket().into()
     }
 
     /// The time now with the bounds between which the wall clock was read.

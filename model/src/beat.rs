@@ -1,5 +1,7 @@
 //! A heartbeat row: who wrote it, which one it is, when, and where the writer's log stood.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::NodeName;
@@ -32,8 +34,10 @@ pub struct BeatId {
     pub sequence: Sequence,
 }
 
-/// A writer never sends a beat sooner after the one before than this part of the beat interval; another start of it may.
-pub const SPACING_MIN: f64 = 0.9;
+/// A writer never sends a beat sooner than this after the one before; another start of it may.
+pub fn least_spacing(interval: Duration) -> Duration {
+    interval.mul_f64(0.9)
+}
 
 /// When the writer sent a beat and when its commit returned, on the writer's measuring clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -257,6 +257,11 @@ words! {
 }
 
 impl ReplicationState {
+    /// Whether nothing more becomes visible as long as it lasts: replication does not progress, or nothing is written.
+    pub fn stands_still(self) -> bool {
+        self.is_stuck() || self == ReplicationState::WriterDown
+    }
+
     /// Whether the state says that replication does not progress.
     pub fn is_stuck(self) -> bool {
         use ReplicationState as S;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lagmesh_model::beat::SPACING_MIN;
+use lagmesh_model::beat::least_spacing;
 use lagmesh_model::time::{RawNanos, nanos};
 
 /// The schedule of one writer.
@@ -12,14 +12,12 @@ pub(super) struct BeatSchedule {
     /// No beat leaves before this moment: readers count on it that beats are not closer together.
     earliest: RawNanos,
     interval_ns: u64,
-    spacing: Duration,
 }
 
 impl BeatSchedule {
     /// Beats every `interval` from `start` on.
     pub(super) fn new(start: RawNanos, interval: Duration) -> BeatSchedule {
-        let spacing = interval.mul_f64(SPACING_MIN);
-        BeatSchedule { due: start, earliest: start, interval_ns: nanos(interval).max(1), spacing }
+        BeatSchedule { due: start, earliest: start, interval_ns: nanos(interval).max(1) }
     }
 
     /// When the next beat is due.
@@ -30,7 +28,7 @@ impl BeatSchedule {
     /// A beat was sent and has ended: the next one is due at the first moment of the schedule that is not past, or a little later if
     /// this one left late. Returns how many were passed over.
     pub(super) fn advance(&mut self, sent: RawNanos, now: RawNanos) -> u64 {
-        self.earliest = sent.after(self.spacing);
+        self.earliest = sent.after(least_spacing(Duration::from_nanos(self.interval_ns)));
         self.due = RawNanos(self.due.0 + self.interval_ns);
         let Some(late) = now.checked_since(self.due) else { return 0 };
         let skipped = nanos(late).div_ceil(self.interval_ns);

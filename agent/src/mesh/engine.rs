@@ -17,6 +17,7 @@ use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Origin, Reflector};
+use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::tlv::AgentHash;
 
 /// A source may send at least so many packets a second [1/s]; more if the fleet's own cadence is higher.
@@ -38,6 +39,8 @@ pub struct Arrival {
 pub struct Engine {
     fleet: Arc<Fleet>,
     own: AgentHash,
+    /// How far our wall clock may be off, as our host claims.
+    error: ErrorEstimate,
     keys: Option<MeshKeys>,
     peers: Vec<Peer>,
     reflector: Reflector,
@@ -62,6 +65,7 @@ impl Engine {
         Engine {
             fleet: Arc::clone(fleet),
             own,
+            error: ErrorEstimate::UNKNOWN,
             keys: keys.clone(),
             peers: fleet.peers_of(region).flat_map(peers_of).collect(),
             reflector: Reflector::new(own, keys, fleet.mesh.third_party, source_rate_per_s(fleet)),
@@ -94,7 +98,7 @@ impl Engine {
     /// What our host claims about its wall clock; `None` if that is not known.
     pub fn claim(&mut self, claim: Option<ClockClaim>) {
         self.reflector.claim(claim);
-        self.peers.iter_mut().for_each(|peer| peer.claim(claim));
+        self.error = ErrorEstimate::of(claim);
     }
 
     /// A peer agent was found at an address.
@@ -134,7 +138,7 @@ impl Engine {
         let peer = &self.peers[peer];
         let bulletin = self.bulletins.get_mut(&peer.region);
         let records = bulletin.map(|bulletin| bulletin.next(now, peer.newest_rtt_ns(flow))).unwrap_or_default();
-        peer.request(flow, self.own, now, &records, self.keys.as_ref(), packet)
+        peer.request(flow, (self.own, self.error), now, &records, self.keys.as_ref(), packet)
     }
 
     /// A probe left; returns its sequence number.
@@ -308,7 +312,7 @@ mod tests {
             let read = note(&mut tokyo, 24_000);
             let sender: SocketAddr = "127.0.0.1:45000".parse().unwrap();
             let arrival = Arrival { stamp: Some(reading(21_100).wall), empty };
-            let accepted = tokyo.check(&packet, Origin::from(sender), arrival, read).unwrap();
+            let accepted = tokyo.check(&packet, Origin { source: sender, hops: None, class: None }, arrival, read).unwrap();
             tokyo.answer(&accepted, &mut packet, reading(24_050));
             let read = note(&mut oslo, 49_000);
             oslo.on_packet(0, 0, (&packet, Some(reading(44_050).wall)), read);

@@ -58,8 +58,8 @@ pub struct Answer {
     pub sequence: u32,
     /// The request's stamp as it was sent back.
     pub echo: Timestamp,
-    /// How long the responder kept it, on the responder's clock [ns].
-    pub dwell_ns: i64,
+    /// How long the responder kept it, on the responder's clock [ns]; `None` if its stamps are none, which is corrupt.
+    pub dwell_ns: Option<i64>,
     /// When it arrived (t4).
     pub at: RawNanos,
     /// Whether that is the kernel's stamp.
@@ -191,7 +191,7 @@ impl Flow {
         };
         let settled = |fate| Settled::Fate { fate, sent: sent.at, stamps };
         let elapsed_ns = answer.at.since_ns(sent.at);
-        let Some(rtt_ns) = round_trip_ns(elapsed_ns, answer.dwell_ns) else {
+        let Some(rtt_ns) = answer.dwell_ns.and_then(|dwell_ns| round_trip_ns(elapsed_ns, dwell_ns)) else {
             self.outstanding.remove(place);
             return settled(Fate::of(Outcome::Corrupt));
         };

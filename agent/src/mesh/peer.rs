@@ -1,6 +1,5 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
-use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
@@ -16,7 +15,7 @@ use crate::mesh::stamp::extension::{
     HEADER_LENGTH, HMAC_TLV_LENGTH, Integrity, TYPE_HMAC, TYPE_LAGMESH, put_header, seal, seal_base, verify, verify_base, vouched,
 };
 use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, Reply, Request, Timestamp};
-use crate::mesh::tlv::{self, AgentHash, Body, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
+use crate::mesh::tlv::{self, AgentHash, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
 
 /// The longest packet of ours [octets].
 pub const PACKET_MAX: usize = Mesh::PACKET_LENGTH_WITH_KEY;
@@ -55,7 +54,6 @@ pub struct Peer {
     /// Some of that was not heard.
     say_again: bool,
     offset: OffsetWindow,
-    error: ErrorEstimate,
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
     fates: Vec<Fate>,
@@ -81,16 +79,10 @@ impl Peer {
             said: vec![None; usize::from(mesh.flows)],
             say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
-            error: ErrorEstimate::UNKNOWN,
             own_epoch: now.epoch,
             refused_at: None,
             fates: Vec::new(),
         }
-    }
-
-    /// What our host claims about its wall clock; `None` if that is not known.
-    pub fn claim(&mut self, claim: Option<ClockClaim>) {
-        self.error = ErrorEstimate::of(claim);
     }
 
     /// How many flows it has.
@@ -172,23 +164,20 @@ impl Peer {
         self.flows[flow].newest_rtt_ns()
     }
 
-    /// Writes the flow's next probe; returns its length. It counts once [`Peer::sent`] or [`Peer::not_sent`] says so.
+    /// Writes the flow's next probe, with our name on the wire and how far our wall clock may be off; returns its length. It counts
+    /// once [`Peer::sent`] or [`Peer::not_sent`] says so.
     pub fn request(
         &self,
         flow: usize,
-        own: AgentHash,
+        (own, error): (AgentHash, ErrorEstimate),
         now: Reading,
         records: &[Record],
         keys: Option<&MeshKeys>,
         packet: &mut [u8; PACKET_MAX],
     ) -> usize {
         let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        let request = Request {
-            sequence: self.flows[flow].next_sequence(),
-            timestamp: Timestamp::ntp(now.wall),
-            error: self.error,
-            session: 0,
-        };
+        let request =
+            Request { sequence: self.flows[flow].next_sequence(), timestamp: Timestamp::ntp(now.wall), error, session: 0 };
         request.encode(mode, packet);
         let base = mode.base_length();
         let clock_at = put_header(packet, base, TYPE_LAGMESH, length(CLOCK_LENGTH));
@@ -266,9 +255,8 @@ impl Peer {
             Err(reason) => return unwanted(reason, out),
         };
         let dwell_ns = match &clock {
-            Some(clock) => clock.t3.since_ns(clock.t2),
-            // An answer with stamps that are none is as corrupt as one that was sent before it came.
-            None => reply.dwell_ns().unwrap_or(-1),
+            Some(clock) => Some(clock.t3.since_ns(clock.t2)),
+            None => reply.dwell_ns(),
         };
         let sequence = reply.sender_sequence;
         let arrived = self.flows[flow].sent_at(sequence).zip(stamp).map(|(sent, stamp)| stamps.received(sent, stamp));
@@ -306,14 +294,7 @@ impl Peer {
                 integrity => integrity == Integrity::Good,
             },
         };
-        let (mut clock, mut records) = (None, Vec::new());
-        for frame in vouched(packet, mode.base_length()).filter(|frame| trusted && frame.kind == TYPE_LAGMESH) {
-            match frame.value(packet).map(tlv::read) {
-                Some(Body::Clock(body)) => clock = Some(body),
-                Some(Body::Records(told)) => records = told,
-                Some(Body::Unknown) | None => {}
-            }
-        }
+        let (clock, records) = tlv::told(packet, vouched(packet, mode.base_length()).filter(|_| trusted));
         match clock {
             Some(clock) if clock.agent != self.hash => Err("wrong-agent"),
             Some(clock) => Ok((reply, Some(clock), records)),

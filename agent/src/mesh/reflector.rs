@@ -15,9 +15,9 @@ use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::reflector::answer::{Telling, wanted_class};
 use crate::mesh::reflector::limiter::Limiter;
 use crate::mesh::reflector::sessions::{SessionKey, Sessions};
-use crate::mesh::stamp::extension::{Integrity, TYPE_HMAC, TYPE_LAGMESH, frames, seal, seal_base, verify, verify_base};
+use crate::mesh::stamp::extension::{Integrity, TYPE_HMAC, frames, seal, seal_base, verify, verify_base};
 use crate::mesh::stamp::{ErrorEstimate, Mode, Reply, Request, Timestamp};
-use crate::mesh::tlv::{self, AgentHash, Body, ClockBody, Record};
+use crate::mesh::tlv::{self, AgentHash, ClockBody, Record};
 
 /// The longest request that is answered [octets]: what an Ethernet frame holds.
 pub const REQUEST_MAX: usize = 1500;
@@ -66,12 +66,6 @@ pub struct Origin {
     pub class: Option<u8>,
 }
 
-impl From<SocketAddr> for Origin {
-    fn from(source: SocketAddr) -> Origin {
-        Origin { source, hops: None, class: None }
-    }
-}
-
 /// A request that will be answered.
 #[derive(Debug)]
 pub struct Accepted {
@@ -117,14 +111,7 @@ impl Reflector {
     ///
     /// # Errors
     /// If not, with the reason.
-    pub fn check(
-        &mut self,
-        packet: &[u8],
-        origin: impl Into<Origin>,
-        directory: &Directory,
-        received: Reading,
-    ) -> Result<Accepted, Drop> {
-        let origin: Origin = origin.into();
+    pub fn check(&mut self, packet: &[u8], origin: Origin, directory: &Directory, received: Reading) -> Result<Accepted, Drop> {
         let source = origin.source;
         if packet.len() > REQUEST_MAX {
             return Err(Drop::TooLong);
@@ -165,14 +152,7 @@ impl Reflector {
         source: SocketAddr,
         directory: &Directory,
     ) -> (Option<ClockBody>, Vec<Record>) {
-        let (mut speaker, mut told) = (None, Vec::new());
-        for frame in frames(packet, mode.base_length()).filter(|frame| frame.kind == TYPE_LAGMESH) {
-            match frame.value(packet).map(tlv::read) {
-                Some(Body::Clock(clock)) => speaker = Some(clock),
-                Some(Body::Records(records)) => told = records,
-                Some(Body::Unknown) | None => {}
-            }
-        }
+        let (speaker, told) = tlv::told(packet, frames(packet, mode.base_length()));
         let trusted = |clock: &ClockBody| match mode {
             Mode::Authenticated => integrity == Integrity::Good && directory.get(clock.agent).is_some(),
             Mode::Unauthenticated => self.keys.is_none() && directory.is_at(clock.agent, source),

@@ -63,7 +63,7 @@ impl Shared {
         let mut engine = self.engine.borrow_mut();
         let reading = self.clock.bracket();
         engine.note(reading);
-        let result = act(&mut engine, Reading { epoch: reading.epoch, raw: reading.before, wall: reading.wall });
+        let result = act(&mut engine, reading.into());
         let mut unheard = false;
         for observation in engine.observations() {
             let is_change = matches!(observation, Observation::Flow(_));

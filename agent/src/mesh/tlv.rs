@@ -46,6 +46,7 @@ use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::time::{Epoch, RawNanos};
 use sha2::{Digest, Sha256};
 
+use crate::mesh::stamp::extension::{Frame, TYPE_LAGMESH};
 use crate::mesh::stamp::{put, take};
 
 /// The version that this program writes and reads.
@@ -212,6 +213,19 @@ pub enum Body {
     Records(Vec<Record>),
     /// A version or kind that this program does not know.
     Unknown,
+}
+
+/// What the private TLVs among the frames of a packet tell: the clock and the records; of several the last.
+pub fn told(packet: &[u8], frames: impl Iterator<Item = Frame>) -> (Option<ClockBody>, Vec<Record>) {
+    let (mut clock, mut records) = (None, Vec::new());
+    for frame in frames.filter(|frame| frame.kind == TYPE_LAGMESH) {
+        match frame.value(packet).map(read) {
+            Some(Body::Clock(body)) => clock = Some(body),
+            Some(Body::Records(told)) => records = told,
+            Some(Body::Unknown) | None => {}
+        }
+    }
+    (clock, records)
 }
 
 /// Reads the value of a private TLV. Records that make no sense are left out.

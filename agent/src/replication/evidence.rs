@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lagmesh_model::beat::SPACING_MIN;
+use lagmesh_model::beat::least_spacing;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
-use lagmesh_model::state::{NodeState, ReplicationState};
+use lagmesh_model::state::NodeState;
 use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::{RawNanos, Reading};
 
@@ -29,8 +29,8 @@ impl Replications {
             |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
         let since = SincePoll {
             told: told.and_then(Told::newest).map(|beat| &beat.announcement),
-            spacing: cluster.interval.mul_f64(SPACING_MIN),
-            stands_still_at: node.poll_began().filter(|_| state.is_stuck() || state == ReplicationState::WriterDown),
+            spacing: least_spacing(cluster.interval),
+            stands_still_at: node.poll_began().filter(|_| state.stands_still()),
         };
         let status = status::Replication {
             cluster: cluster.name.clone(),

@@ -121,12 +121,11 @@ impl Summary {
         let region = Attributes::new().with(Attribute::Region, &self.exporter.region);
         let agent = region.clone().with(Attribute::Agent, &self.exporter.agent);
         out.push(Series::histogram(&catalogue::SCHEDULE_LATENESS, region.clone(), self.lateness.clone()));
-        for (reason, packets) in &self.mesh_dropped {
-            out.push(Series::counter(&catalogue::MESH_DROPPED, region.clone().with(Attribute::Reason, reason), *packets));
-        }
-        for (reason, stamps) in &self.stamps_refused {
-            let attributes = region.clone().with(Attribute::Reason, reason);
-            out.push(Series::counter(&catalogue::MESH_STAMPS_REFUSED, attributes, *stamps));
+        let by_reason = [(&catalogue::MESH_DROPPED, &self.mesh_dropped), (&catalogue::MESH_STAMPS_REFUSED, &self.stamps_refused)];
+        for (metric, counts) in by_reason {
+            for (reason, count) in counts {
+                out.push(Series::counter(metric, region.clone().with(Attribute::Reason, reason), *count));
+            }
         }
         out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
         out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));

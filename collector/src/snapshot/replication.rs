@@ -140,7 +140,7 @@ impl<'a> Row<'a> {
         };
         let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else { return source.age.of_value(said) };
         let upper_s = said.upper_s + age_s;
-        Known::known(if state.is_stuck() || state == ReplicationState::WriterDown {
+        Known::known(if state.stands_still() {
             Seconds { estimate_s: said.estimate_s + age_s, upper_s, ..said }
         } else {
             Seconds { lower_s: said.lower_s.min(0.0), upper_s, ..said }

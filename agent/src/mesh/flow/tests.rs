@@ -23,7 +23,7 @@ fn send(flow: &mut Flow, ms: u64) -> u32 {
 }
 
 fn answer(flow: &mut Flow, sequence: u32, sent_ms: u64, ms: u64) -> Settled {
-    flow.on_answer(&Answer { sequence, echo: Timestamp(sent_ms), dwell_ns: 1_000, at: at(ms), at_by_kernel: false })
+    flow.on_answer(&Answer { sequence, echo: Timestamp(sent_ms), dwell_ns: Some(1_000), at: at(ms), at_by_kernel: false })
 }
 
 fn tick(flow: &mut Flow, ms: u64) -> Vec<Outcome> {
@@ -113,7 +113,7 @@ fn patience() {
     for (rtt_ms, expected_ms) in [(1, 200), (80, 320), (700, 1000)] {
         let mut flow = flow();
         let sequence = send(&mut flow, 0);
-        flow.on_answer(&Answer { sequence, echo: Timestamp(0), dwell_ns: 0, at: at(rtt_ms), at_by_kernel: false });
+        flow.on_answer(&Answer { sequence, echo: Timestamp(0), dwell_ns: Some(0), at: at(rtt_ms), at_by_kernel: false });
         assert_eq!(flow.patience().as_millis(), expected_ms);
     }
     assert_eq!(flow().patience(), TIMING.deadline);
@@ -170,7 +170,7 @@ fn kernel_stamps_of_the_sending() {
     let answer = |sequence, sent_ms, ms, at_by_kernel| Answer {
         sequence,
         echo: Timestamp(sent_ms),
-        dwell_ns: 0,
+        dwell_ns: Some(0),
         at: at(ms),
         at_by_kernel,
     };
@@ -228,7 +228,7 @@ proptest! {
                 }
                 3 | 4 => {
                     if let Some((sequence, ms)) = sent.get(usize::from(pick) % sent.len().max(1)) {
-                        let dwell_ns = if pick > 250 { i64::MAX / 2 } else { 10 };
+                        let dwell_ns = Some(if pick > 250 { i64::MAX / 2 } else { 10 });
                         let answer = Answer { sequence: *sequence, echo: Timestamp(*ms), dwell_ns, at: at(now), at_by_kernel: false };
                         if let Settled::Fate { fate, .. } = flow.on_answer(&answer) {
                             prop_assert!(fate.rtt_ns != Some(0));

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::hearing::Directory;
-use crate::mesh::reflector::Reflector;
+use crate::mesh::reflector::{Origin, Reflector};
 use crate::mesh::testing::{announcement_record, fleet};
 
 /// Oslo's view of Tokyo's agent and Tokyo's reflector, whose clock is ahead by [`THETA_NS`].
@@ -56,7 +56,7 @@ impl World {
         for flow in due {
             let mut packet = [0; PACKET_MAX];
             let own = AgentHash::of(&"oslo-a".parse().unwrap());
-            let length = self.peer.request(flow, own, now(ms), &[], self.keys.as_ref(), &mut packet);
+            let length = self.peer.request(flow, (own, ErrorEstimate::UNKNOWN), now(ms), &[], self.keys.as_ref(), &mut packet);
             self.peer.sent(flow, now(ms), &mut self.out);
             packets.push((flow, packet[..length].to_vec()));
         }
@@ -66,7 +66,8 @@ impl World {
     /// Tokyo answers a probe that arrives at `ms`.
     fn reflect(&mut self, packet: &[u8], ms: u64) -> Vec<u8> {
         let source: std::net::SocketAddr = "127.0.0.1:45000".parse().unwrap();
-        let accepted = self.reflector.check(packet, source, &self.directory, tokyo(ms)).unwrap();
+        let origin = Origin { source, hops: None, class: None };
+        let accepted = self.reflector.check(packet, origin, &self.directory, tokyo(ms)).unwrap();
         let mut reply = packet.to_vec();
         self.reflector.answer(&accepted, &mut reply, tokyo(ms + 1), &[announcement_record("tokyo-1", 3)]);
         reply

@@ -8,11 +8,12 @@ use super::sessions::SESSIONS_MAX;
 use super::*;
 use crate::mesh::peer::{PACKET_MAX, Peer};
 use crate::mesh::stamp::extension::{
-    HEADER_LENGTH, INTEGRITY, MALFORMED, TYPE_CLASS_OF_SERVICE, TYPE_DIRECT_MEASUREMENT, TYPE_FOLLOW_UP, TYPE_PADDING,
-    TYPE_TIMESTAMP_INFORMATION, UNRECOGNIZED, put_header,
+    HEADER_LENGTH, INTEGRITY, MALFORMED, TYPE_CLASS_OF_SERVICE, TYPE_DIRECT_MEASUREMENT, TYPE_FOLLOW_UP, TYPE_LAGMESH,
+    TYPE_PADDING, TYPE_TIMESTAMP_INFORMATION, UNRECOGNIZED, put_header,
 };
 use crate::mesh::stamp::{Format, put};
 use crate::mesh::testing::{announcement_record, fleet};
+use crate::mesh::tlv::Body;
 
 const SOURCE: &str = "127.0.0.1:40000";
 
@@ -44,12 +45,18 @@ fn request(keys: Option<&MeshKeys>) -> Vec<u8> {
     let (fleet, tokyo, agent) = (fleet(&[]), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
     let peer = Peer::new(&fleet, (&tokyo, &agent), (&"oslo".parse().unwrap(), &"oslo-a".parse().unwrap()), now(0));
     let mut packet = [0; PACKET_MAX];
-    let length = peer.request(0, hash("tokyo-a"), now(1), &[announcement_record("tokyo-1", 5)], keys, &mut packet);
+    let own = (hash("tokyo-a"), ErrorEstimate::UNKNOWN);
+    let length = peer.request(0, own, now(1), &[announcement_record("tokyo-1", 5)], keys, &mut packet);
     packet[..length].to_vec()
 }
 
 /// With which requests arrive here: expedited forwarding, and ECN 1.
 const DSCP: u8 = 46;
+
+/// A source of which the socket tells nothing else.
+fn bare(source: SocketAddr) -> Origin {
+    Origin { source, hops: None, class: None }
+}
 
 fn origin(source: &str) -> Origin {
     Origin { source: source.parse().unwrap(), hops: Some(61), class: Some(DSCP << 2 | 1) }
@@ -113,7 +120,7 @@ fn standard_senders_are_answered() {
 fn strangers_are_not_listened_to() {
     let stranger: SocketAddr = "127.0.0.2:40000".parse().unwrap();
     let (mut reflector, request) = (reflector(None), request(None));
-    let accepted = reflector.check(&request, stranger, &directory(), now(10)).unwrap();
+    let accepted = reflector.check(&request, bare(stranger), &directory(), now(10)).unwrap();
     assert!(accepted.speaker.is_none() && accepted.records.is_empty());
     let mut reply = request.clone();
     reflector.answer(&accepted, &mut reply, now(11), &[announcement_record("oslo-1", 7)]);
@@ -142,7 +149,7 @@ fn drops() {
     assert_eq!(reflect(&mut open, &[0; 43]).unwrap_err(), Drop::TooShort);
     assert_eq!(reflect(&mut open, &[0; REQUEST_MAX + 1]).unwrap_err(), Drop::TooLong);
     let other: SocketAddr = "127.0.0.1:18621".parse().unwrap();
-    assert_eq!(open.check(&[0; 44], other, &directory(), now(0)).unwrap_err(), Drop::Loop);
+    assert_eq!(open.check(&[0; 44], bare(other), &directory(), now(0)).unwrap_err(), Drop::Loop);
     let mut keyed = reflector(Some(keys(b"a key of sixteen")));
     assert_eq!(reflect(&mut keyed, &[0; 111]).unwrap_err(), Drop::TooShort);
     assert_eq!(reflect(&mut keyed, &[0; 112]).unwrap_err(), Drop::BadHmac);
@@ -229,7 +236,7 @@ fn class_of_service() {
         assert_eq!(values(&reply, 44), [[wanted << 2 | DSCP >> 4, (DSCP & 15) << 4 | 1 << 2 | refused, 0, 0]]);
         assert_eq!(accepted.class, Some(DSCP << 2));
     }
-    let unknown = open.check(&tlv(10), SOURCE.parse::<SocketAddr>().unwrap(), &directory(), now(1)).unwrap();
+    let unknown = open.check(&tlv(10), bare(SOURCE.parse().unwrap()), &directory(), now(1)).unwrap();
     let mut reply = tlv(10);
     open.answer(&unknown, &mut reply, now(2), &[]);
     assert_eq!((unknown.class, flags(&reply, 44)), (None, vec![(TYPE_CLASS_OF_SERVICE, UNRECOGNIZED)]));

@@ -79,12 +79,11 @@ impl ErrorEstimate {
     fn synchronized(error_ns: u64) -> ErrorEstimate {
         // In units of 2^-32 s: at most 2^67, so the scale stays below 60.
         let units = (u128::from(error_ns) << 32).div_ceil(1_000_000_000).max(1);
-        let mut scale = 0;
-        while units.div_ceil(1 << scale) > u128::from(u8::MAX) {
-            scale += 1;
-        }
-        let multiplier = u8::try_from(units.div_ceil(1 << scale)).unwrap_or(u8::MAX);
-        ErrorEstimate { synchronized: true, format: Format::Ntp, scale, multiplier }
+        let bits = 128 - units.leading_zeros();
+        let scale = bits.saturating_sub(u8::BITS);
+        // Eight bits that are rounded up may need a ninth: 256 is 128 at the next scale.
+        let (scale, multiplier) = u8::try_from(units.div_ceil(1 << scale)).map_or((scale + 1, 128), |fits| (scale, fits));
+        ErrorEstimate { synchronized: true, format: Format::Ntp, scale: u8::try_from(scale).unwrap_or(63), multiplier }
     }
 
     /// What a host claims; an unknown claim and a clock that runs freely are alike: nothing is known.
