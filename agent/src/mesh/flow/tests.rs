@@ -83,6 +83,16 @@ fn impossible_round_trips_are_corrupt() {
     }
 }
 
+/// An answer whose responder wrote stamps that are none settles its probe as corrupt, without a round trip.
+#[test]
+fn no_stamps_no_round_trip() {
+    let mut flow = flow();
+    let sequence = send(&mut flow, 0);
+    let answer = Answer { sequence, echo: Timestamp(0), dwell_ns: None, at: at(20), at_by_kernel: false };
+    let Settled::Fate { fate, .. } = flow.on_answer(&answer) else { panic!("its probe is out") };
+    assert_eq!(fate, Fate::of(Outcome::Corrupt));
+}
+
 /// One lost packet is not a dead flow; two overdue in a row are, 200 ms after the second was sent; one answer revives it.
 #[test]
 fn death_and_revival() {
