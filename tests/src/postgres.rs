@@ -198,6 +198,15 @@ impl Server {
         self.folder.join("data")
     }
 
+    /// A program of its version, where the account of servers can run it.
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        let path = program_path(name, Some(self.version))?;
+        match (&self.account, self.folder.parent()) {
+            (Some(_), Some(run)) => version::within_reach(path, run),
+            _ => Ok(path),
+        }
+    }
+
     /// Gives a file of ours to the account of servers.
     fn give(&self, path: &Path) -> Result<()> {
         let Some(account) = &self.account else { return Ok(()) };
@@ -232,7 +241,7 @@ impl Server {
 
     /// Runs one of PostgreSQL's programs to its end, as the account of servers.
     async fn run(&self, program: &str, args: &[&str]) -> Result<()> {
-        let path = program_path(program, Some(self.version))?;
+        let path = self.program(program)?;
         let mut command = match &self.account {
             Some(Account { name, .. }) => {
                 let mut command = Command::new("setpriv");
@@ -257,7 +266,7 @@ impl Server {
         ensure!(self.process.is_none() || self.fallen().is_some(), "{} runs already", self.name());
         let program = Program {
             name: format!("{}-server", self.name()),
-            path: program_path("postgres", Some(self.version))?,
+            path: self.program("postgres")?,
             args: vec!["-D".to_owned(), self.data().display().to_string()],
             env: Vec::new(),
             user: self.account.as_ref().map(|account| account.name.clone()),

@@ -1,6 +1,7 @@
 //! Where the programs of each PostgreSQL version are.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,6 +36,41 @@ pub fn program_path(name: &str, version: Option<u32>) -> Result<PathBuf> {
             format!("PostgreSQL {version} is not here: `tests/postgres-versions.sh build/postgresql {version}` fetches it")
         }
     })
+}
+
+/// Where another account can run a program: as it is, or from a copy of its version in `run` if the way to it is closed to others, as in
+/// a checkout that lies in somebody's private folder.
+///
+/// # Errors
+/// If it cannot be copied.
+pub fn within_reach(program: PathBuf, run: &Path) -> Result<PathBuf> {
+    if is_open(&program)? {
+        return Ok(program);
+    }
+    let (Some(name), Some(home)) = (program.file_name(), program.ancestors().nth(2)) else {
+        bail!("{} does not lie in the bin folder of a version", program.display());
+    };
+    let copy = run.join("postgresql").join(home.file_name().unwrap_or_default());
+    if !copy.exists() {
+        let unfinished = copy.with_extension("unfinished");
+        fs::create_dir_all(run.join("postgresql")).context("make the folder of versions in reach")?;
+        let output = Command::new("cp").arg("-a").args([home, &unfinished]).output().context("run cp")?;
+        ensure!(output.status.success(), "copy {}: {}", home.display(), String::from_utf8_lossy(&output.stderr).trim());
+        fs::rename(&unfinished, &copy).with_context(|| format!("name {}", copy.display()))?;
+    }
+    Ok(copy.join("bin").join(name))
+}
+
+/// Whether everybody can follow the way to a file.
+fn is_open(path: &Path) -> Result<bool> {
+    let whole = path.canonicalize().with_context(|| format!("find {}", path.display()))?;
+    for folder in whole.ancestors().skip(1) {
+        let mode = fs::metadata(folder).with_context(|| format!("look at {}", folder.display()))?.permissions().mode();
+        if mode & 0o001 == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The supported major versions whose servers are here.
@@ -92,6 +128,7 @@ fn fetched_folder() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::RunFolder;
 
     /// The version is the first number that a program tells, whatever its packager adds.
     #[test]
@@ -99,6 +136,22 @@ mod tests {
         assert_eq!(parse_major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
         assert_eq!(parse_major("postgres (PostgreSQL) 18beta1"), Some(18));
         assert_eq!(parse_major("pgbench"), None);
+    }
+
+    /// A program in a folder that only its owner can enter is copied with its version, once; one that everybody can reach is left alone.
+    #[test]
+    fn private_versions_are_brought_within_reach() {
+        let (private, run) = (tempfile::tempdir().unwrap(), RunFolder::new("version").unwrap());
+        fs::set_permissions(private.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let bin = private.path().join("16/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(bin.join("initdb"), "first").unwrap();
+        let copied = within_reach(bin.join("initdb"), run.path()).unwrap();
+        assert!(copied.starts_with(run.path()) && copied.ends_with("16/bin/initdb") && is_open(&copied).unwrap(), "{copied:?}");
+        fs::write(bin.join("initdb"), "second").unwrap();
+        assert_eq!(within_reach(bin.join("initdb"), run.path()).unwrap(), copied);
+        assert_eq!(fs::read_to_string(&copied).unwrap(), "first");
+        assert_eq!(within_reach(copied.clone(), run.path()).unwrap(), copied);
     }
 
     /// What cannot be had is an error that names the version and the way to get it.
