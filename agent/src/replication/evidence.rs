@@ -30,7 +30,7 @@ impl Replications {
         let since = SincePoll {
             told: told.and_then(Told::newest).map(|beat| &beat.announcement),
             spacing: least_spacing(cluster.interval),
-            stands_still_at: node.poll_began().filter(|_| state.stands_still()),
+            stands_still_at: node.poll_began().filter(|began| state.stands_still() && track.lag.arrived() < Some(*began)),
         };
         let status = status::Replication {
             cluster: cluster.name.clone(),
@@ -48,8 +48,8 @@ impl Replications {
             },
             backlog_received_bytes: backlog(|node, now| newest_look(node, now)?.received(node.system())),
             backlog_replayed_bytes: backlog(|node, now| newest_look(node, now)?.replayed(node.system())),
-            evidence_age_s: match evidence.poll_age {
-                Some(age) => Known::known(age.as_secs_f64()),
+            evidence_age_s: match node.poll_began() {
+                Some(began) => Known::known(age(now.raw, began).as_secs_f64()),
                 None => Known::unknown("the node has not been read yet"),
             },
         };

@@ -316,6 +316,23 @@ fn faults_have_their_names() {
     }
 }
 
+/// After a pause a poll may see some of the beats arrive before the next look says that replay goes on: from then on staleness may be
+/// that of the newest beat, although the state is still the old one.
+#[test]
+fn a_pause_that_ends_between_two_looks() {
+    let mut sim = healthy();
+    sim.paused = true;
+    sim.until(S::Paused, 5_000);
+    sim.run(5_000);
+    assert!(sim.only().staleness.current().unwrap().lower_s > 4.0, "it stands still");
+    sim.replayed += 1;
+    sim.poll();
+    let link = sim.only();
+    let newest_s = (sim.now_ms - sim.written * 1_000) as f64 / 1e3;
+    assert_eq!(link.state, S::Paused);
+    assert!(link.staleness.current().unwrap().lower_s <= newest_s, "{:?}", link.staleness);
+}
+
 /// With the mesh blocked beats still tell lag from their next row, on the clock relation that was last known.
 #[test]
 fn mesh_blocked() {

@@ -191,6 +191,7 @@ fn wanted(expectation: &Expectation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::sample::Basis;
     use crate::scenario::{Observer, Quantity};
 
     /// When [s], what, and what was true.
@@ -209,7 +210,7 @@ mod tests {
         let sample = |(at, value, truth): &Said| {
             #[expect(clippy::cast_possible_truncation, reason = "seconds of a test")]
             let at = Real(5 + (at * 1e9) as i64);
-            Sample { at, value: value.clone(), beat: None, truth: *truth }
+            Sample { at, value: value.clone(), basis: Basis::default(), truth: *truth }
         };
         let samples: Vec<Sample> = values.iter().map(sample).collect();
         judge(&expectation, &samples, Real(5))

@@ -14,12 +14,23 @@ pub struct Sample {
     pub at: Real,
     /// What was said.
     pub value: Value,
-    /// The beat of which it was said, if it is the lag of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beat: Option<(i64, u64)>,
+    /// What it was said of.
+    #[serde(flatten)]
+    pub basis: Basis,
     /// What was true, as lower and upper bound, where the testbed knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truth: Option<(f64, f64)>,
+}
+
+/// What a value of a replication rests on; nothing for any other.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Basis {
+    /// The beat whose lag is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beat: Option<(i64, u64)>,
+    /// How old the evidence was, if the daemon said that replication stands still: then staleness is what it was, carried on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stood_still_for_s: Option<f64>,
 }
 
 /// What was said.
@@ -91,11 +102,14 @@ impl Lists<'_> {
         self.replications.iter().find(|link| link.origin.as_str() == origin && link.node.as_str() == node)
     }
 
-    /// The beat whose lag is told.
-    pub fn beat(&self, quantity: &Quantity) -> Option<(i64, u64)> {
-        let Quantity::Replication { origin, node, .. } = quantity else { return None };
-        let (incarnation, sequence) = *self.replication(origin, node)?.lag_beat.current()?;
-        Some((incarnation.0, sequence.0))
+    /// What the value of a quantity rests on.
+    pub fn basis(self, quantity: &Quantity) -> Basis {
+        let Quantity::Replication { origin, node, .. } = quantity else { return Basis::default() };
+        let Some(found) = self.replication(origin, node) else { return Basis::default() };
+        Basis {
+            beat: found.lag_beat.current().map(|(incarnation, sequence)| (incarnation.0, sequence.0)),
+            stood_still_for_s: found.evidence_age_s.current().copied().filter(|_| found.state.stands_still()),
+        }
     }
 }
 

@@ -157,14 +157,24 @@ impl Found {
         for sample in samples {
             sample.truth = match quantity {
                 Quantity::Link { from, to, kind: ProbeKind::Stamp, value } => self.round_trip(from, to, value, sample.at),
-                Quantity::Replication { origin, node, value } if value == "lag" => self.lag(origin, node, sample.beat),
-                Quantity::Replication { origin, node, value } if value == "staleness" => {
-                    let span = self.beats.staleness(origin, node, sample.at);
-                    span.filter(|span| span.upper_ns - span.lower_ns <= STALENESS_WIDTH_NS_MAX).map(seconds)
-                }
+                Quantity::Replication { origin, node, value } if value == "lag" => self.lag(origin, node, sample.basis.beat),
+                Quantity::Replication { origin, node, value } if value == "staleness" => self.staleness(origin, node, sample),
                 _ => None,
             };
         }
+    }
+
+    /// Of a replication that was said to stand still: what it was since the evidence for that, in which it may have gone on.
+    fn staleness(&self, origin: &str, node: &str, sample: &Sample) -> Option<(f64, f64)> {
+        let known = |at| {
+            let span = self.beats.staleness(origin, node, at)?;
+            (span.upper_ns - span.lower_ns <= STALENESS_WIDTH_NS_MAX).then(|| seconds(span))
+        };
+        let (lower, upper) = known(sample.at)?;
+        let Some(still_s) = sample.basis.stood_still_for_s else { return Some((lower, upper)) };
+        #[expect(clippy::cast_possible_truncation, reason = "seconds of a run")]
+        let (_, then) = known(Real(sample.at.0 - (still_s * 1e9) as i64))?;
+        Some((lower, upper.max(then)))
     }
 
     fn lag(&self, origin: &str, node: &str, beat: Option<(i64, u64)>) -> Option<(f64, f64)> {

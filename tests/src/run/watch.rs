@@ -9,7 +9,7 @@ use lagmesh_model::time::WallNanos;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::sample::{Lists, Sample, Value, of_agent, of_fleet, of_metrics};
+use super::sample::{Basis, Lists, Sample, Value, of_agent, of_fleet, of_metrics};
 use crate::clocks::HostClock;
 use crate::real::{Real, wall_minus_real_ns};
 use crate::scenario::{Observer, Quantity, SAMPLES_MAX, Scenario};
@@ -95,9 +95,9 @@ impl Reader {
             let page = self.client.get("metrics").await;
             let at = Real::now();
             self.tell(&mut said, at, true, |quantity| match (quantity, &page) {
-                (Quantity::Metric { name, labels }, Ok(page)) => (of_metrics(page, name, labels), None),
-                (_, Err(error)) => (silent(quantity, error), None),
-                (_, Ok(_)) => (Value::Unknown("no metric".to_owned()), None),
+                (Quantity::Metric { name, labels }, Ok(page)) => (of_metrics(page, name, labels), Basis::default()),
+                (_, Err(error)) => (silent(quantity, error), Basis::default()),
+                (_, Ok(_)) => (Value::Unknown("no metric".to_owned()), Basis::default()),
             });
         }
         match &self.observer {
@@ -105,16 +105,16 @@ impl Reader {
                 let status = self.client.agent_status().await;
                 let at = self.said_at(status.as_ref().ok().map(|status| status.at));
                 self.tell(&mut said, at, false, |quantity| match &status {
-                    Ok(status) => (of_agent(status, quantity), Lists::from(status).beat(quantity)),
-                    Err(error) => (silent(quantity, error), None),
+                    Ok(status) => (of_agent(status, quantity), Lists::from(status).basis(quantity)),
+                    Err(error) => (silent(quantity, error), Basis::default()),
                 });
             }
             Observer::Collector(_) => {
                 let status = self.client.fleet_status().await;
                 let at = self.said_at(status.as_ref().ok().map(|status| status.at));
                 self.tell(&mut said, at, false, |quantity| match &status {
-                    Ok(status) => (of_fleet(status, quantity), None),
-                    Err(error) => (silent(quantity, error), None),
+                    Ok(status) => (of_fleet(status, quantity), Basis::default()),
+                    Err(error) => (silent(quantity, error), Basis::default()),
                 });
             }
         }
@@ -132,16 +132,10 @@ impl Reader {
         said.filter(|said| *said <= now && now - *said < SAID_NS_MAX).unwrap_or(now)
     }
 
-    fn tell(
-        &self,
-        said: &mut Vec<(Quantity, Sample)>,
-        at: Real,
-        metrics: bool,
-        value: impl Fn(&Quantity) -> (Value, Option<(i64, u64)>),
-    ) {
+    fn tell(&self, said: &mut Vec<(Quantity, Sample)>, at: Real, metrics: bool, value: impl Fn(&Quantity) -> (Value, Basis)) {
         for quantity in self.quantities.iter().filter(|quantity| matches!(quantity, Quantity::Metric { .. }) == metrics) {
-            let (value, beat) = value(quantity);
-            said.push((quantity.clone(), Sample { at, value, beat, truth: None }));
+            let (value, basis) = value(quantity);
+            said.push((quantity.clone(), Sample { at, value, basis, truth: None }));
         }
     }
 }
