@@ -1,7 +1,10 @@
 //! The links from our region to every other one: what became of the probes, in which state each link is, and why. Pure.
 
 pub mod judge;
+pub mod path;
+pub mod route;
 pub mod tally;
+pub mod variation;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -16,10 +19,11 @@ use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
-use lagmesh_model::status::{Link, LinkKind};
+use lagmesh_model::status::{Link, LinkKind, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
 use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
+use crate::link::path::Path;
 use crate::link::tally::Counts;
 use crate::link::window::{RECENT, Window, age_of};
 use crate::measurement::{FlowChange, PeerView, Probe};
@@ -45,6 +49,7 @@ struct Track {
     peer: RegionName,
     flows: BTreeMap<AgentName, Vec<Option<bool>>>,
     windows: Vec<Window>,
+    path: Path,
     floor_s: Option<f64>,
     state: LinkState,
     why: String,
@@ -68,6 +73,7 @@ impl Links {
                 peer: peer.name.clone(),
                 flows: peer.agents.iter().map(flows).collect(),
                 windows: kinds.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| window(kind)).collect(),
+                path: Path::new(peer.agents.iter().map(|agent| &agent.name), fleet.mesh.flows, fleet.mesh.interval),
                 floor_s: fleet.soft_floor_s(region, &peer.name).filter(|floor_s| *floor_s > 0.0),
                 state: LinkState::Unknown,
                 why: format!("no probe to {} is settled yet", peer.name),
@@ -93,6 +99,7 @@ impl Links {
         let Some(link) = self.tracks.get_mut(&probe.peer) else { return };
         let Some(window) = link.windows.iter_mut().find(|window| window.kind() == probe.kind) else { return };
         window.record_total(probe);
+        link.path.record(probe, probe.at.epoch == epoch);
         // A stamp of another epoch says nothing about now.
         if probe.at.epoch == epoch {
             window.record_recent(probe);
@@ -110,6 +117,21 @@ impl Links {
         }
     }
 
+    /// In which directions some probes to a region were lost.
+    pub fn record_losses(&mut self, peer: &RegionName, losses: Losses) {
+        if let Some(link) = self.tracks.get_mut(peer) {
+            let at = link.window(ProbeKind::Stamp).and_then(Window::evidence_at);
+            link.path.record_losses(losses, at);
+        }
+    }
+
+    /// The flows to an agent leave from other ports.
+    pub fn record_move(&mut self, peer: &RegionName, agent: &AgentName) {
+        if let Some(link) = self.tracks.get_mut(peer) {
+            link.path.moved(agent);
+        }
+    }
+
     /// What to show.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
         self.enter(now.epoch);
@@ -121,9 +143,10 @@ impl Links {
     pub fn series(&mut self, now: Reading, view: &PeerView, out: &mut Vec<Series>) {
         self.enter(now.epoch);
         for link in self.tracks.values_mut() {
-            link.step(&self.mesh, now.raw);
+            link.step(&self.mesh, now.raw, view);
             let attributes = Attributes::new().with(Attribute::Region, &self.region).with(Attribute::Peer, &link.peer);
             link.push_probes(&attributes, out);
+            link.path.series(now.raw, link.is_probed(), &attributes, out);
             push_states(out, &LINK_STATE, &attributes, LinkState::ALL, link.state);
             if let Some((alive, dead)) = link.known_flows() {
                 for (word, count) in [("alive", alive), ("dead", dead)] {
@@ -157,9 +180,15 @@ impl Track {
         self.windows.iter().find(|window| window.kind() == kind)
     }
 
+    /// Whether any probe of the mesh was made.
+    fn is_probed(&self) -> bool {
+        self.window(ProbeKind::Stamp).is_some_and(|window| window.outcomes().is_some())
+    }
+
     /// Forgets all stamps; the state stays until it is clear what has become of it.
     fn new_epoch(&mut self) {
         self.windows.iter_mut().for_each(Window::new_epoch);
+        self.path.new_epoch();
         self.alive_since.clear();
         (self.loss_since, self.mixed_since, self.unknown_since, self.stalled_at) = (None, None, None, None);
     }
@@ -182,7 +211,7 @@ impl Track {
     }
 
     /// Brings the state up to date. Calling it again at the same moment changes nothing.
-    fn step(&mut self, mesh: &Mesh, now: RawNanos) {
+    fn step(&mut self, mesh: &Mesh, now: RawNanos, view: &PeerView) {
         let agents = self.agents();
         let known = self.known_flows();
         let since = |holds: bool, since: Option<RawNanos>| if holds { since.or(Some(now)) } else { None };
@@ -199,6 +228,7 @@ impl Track {
             mixed_for: age(self.mixed_since),
             answered: age(stamp.and_then(Window::answered_at)),
             refused: age(stamp.and_then(Window::refused_at)),
+            heard: age(self.heard_unasked(view)),
             unknown_for: age(self.unknown_since),
             others: &others,
             recent,
@@ -211,6 +241,13 @@ impl Track {
             self.loss_since = Some(now);
         }
         (self.state, self.why) = (state, why);
+    }
+
+    /// When the newest packet of the peer came, if that was after the newest answer.
+    fn heard_unasked(&self, view: &PeerView) -> Option<RawNanos> {
+        let answered = self.window(ProbeKind::Stamp).and_then(Window::answered_at);
+        let heard = self.flows.keys().filter_map(|agent| view.heard.get(agent)).max().copied();
+        heard.filter(|heard| answered.is_none_or(|answered| answered < *heard))
     }
 
     fn note_who_answers(&mut self, agents: &[AgentFlows], now: RawNanos) {
@@ -258,7 +295,7 @@ impl Track {
     }
 
     fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {
-        self.step(mesh, now.raw);
+        self.step(mesh, now.raw, view);
         let kind = |window: &Window| {
             let (kind, rtt, stamps) = (window.kind(), window.rtt(now.raw), window.recent_stamps(now.raw));
             let Counts { settled, answered } = window.recent(now.raw);
@@ -275,6 +312,7 @@ impl Track {
             flows: self.flows.values().map(|flows| flows.len() as u64).sum(),
             floor_s: self.floor_s,
             kinds: self.windows.iter().map(kind).collect(),
+            path: self.path.status(now.raw, self.is_probed()),
             clock_error_s: self.clock_error_s(now, view),
             evidence_age_s: Known::from_option(age_s, "no probe is settled yet"),
         }

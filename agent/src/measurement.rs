@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
+use lagmesh_model::directed::Directed;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, StampSource, WriteOutcome};
+use lagmesh_model::status::Losses;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
 use tokio::sync::{mpsc, watch};
@@ -19,6 +21,10 @@ pub enum Observation {
     Probe(Probe),
     /// A flow of the mesh came alive or died.
     Flow(FlowChange),
+    /// In which direction probes to a region were lost.
+    Losses(RegionName, Losses),
+    /// The probes to an agent leave from other ports from now on: its flows may take other paths.
+    Moved(RegionName, AgentName),
     /// Our own timer sent a probe this late.
     Lateness(Duration),
     /// A mesh packet was dropped unanswered, for this reason.
@@ -46,8 +52,21 @@ pub struct Probe {
     pub rtt_ns: Option<u64>,
     /// What made the stamps of its sending and its return; only for answered probes of the mesh.
     pub stamps: Option<StampSource>,
+    /// What its answer says of the path; only for answered probes of the mesh.
+    pub path: Option<PathSample>,
     /// When it was settled.
     pub at: Reading,
+}
+
+/// What an answer of the mesh says of the path of its flow.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathSample {
+    /// Which source port [0, flows).
+    pub flow: u16,
+    /// How long the request took and how long the answer; `None` without the stamps of a measuring clock.
+    pub oneway: Option<Directed<Interval>>,
+    /// With which hop limits they arrived; `None` if that is not known.
+    pub hop_limits: Directed<Option<u8>>,
 }
 
 /// A flow is one source port towards one peer agent: one sample of the parallel paths.

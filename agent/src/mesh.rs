@@ -1,11 +1,12 @@
 //! The mesh: STAMP probes to the agents of every other region and the reflector that answers theirs, with ICMP and TCP as second
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
-//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`kernel`] (its stamps), [`flow`], [`offset`], [`peer`],
-//! [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] and
-//! [`responder`] over [`socket`] (UDP), [`opinion`] with [`icmp`] and [`tcp`].
+//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`kernel`] (its stamps), [`flow`], [`direction`] (of losses),
+//! [`offset`], [`peer`], [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells:
+//! [`sender`] and [`responder`] over [`socket`] (UDP), [`opinion`] with [`icmp`] and [`tcp`].
 
 pub mod bulletin;
+pub mod direction;
 pub mod engine;
 pub mod flow;
 pub mod hearing;

@@ -65,6 +65,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
     [
         head,
         section("LINKS", LINKS, &matrix::render(&from, &to, &status.links, style), style),
+        section("PATHS", PATHS, &parts::paths(&status.links, style), style),
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
         section("EXPORT", "", &parts::exports(&status.exports, style), style),
@@ -73,6 +74,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
 }
 
 const LINKS: &str = "median round trip, loss and state of the last minute, by UDP echo";
+const PATHS: &str = "shortest one-way delays, variation and losses of the last minute; changes since the agent started";
 const REPLICATION: &str = "apply lag of the newest beat; staleness: how old what users read is";
 
 fn section(title: &str, explained: &str, body: &str, style: Style) -> String {

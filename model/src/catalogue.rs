@@ -51,6 +51,10 @@ attributes! {
     Axis = "axis";
     /// The region that votes.
     Vantage = "vantage";
+    /// Which way of a round trip.
+    Direction = "direction";
+    /// What showed a change.
+    Cause = "cause";
     /// Which end of an interval.
     Bound = "bound";
     /// On what a bound rests.
@@ -214,6 +218,18 @@ catalogue! {
         "The shortest round trip that light in fibre allows between the coordinates of the two regions";
     LINK_STRETCH = "lagmesh.link.stretch", Gauge, One, Agent, [Region, Peer],
         "Smallest recent round-trip time over the floor: what the route costs against physics";
+    LINK_LOSS = "lagmesh.link.loss", Counter, One, Agent, [Region, Peer, Direction],
+        "Lost STAMP probes by the direction in which they were lost, told once an answer behind the loss shows it";
+    LINK_ONEWAY = "lagmesh.link.oneway", Histogram, Seconds, Agent, [Region, Peer, Direction],
+        "One-way delay, the best guess of each exchange; how far off it may be says the metric of its error";
+    LINK_ONEWAY_ERROR = "lagmesh.link.oneway_error", Gauge, Seconds, Agent, [Region, Peer, Direction],
+        "How far the shortest one-way delay of the last minute is at most from its best guess";
+    LINK_DELAY_VARIATION = "lagmesh.link.delay_variation", Histogram, Seconds, Agent, [Region, Peer],
+        "Round-trip time over the least of the same flow within the last minute (PDV of RFC 5481)";
+    LINK_HOPS = "lagmesh.link.hops", Gauge, One, Agent, [Region, Peer, Direction],
+        "Routers on the way by the hop limit with which packets arrive; the most that any flow passes";
+    LINK_PATH_CHANGES = "lagmesh.link.path_changes", Counter, One, Agent, [Region, Peer, Cause],
+        "Changes of the path of single flows, by what showed them; a new route of a whole link counts every flow";
     SCHEDULE_LATENESS = "lagmesh.schedule.lateness", Histogram, Seconds, Agent, [Region],
         "How late our own timer sent probes: large values mean that the agent's host is busy, not the network";
     MESH_DROPPED = "lagmesh.mesh.dropped", Counter, One, Agent, [Region, Reason],

@@ -7,6 +7,7 @@
 
 pub mod beat;
 pub mod catalogue;
+pub mod directed;
 pub mod document;
 pub mod exposition;
 pub mod fleet;

@@ -81,6 +81,30 @@ words! {
 }
 
 words! {
+    /// One of the two ways of a round trip, in the words of RFC 8762.
+    Direction {
+        /// From the sender to the reflector: region to peer.
+        Forward = "forward", "from the region to the peer: the request";
+        /// From the reflector to the sender: peer to region.
+        Backward = "backward", "from the peer back to the region: the answer";
+        /// One of the two, but nobody can say which.
+        Unknown = "unknown", "one of the two, and it cannot be told which";
+    }
+}
+
+words! {
+    /// What showed that the path of a flow changed.
+    PathCause {
+        /// The least round-trip time of a flow shifted, and stayed there.
+        Delay = "delay", "the shortest round trip shifted and stayed there";
+        /// The request arrives with another hop limit.
+        HopsForward = "hops-forward", "the way to the peer has another number of hops";
+        /// The answer arrives with another hop limit.
+        HopsBackward = "hops-backward", "the way back has another number of hops";
+    }
+}
+
+words! {
     /// The state of a link (region -> peer).
     LinkState {
         /// All flows alive and loss below the threshold.

@@ -1,16 +1,20 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
 use crate::beat::{Incarnation, Sequence};
+use crate::directed::Directed;
 use crate::ids::{AgentName, BootId, ClusterName, CollectorName, NodeName, RegionName};
 use crate::interval::Interval;
 use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
-use crate::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, StampSource, Vote};
+use crate::state::{
+    Axis, Direction, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, StampSource, Vote,
+};
 use crate::time::WallNanos;
 
 /// A bounded value in seconds, as people read it.
@@ -85,10 +89,132 @@ pub struct Link {
     pub floor_s: Option<f64>,
     /// By kind of probe.
     pub kinds: Vec<LinkKind>,
+    /// What is known of the path beyond the round trip; stamp only.
+    #[serde(default)]
+    pub path: LinkPath,
     /// How far the two measuring clocks' offset is uncertain [s, half width]; stamp only.
     pub clock_error_s: Known<f64>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
+}
+
+/// What is known of a link's path beyond the round trip.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkPath {
+    /// The shortest one-way delay of the last minute.
+    pub oneway: Directed<Known<Seconds>>,
+    /// Round-trip times of the last minute over the least of their flow (PDV of RFC 5481).
+    pub delay_variation: Known<Quantiles>,
+    /// Routers on the way; the most that any flow passes.
+    pub hops: Directed<Known<u64>>,
+    /// Probes whose loss was told in the last minute.
+    pub lost: Known<Losses>,
+    /// Changes of the paths of single flows since the agent started.
+    pub changes: Known<u64>,
+    /// The newest of them; an agent tells it, a collector does not.
+    pub newest_change: Option<PathChange>,
+}
+
+impl LinkPath {
+    /// Nothing is known, and why.
+    pub fn unknown(why: &str) -> LinkPath {
+        LinkPath {
+            oneway: Directed::from_each(|_| Known::unknown(why)),
+            delay_variation: Known::unknown(why),
+            hops: Directed::from_each(|_| Known::unknown(why)),
+            lost: Known::unknown(why),
+            changes: Known::unknown(why),
+            newest_change: None,
+        }
+    }
+}
+
+impl Default for LinkPath {
+    fn default() -> LinkPath {
+        LinkPath::unknown("not told")
+    }
+}
+
+/// Lost probes by direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// The request was lost.
+    pub forward: u64,
+    /// The answer was lost.
+    pub backward: u64,
+    /// One of the two was, and it cannot be told which.
+    pub unknown: u64,
+}
+
+impl Losses {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.forward + self.backward + self.unknown
+    }
+
+    /// With the word for each.
+    pub fn each(&self) -> [(Direction, u64); 3] {
+        [(Direction::Forward, self.forward), (Direction::Backward, self.backward), (Direction::Unknown, self.unknown)]
+    }
+}
+
+impl AddAssign for Losses {
+    fn add_assign(&mut self, more: Losses) {
+        self.forward += more.forward;
+        self.backward += more.backward;
+        self.unknown += more.unknown;
+    }
+}
+
+/// The path of a flow changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathChange {
+    /// The peer's agent.
+    pub agent: AgentName,
+    /// Which source port [0, flows).
+    pub flow: u16,
+    /// How long ago it was noticed [s].
+    pub age_s: f64,
+    /// What changed.
+    pub what: Changed,
+}
+
+/// What changed on a path.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum Changed {
+    /// The shortest round trip.
+    Delay {
+        /// Before [s].
+        before_s: f64,
+        /// After [s].
+        after_s: f64,
+    },
+    /// The hop limit with which requests arrive, as routers passed if the sender began at 255.
+    HopsForward {
+        /// Before.
+        before: u8,
+        /// After.
+        after: u8,
+    },
+    /// The same of answers.
+    HopsBackward {
+        /// Before.
+        before: u8,
+        /// After.
+        after: u8,
+    },
+}
+
+impl Changed {
+    /// The word in metrics.
+    pub fn cause(&self) -> PathCause {
+        match self {
+            Changed::Delay { .. } => PathCause::Delay,
+            Changed::HopsForward { .. } => PathCause::HopsForward,
+            Changed::HopsBackward { .. } => PathCause::HopsBackward,
+        }
+    }
 }
 
 impl Link {

@@ -49,6 +49,8 @@ pub struct Evidence<'e> {
     pub answered: Option<Duration>,
     /// How long ago the peer's host last refused STAMP, if nothing was answered since.
     pub refused: Option<Duration>,
+    /// How long ago the newest valid packet of an agent there came, if it came after the newest answer: a request of its own.
+    pub heard: Option<Duration>,
     /// For how long nothing has been known about any flow.
     pub unknown_for: Option<Duration>,
     /// The other kinds.
@@ -111,9 +113,10 @@ fn silent(evidence: &Evidence<'_>, dead: u64, all: u64) -> (Option<LinkState>, S
         Voice::Silent | Voice::Unmeasured => None,
     });
     let witnesses: Vec<String> = witnesses.collect();
+    let direction = direction(evidence);
     if !witnesses.is_empty() {
         let why = format!(
-            "the agent in {peer} does not answer, its host does: {dead} of {all} flows are dead ({since}), but an answer came by {}",
+            "the agent in {peer} does not answer, its host does: {dead} of {all} flows are dead ({since}), but an answer came by {}{direction}",
             witnesses.join(" and ")
         );
         return (Some(LinkState::Unknown), why);
@@ -123,7 +126,20 @@ fn silent(evidence: &Evidence<'_>, dead: u64, all: u64) -> (Option<LinkState>, S
         let word = if *voice == Voice::Silent { "is silent, too" } else { "is not measured" };
         write!(why, ", {kind} {word}").expect("writing to a string cannot fail");
     }
-    (Some(LinkState::Down), why)
+    (Some(LinkState::Down), why + &direction)
+}
+
+/// What packets that come without having been asked for say about the direction of an outage: a request that arrives shows that the way
+/// back is open to requests, and nothing about the answers to ours.
+fn direction(evidence: &Evidence<'_>) -> String {
+    let peer = evidence.peer;
+    match evidence.heard.filter(|age| *age <= evidence.mesh.interval * 3) {
+        Some(age) => format!(
+            "; probes from {peer} still arrive (the newest {:.1} s ago), so the way back is open: the way there is broken, or only answers are lost",
+            age.as_secs_f64()
+        ),
+        None => format!("; nothing from {peer} arrives here either"),
+    }
 }
 
 /// Some flows answer, others do not.

@@ -54,7 +54,7 @@ impl World {
         let agent = (kind == ProbeKind::Stamp).then(|| self.agent.parse().unwrap());
         let at = Reading { epoch: self.epoch, ..reading(ms) };
         let stamps = rtt_ns.filter(|_| kind == ProbeKind::Stamp).map(|_| self.stamps);
-        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, stamps, at });
+        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, stamps, path: None, at });
     }
 
     fn stamp_to(&mut self, agent: &'static str, outcome: Outcome) {
@@ -135,6 +135,23 @@ fn full_cut() {
     assert_eq!(world.state(), LinkState::Ok);
     world.run(60, FINE);
     assert_eq!(world.state(), LinkState::Ok, "{}", world.link().why);
+}
+
+/// While nothing answers, probes of the peer's own that still arrive show which way is open; those that ended show nothing.
+#[test]
+fn direction_of_an_outage() {
+    for (after_ms, said) in [(2_900, "probes from tokyo still arrive"), (10, "nothing from tokyo arrives here either")] {
+        let mut world = World::new();
+        world.flows(Some(true));
+        world.run(60, FINE);
+        let heard = reading(world.ms + after_ms).raw;
+        world.flows(Some(false));
+        world.run(4, CUT);
+        let view = PeerView { heard: [("tokyo-a".parse().unwrap(), heard)].into(), ..PeerView::default() };
+        let link = world.links.status(reading(world.ms), &view).remove(0);
+        assert_eq!(link.state, LinkState::Down);
+        assert!(link.why.contains(said), "{}", link.why);
+    }
 }
 
 /// Where the agent is silent but the database port answers, the link is not down but unknown, and says which is which.
@@ -236,6 +253,7 @@ fn between_the_thresholds() {
             mixed_for: None,
             answered: None,
             refused: None,
+            heard: None,
             unknown_for: None,
             others: &[],
             recent,

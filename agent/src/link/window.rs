@@ -18,7 +18,7 @@ pub const RECENT: Duration = Duration::from_secs(60);
 /// Round-trip times are kept by five seconds.
 const RTT_SLOT_NS: u64 = 5_000_000_000;
 /// For how many intervals a round-trip time is current.
-const CURRENT_INTERVALS: u32 = 3;
+pub const CURRENT_INTERVALS: u32 = 3;
 
 /// The probes of one kind.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::mesh::bulletin::Bulletin;
 use crate::mesh::hearing::{Directory, Hearing};
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
-use crate::mesh::peer::{PACKET_MAX, Peer, Told};
+use crate::mesh::peer::{Came, PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Origin, Reflector};
 use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::tlv::AgentHash;
@@ -101,9 +101,10 @@ impl Engine {
         self.error = ErrorEstimate::of(claim);
     }
 
-    /// A peer agent was found at an address.
+    /// A peer agent was found at an address, where it was not before.
     pub fn found(&mut self, peer: usize, address: SocketAddr) {
         self.directory.found(self.peers[peer].hash, address);
+        self.peers[peer].moved(&mut self.out);
     }
 
     /// There is something else to tell.
@@ -162,13 +163,12 @@ impl Engine {
         self.peers[peer].on_error(flow, outcome, sequence, now, &mut self.out);
     }
 
-    /// A packet came back; `stamp` is the kernel's of its arrival, if there is one.
-    pub fn on_packet(&mut self, peer: usize, flow: usize, (packet, stamp): (&[u8], Option<WallNanos>), now: Reading) {
+    /// A packet came back.
+    pub fn on_packet(&mut self, peer: usize, flow: usize, came: Came<'_>, now: Reading) {
         self.enter(now.epoch);
         let peer = &mut self.peers[peer];
         peer.wake(now, &mut self.out);
-        let arrival = (packet, stamp);
-        let Told { recognised, records } = peer.on_packet(flow, arrival, (now, &self.stamps), self.keys.as_ref(), &mut self.out);
+        let Told { recognised, records } = peer.on_packet(flow, came, (now, &self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
             self.heard = true;
             self.news |= self.hearing.hear(&peer.region, &peer.agent, now.raw, records);
@@ -315,7 +315,7 @@ mod tests {
             let accepted = tokyo.check(&packet, Origin { source: sender, hops: None, class: None }, arrival, read).unwrap();
             tokyo.answer(&accepted, &mut packet, reading(24_050));
             let read = note(&mut oslo, 49_000);
-            oslo.on_packet(0, 0, (&packet, Some(reading(44_050).wall)), read);
+            oslo.on_packet(0, 0, Came { packet: &packet, stamp: Some(reading(44_050).wall), hops: None }, read);
             let answered =
                 oslo.observations().find_map(|said| if let Observation::Probe(probe) = said { Some(probe) } else { None });
             let answered = answered.unwrap();

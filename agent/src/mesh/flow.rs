@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use lagmesh_model::interval::drift_ns;
 use lagmesh_model::state::{Outcome, StampSource};
+use lagmesh_model::status::Losses;
 use lagmesh_model::time::{RawNanos, nanos};
 
+use crate::mesh::direction::{Directions, Reflected};
 use crate::mesh::schedule::{Due, Schedule};
 use crate::mesh::stamp::Timestamp;
 
@@ -64,6 +66,8 @@ pub struct Answer {
     pub at: RawNanos,
     /// Whether that is the kernel's stamp.
     pub at_by_kernel: bool,
+    /// The number that the reflector gave it; `None` if it is not known to count.
+    pub reflected: Option<Reflected>,
 }
 
 /// What an answer means.
@@ -113,6 +117,7 @@ pub struct Flow {
     rtts_ns: VecDeque<u64>,
     overdue: u32,
     alive: Option<bool>,
+    directions: Directions,
 }
 
 impl Flow {
@@ -130,6 +135,7 @@ impl Flow {
             rtts_ns: VecDeque::with_capacity(RTTS_MAX),
             overdue: 0,
             alive: None,
+            directions: Directions::default(),
         }
     }
 
@@ -160,9 +166,10 @@ impl Flow {
         let oldest = if full { self.outstanding.pop_front() } else { None };
         let (sequence, at_by_kernel) = (self.next_sequence, false);
         self.outstanding.push_back(Sent { sequence, at, at_by_kernel, echo, overdue: false, stalled: false });
+        self.directions.sent(sequence, at);
         self.next_sequence = self.next_sequence.wrapping_add(1);
         self.answered <<= 1;
-        oldest.map(|sent| Fate::of(if sent.stalled { Outcome::Skipped } else { Outcome::Lost }))
+        oldest.map(|sent| self.give_up(&sent))
     }
 
     /// When the probe of this number was sent; `None` if it is not out.
@@ -181,9 +188,14 @@ impl Flow {
     pub fn on_answer(&mut self, answer: &Answer) -> Settled {
         let Some(place) = self.outstanding.iter().position(|sent| sent.sequence == answer.sequence && sent.echo == answer.echo)
         else {
-            return if self.was_answered(answer.sequence) { Settled::Duplicate } else { Settled::NotAwaited };
+            if self.was_answered(answer.sequence) {
+                self.directions.doubled(answer.reflected);
+                return Settled::Duplicate;
+            }
+            return Settled::NotAwaited;
         };
         let sent = self.outstanding[place];
+        self.directions.answered(answer.sequence, answer.reflected);
         let stamps = match (sent.at_by_kernel, answer.at_by_kernel) {
             (_, false) => StampSource::User,
             (false, true) => StampSource::KernelReceive,
@@ -212,6 +224,7 @@ impl Flow {
         let named = |number| self.outstanding.iter().position(|sent| sent.sequence == number);
         let place = sequence.map_or_else(|| self.outstanding.len().checked_sub(1), named)?;
         let sent = self.outstanding.remove(place)?;
+        self.directions.refused(sent.sequence);
         if sent.stalled {
             return Some(Fate::of(Outcome::Skipped));
         }
@@ -243,7 +256,7 @@ impl Flow {
         let give_up_ns = nanos(self.timing.give_up).cast_signed();
         while let Some(sent) = self.outstanding.front().filter(|sent| now.since_ns(sent.at) > give_up_ns).copied() {
             self.outstanding.pop_front();
-            fates.push(Fate::of(if sent.stalled { Outcome::Skipped } else { Outcome::Lost }));
+            fates.push(self.give_up(&sent));
         }
         let Some(patience_ns) = self.newly_overdue_after(now) else { return };
         let overdue = |sent: &&mut Sent| sent.is_newly_overdue(now, patience_ns);
@@ -251,6 +264,26 @@ impl Flow {
         for _ in 0..newly {
             self.count_overdue();
         }
+    }
+
+    fn give_up(&mut self, sent: &Sent) -> Fate {
+        if sent.stalled {
+            self.directions.open(sent.sequence);
+            return Fate::of(Outcome::Skipped);
+        }
+        self.directions.lost(sent.sequence);
+        Fate::of(Outcome::Lost)
+    }
+
+    /// In which directions probes were lost of which that has become known by now; after [`Flow::on_tick`] at the same moment.
+    pub fn losses(&mut self, now: RawNanos) -> Losses {
+        let give_up_ns = nanos(self.timing.give_up);
+        now.0.checked_sub(give_up_ns).map_or(Losses::default(), |before| self.directions.settle(RawNanos(before)))
+    }
+
+    /// The flow goes on from another port: the reflector counts it anew.
+    pub fn moved(&mut self) {
+        self.directions.moved();
     }
 
     /// The patience [ns], if any probe has used it up just now.
@@ -276,6 +309,7 @@ impl Flow {
     /// Our own clock began a new epoch: stamps of before mean nothing now.
     pub fn on_new_epoch(&mut self, now: RawNanos, fates: &mut Vec<Fate>) {
         fates.extend(self.outstanding.drain(..).map(|_| Fate::of(Outcome::Skipped)));
+        self.directions.new_epoch();
         self.overdue = 0;
         self.alive = None;
         self.schedule.restart(now);

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use lagmesh_model::directed::Directed;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::time::{Epoch, RawNanos};
 
@@ -109,6 +110,19 @@ impl OffsetWindow {
         Some((own, peer, interval))
     }
 
+    /// How long the request of an exchange took and how long its answer, by the offset of that very time; `None` before the first exchange.
+    ///
+    /// If the exchange itself was recorded the upper ends are never below zero: it bounds the offset by what makes its own delays
+    /// zero. The guess may be, by no more than what the clocks may gain on each other during the exchange.
+    pub fn one_way(&self, exchange: &Exchange) -> Option<Directed<Interval>> {
+        let (_, _, theta) = self.at(exchange.t4)?;
+        let elapsed = Duration::from_nanos(exchange.t4.0.abs_diff(exchange.t1.0));
+        let theta = theta.widen_for_drift_of_pair(elapsed);
+        let forward = Interval::exact(exchange.t2.since_ns(exchange.t1)) - theta;
+        let backward = Interval::exact(exchange.t4.since_ns(exchange.t3)) + theta;
+        Some(Directed { forward, backward })
+    }
+
     /// The one-way floor in use [ns]: zero without coordinates, or once an answer came faster than light allows between them.
     pub fn floor_ns(&self) -> i64 {
         self.floor_ns
@@ -208,6 +222,12 @@ mod tests {
                 let (own_now, peer_now) = (own.at(now_ns), peer.at(now_ns));
                 let (_, _, theta) = window.at(own_now).unwrap();
                 prop_assert!(theta.widen(2).contains(peer_now.since_ns(own_now)), "{:?}", theta);
+                let Directed { forward, backward } = window.one_way(&exchange).unwrap();
+                // The truth is measured on no clock of the two: each may be off by its drift during the way.
+                let slack = |ns: i64| 2 + drift_ns(Duration::from_nanos(ns.unsigned_abs()));
+                prop_assert!(forward.widen(slack(floor_ns + out)).contains(floor_ns + out), "{:?}", forward);
+                prop_assert!(backward.widen(slack(floor_ns + back)).contains(floor_ns + back), "{:?}", backward);
+                prop_assert!(forward.upper_ns() >= 0 && backward.upper_ns() >= 0);
             }
             let (own_later, peer_later) = (own.at(now_ns + later_ns), peer.at(now_ns + later_ns));
             let (_, _, theta) = window.at(own_later).unwrap();

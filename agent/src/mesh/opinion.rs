@@ -142,6 +142,7 @@ impl Opinion {
             outcome,
             rtt_ns,
             stamps: None,
+            path: None,
             at,
         }));
     }

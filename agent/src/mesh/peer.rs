@@ -1,11 +1,14 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
+use lagmesh_model::directed::Directed;
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
+use lagmesh_model::status::Losses;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 
-use crate::measurement::{FlowChange, FlowId, Observation, PeerClock, Probe};
+use crate::measurement::{FlowChange, FlowId, Observation, PathSample, PeerClock, Probe};
+use crate::mesh::direction::Reflected;
 use crate::mesh::flow::{Answer, Fate, Flow, Settled, Timing};
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
@@ -36,6 +39,17 @@ pub struct Told {
     pub recognised: bool,
     /// Its records.
     pub records: Vec<Record>,
+}
+
+/// What came back at a flow's socket.
+#[derive(Debug, Clone, Copy)]
+pub struct Came<'p> {
+    /// The packet.
+    pub packet: &'p [u8],
+    /// The kernel's stamp of its arrival, if there is one.
+    pub stamp: Option<WallNanos>,
+    /// The hop limit with which it arrived, if that is known.
+    pub hops: Option<u8>,
 }
 
 /// One peer agent.
@@ -128,13 +142,20 @@ impl Peer {
     /// All that had come by `read` has been read: what is overdue by then is overdue.
     pub fn judge(&mut self, read: RawNanos, now: Reading, out: &mut Vec<Observation>) {
         let mut fates = std::mem::take(&mut self.fates);
-        self.flows.iter_mut().for_each(|flow| flow.on_tick(read, &mut fates));
+        let mut losses = Losses::default();
+        for flow in &mut self.flows {
+            flow.on_tick(read, &mut fates);
+            losses += flow.losses(read);
+        }
         self.tell(fates, now, out);
+        if losses.total() > 0 {
+            out.push(Observation::Losses(self.region.clone(), losses));
+        }
     }
 
     fn tell(&mut self, mut fates: Vec<Fate>, now: Reading, out: &mut Vec<Observation>) {
         for fate in fates.drain(..) {
-            out.push(self.probe(fate, now));
+            out.push(self.probe(fate, None, now));
         }
         self.fates = fates;
         self.say_changes(now, out);
@@ -146,12 +167,18 @@ impl Peer {
             let Some(due) = self.flows[index].on_due(now.raw) else { continue };
             out.push(Observation::Lateness(due.lateness));
             for _ in 0..due.skipped {
-                out.push(self.probe(Fate::of(Outcome::Skipped), now));
+                out.push(self.probe(Fate::of(Outcome::Skipped), None, now));
             }
             if due.send {
                 due_flows.push(index);
             }
         }
+    }
+
+    /// The probes leave from other ports from now on.
+    pub fn moved(&mut self, out: &mut Vec<Observation>) {
+        self.flows.iter_mut().for_each(Flow::moved);
+        out.push(Observation::Moved(self.region.clone(), self.agent.clone()));
     }
 
     /// Something that was said of the flows was not heard: everything is said again.
@@ -197,7 +224,7 @@ impl Peer {
     pub fn sent(&mut self, flow: usize, sent: Reading, out: &mut Vec<Observation>) -> u32 {
         let sequence = self.flows[flow].next_sequence();
         if let Some(fate) = self.flows[flow].sent(sent.raw, Timestamp::ntp(sent.wall)) {
-            out.push(self.probe(fate, sent));
+            out.push(self.probe(fate, None, sent));
         }
         sequence
     }
@@ -225,14 +252,14 @@ impl Peer {
         } else {
             self.flows[flow].on_no_evidence();
         }
-        out.push(self.probe(Fate::of(outcome), now));
+        out.push(self.probe(Fate::of(outcome), None, now));
         self.say_changes(now, out);
     }
 
     /// The network answered a probe with an error; `sequence` says which, if the error quoted it.
     pub fn on_error(&mut self, flow: usize, outcome: Outcome, sequence: Option<u32>, now: Reading, out: &mut Vec<Observation>) {
         if let Some(fate) = self.flows[flow].on_error(outcome, sequence) {
-            out.push(self.probe(fate, now));
+            out.push(self.probe(fate, None, now));
         }
         if outcome == Outcome::Refused {
             self.refused_at = Some(now.raw);
@@ -241,11 +268,11 @@ impl Peer {
         self.say_changes(now, out);
     }
 
-    /// A packet came back on a flow's connected socket; `stamp` is the kernel's of its arrival, if there is one.
+    /// A packet came back on a flow's connected socket.
     pub fn on_packet(
         &mut self,
         flow: usize,
-        (packet, stamp): (&[u8], Option<WallNanos>),
+        Came { packet, stamp, hops }: Came<'_>,
         (now, stamps): (Reading, &StampClock),
         keys: Option<&MeshKeys>,
         out: &mut Vec<Observation>,
@@ -261,25 +288,32 @@ impl Peer {
         let sequence = reply.sender_sequence;
         let arrived = self.flows[flow].sent_at(sequence).zip(stamp).map(|(sent, stamp)| stamps.received(sent, stamp));
         let (at, at_by_kernel) = (arrived.and_then(Result::ok).unwrap_or(now.raw), matches!(arrived, Some(Ok(_))));
-        let answer = Answer { sequence, echo: reply.sender_timestamp, dwell_ns, at, at_by_kernel };
+        let reflected = clock.map(|clock| Reflected { run: clock.epoch.0, number: reply.sequence });
+        let answer = Answer { sequence, echo: reply.sender_timestamp, dwell_ns, at, at_by_kernel, reflected };
         let (fate, sent, stamps) = match self.flows[flow].on_answer(&answer) {
             Settled::Fate { fate, sent, stamps } => (fate, sent, stamps),
             Settled::Duplicate => return unwanted("duplicate", out),
             Settled::NotAwaited => return unwanted("not-awaited", out),
         };
         out.extend(arrived.and_then(Result::err).map(|refusal| Observation::StampRefused(refusal.as_str())));
-        out.push(self.answered(fate, fate.rtt_ns.map(|_| stamps), now));
+        let believed = clock.filter(|_| fate.outcome != Outcome::Corrupt);
+        let exchange = believed.map(|clock| Exchange { t1: sent, t2: clock.t2, t3: clock.t3, t4: at });
+        let oneway = believed.zip(exchange).and_then(|(clock, exchange)| {
+            if self.offset.record(now.epoch, clock.epoch, &exchange).is_err() {
+                out.push(Observation::ClockContradiction(self.agent.clone()));
+            }
+            self.offset.one_way(&exchange)
+        });
+        let flow = u16::try_from(flow).unwrap_or(u16::MAX);
+        let hop_limits = Directed { forward: Some(reply.sender_hops).filter(|hops| *hops > 0), backward: hops };
+        let path = PathSample { flow, oneway, hop_limits };
+        out.push(self.probe(fate, fate.rtt_ns.map(|_| (stamps, path)), now));
         if fate.outcome == Outcome::Corrupt {
             return Told::default();
         }
         self.refused_at = None;
         self.say_changes(now, out);
-        let Some(clock) = clock else { return Told::default() };
-        let exchange = Exchange { t1: sent, t2: clock.t2, t3: clock.t3, t4: at };
-        if self.offset.record(now.epoch, clock.epoch, &exchange).is_err() {
-            out.push(Observation::ClockContradiction(self.agent.clone()));
-        }
-        Told { recognised: true, records }
+        Told { recognised: believed.is_some(), records }
     }
 
     /// Reads and checks an answer. The private TLVs count only if the reflector filled them and is who it should be.
@@ -302,14 +336,11 @@ impl Peer {
         }
     }
 
-    fn probe(&self, fate: Fate, now: Reading) -> Observation {
-        self.answered(fate, None, now)
-    }
-
-    fn answered(&self, fate: Fate, stamps: Option<StampSource>, now: Reading) -> Observation {
+    fn probe(&self, fate: Fate, answer: Option<(StampSource, PathSample)>, now: Reading) -> Observation {
         let Fate { outcome, rtt_ns } = fate;
         let (peer, agent) = (self.region.clone(), Some(self.agent.clone()));
-        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, stamps, at: now })
+        let (stamps, path) = answer.unzip();
+        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, stamps, path, at: now })
     }
 
     /// A refusal by one flow speaks for all: hosts send only so many of them.

@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use crate::mesh::engine::Arrival;
 use crate::mesh::reflector::{Origin, REQUEST_MAX};
 use crate::mesh::sender::Shared;
-use crate::mesh::socket::{Received, receive, stamp_arrivals};
+use crate::mesh::socket::{Received, begin_at_largest_hop_limit, receive, stamp_arrivals};
 
 /// The room that the reflector asks the kernel for [octets].
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -45,6 +45,7 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket>
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
         stamp_arrivals(&socket);
+        begin_at_largest_hop_limit(&socket, listen.is_ipv4() || listen.ip().is_unspecified(), listen.is_ipv6())?;
         socket.bind(&listen.into())?;
         io::Result::Ok(socket.into())
     };

@@ -25,10 +25,10 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::measurement::{Observation, Observations};
 use crate::mesh::engine::Engine;
 use crate::mesh::kernel::SendIds;
-use crate::mesh::peer::PACKET_MAX;
+use crate::mesh::peer::{Came, PACKET_MAX};
 use crate::mesh::reflector::REQUEST_MAX;
 use crate::mesh::resolve::{RESOLVE_TIMEOUT, choose, lookup};
-use crate::mesh::socket::{Queued, queued, receive as receive_one, stamp_both_ways};
+use crate::mesh::socket::{Queued, Received, begin_at_largest_hop_limit, queued, receive as receive_one, stamp_both_ways};
 
 /// The longest sleep between two looks at what is overdue.
 const TICK: Duration = Duration::from_millis(100);
@@ -131,10 +131,14 @@ fn catch_up(shared: &Shared, peer: usize, connected: Option<&Connected>) -> RawN
         take_queued(shared, peer, flow, line);
         for _ in 0..PACKETS_BEFORE_JUDGING {
             let Ok(received) = receive_one(&line.socket, &mut packet) else { break };
-            shared.with(|engine, now| engine.on_packet(peer, flow, (&packet[..received.length], received.stamp), now));
+            shared.with(|engine, now| engine.on_packet(peer, flow, came(&packet, &received), now));
         }
     }
     now
+}
+
+fn came<'p>(packet: &'p [u8], received: &Received) -> Came<'p> {
+    Came { packet: &packet[..received.length], stamp: received.stamp, hops: received.hops }
 }
 
 fn send_one(shared: &Shared, peer: usize, flow: usize, line: Option<&Line>) {
@@ -240,6 +244,11 @@ fn open(own: IpAddr, target: SocketAddr) -> io::Result<Line> {
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
     }
     stamp_both_ways(&socket);
+    begin_at_largest_hop_limit(&socket, target.is_ipv4(), target.is_ipv6())?;
+    match target {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?,
+    }
     socket.connect(&target.into())?;
     Ok(Line { socket: UdpSocket::from_std(socket.into())?, ids: RefCell::default() })
 }
@@ -266,7 +275,7 @@ async fn listen_one(shared: &Shared, peer: usize, flow: usize, line: &Line) -> R
         for _ in 0..PACKETS_AT_ONCE {
             let received = line.socket.try_io(Interest::READABLE, || receive_one(&line.socket, &mut packet));
             let Ok(received) = received else { break };
-            shared.with(|engine, now| engine.on_packet(peer, flow, (&packet[..received.length], received.stamp), now));
+            shared.with(|engine, now| engine.on_packet(peer, flow, came(&packet, &received), now));
         }
         tokio::task::yield_now().await;
     }

@@ -10,6 +10,9 @@ use lagmesh_model::time::WallNanos;
 use nix::libc::SO_EE_ORIGIN_TIMESTAMPING;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
+use socket2::Socket;
+
+use crate::mesh::stamp::HOP_LIMIT;
 
 /// Room for the control messages of one packet [octets].
 const CONTROL_LENGTH: usize = 256;
@@ -70,6 +73,20 @@ fn ask(socket: &impl AsFd, flags: TimestampingFlag) {
     if let Err(error) = setsockopt(socket, sockopt::Timestamping, &flags) {
         tracing::warn!(%error, "no stamps of the kernel for mesh packets: round trips include the time until this process runs");
     }
+}
+
+/// Has packets leave with the largest hop limit, so that whoever receives them knows how many routers they have passed.
+///
+/// # Errors
+/// If the socket is not of the families named.
+pub fn begin_at_largest_hop_limit(socket: &Socket, v4: bool, v6: bool) -> io::Result<()> {
+    if v4 {
+        socket.set_ttl_v4(HOP_LIMIT.into())?;
+    }
+    if v6 {
+        socket.set_unicast_hops_v6(HOP_LIMIT.into())?;
+    }
+    Ok(())
 }
 
 /// Takes the next packet.

@@ -20,6 +20,8 @@ mod timestamp;
 
 pub use timestamp::{ErrorEstimate, Format, Timestamp};
 
+/// The hop limit with which our packets begin: the largest, as RFC 5357 (section 4.1.2) has it for the predecessor of STAMP.
+pub const HOP_LIMIT: u8 = 255;
 /// The length of an HMAC [octets]: HMAC-SHA-256 truncated to 128 bits (RFC 8762, section 4.4).
 pub const HMAC_LENGTH: usize = 16;
 /// How many octets of an authenticated packet its HMAC covers.

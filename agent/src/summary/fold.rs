@@ -71,6 +71,8 @@ impl Summary {
         match observation {
             Observation::Probe(probe) => self.links.record_probe(&probe),
             Observation::Flow(change) => self.links.record_flow(&change),
+            Observation::Losses(peer, losses) => self.links.record_losses(&peer, losses),
+            Observation::Moved(peer, agent) => self.links.record_move(&peer, &agent),
             Observation::Lateness(late) => self.lateness.record_ns(nanos(late)),
             Observation::MeshDropped(reason) => *self.mesh_dropped.entry(reason).or_default() += 1,
             Observation::StampRefused(reason) => *self.stamps_refused.entry(reason).or_default() += 1,

@@ -3,7 +3,7 @@
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState, Vote};
-use lagmesh_model::status::{Cluster, Export, Node, Region, Replication, Seconds};
+use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds};
 
 use super::Style;
 use super::grid::{Cell, Grid, Tone};
@@ -65,6 +65,45 @@ fn replication_tone(state: ReplicationState) -> Tone {
         ReplicationState::NotPublished | ReplicationState::WriterDown => Tone::Bad,
         _ => Tone::Warn,
     }
+}
+
+/// What an agent knows of its links' paths beyond the round trip.
+pub(super) fn paths(links: &[Link], style: Style) -> String {
+    let mut notes = Notes::default();
+    let mut grid = Grid::new(["link", "way there", "way back", "variation p99", "hops", "lost there, back, ?", "changes"]);
+    for link in links {
+        let name = format!("{} -> {}", link.region, link.peer);
+        let LinkPath { oneway, delay_variation, hops, lost, changes, newest_change } = &link.path;
+        let hops_cell = match (hops.forward.current(), hops.backward.current()) {
+            (None, None) => notes.cell(&name, "hops", &hops.forward, u64::to_string),
+            (there, back) => {
+                let shown = |hops: Option<&u64>| hops.map_or_else(|| "?".to_owned(), u64::to_string);
+                Cell::plain(format!("{} / {}", shown(there), shown(back)))
+            }
+        };
+        grid.push(vec![
+            Cell::plain(&name),
+            notes.cell(&name, "way there", &oneway.forward, within),
+            notes.cell(&name, "way back", &oneway.backward, within),
+            notes.cell(&name, "variation", delay_variation, |quantiles| seconds(quantiles.p99_s)),
+            hops_cell,
+            notes.cell(&name, "lost", lost, |lost| format!("{}, {}, {}", lost.forward, lost.backward, lost.unknown)),
+            notes.cell(&name, "changes", changes, u64::to_string),
+        ]);
+        if let Some(change) = newest_change {
+            notes.add_part(&name, "changes", &changed(change));
+        }
+    }
+    or_none(&grid, "no link is measured", style) + &notes.render(style)
+}
+
+fn changed(change: &PathChange) -> String {
+    let what = match change.what {
+        Changed::Delay { before_s, after_s } => format!("shortest round trip {} -> {}", seconds(before_s), seconds(after_s)),
+        Changed::HopsForward { before, after } => format!("hops there {before} -> {after}"),
+        Changed::HopsBackward { before, after } => format!("hops back {before} -> {after}"),
+    };
+    format!("flow {} to {}, {} ago: {what}", change.flow, change.agent, span(change.age_s))
 }
 
 /// Verdicts of every region.

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use lagmesh_model::directed::Directed;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
-use lagmesh_model::status::{CastVote, Cluster, Export, Link, LinkKind, Node, Quantiles, Region, Replication, Seconds, Verdict};
+use lagmesh_model::status::{
+    CastVote, Changed, Cluster, Export, Link, LinkKind, LinkPath, Losses, Node, PathChange, Quantiles, Region, Replication,
+    Seconds, Verdict,
+};
 use lagmesh_model::time::WallNanos;
 
 use super::*;
@@ -31,8 +35,26 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
             answered: 960 - lost,
             stamps: BTreeMap::new(),
         }],
+        path: path(),
         clock_error_s: Known::known(0.001),
         evidence_age_s: Known::known(2.0),
+    }
+}
+
+fn path() -> LinkPath {
+    let oneway = |estimate_s: f64| Known::known(Seconds { lower_s: estimate_s - 0.002, estimate_s, upper_s: estimate_s + 0.002 });
+    LinkPath {
+        oneway: Directed { forward: oneway(0.033), backward: oneway(0.038) },
+        delay_variation: Known::known(quantiles(0.000_4)),
+        hops: Directed { forward: Known::known(11), backward: Known::unknown("no hop limit") },
+        lost: Known::known(Losses { forward: 3, backward: 0, unknown: 1 }),
+        changes: Known::known(1),
+        newest_change: Some(PathChange {
+            agent: "new-york-1".parse().unwrap(),
+            flow: 7,
+            age_s: 90.0,
+            what: Changed::Delay { before_s: 0.071, after_s: 0.076 },
+        }),
     }
 }
 
@@ -40,7 +62,14 @@ fn silent_link(region: &str, peer: &str) -> Link {
     let why = "the agent of tokyo is silent";
     let kinds =
         vec![LinkKind { kind: ProbeKind::Stamp, rtt: Known::unknown(why), settled: 0, answered: 0, stamps: BTreeMap::new() }];
-    Link { state: LinkState::Unknown, why: why.to_owned(), kinds, flows_alive: Known::unknown(why), ..link(region, peer, 1.0, 0) }
+    Link {
+        state: LinkState::Unknown,
+        why: why.to_owned(),
+        kinds,
+        path: LinkPath::unknown(why),
+        flows_alive: Known::unknown(why),
+        ..link(region, peer, 1.0, 0)
+    }
 }
 
 fn replication(node: &str, region: &str, lag_s: f64) -> Replication {

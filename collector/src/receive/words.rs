@@ -4,7 +4,8 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, LinkState, NodeRole, NodeState, Outcome, ProbeKind, ReplicationState, Stage, StampSource, WriteOutcome,
+    Basis, Bound, Direction, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState, Stage, StampSource,
+    WriteOutcome,
 };
 
 /// What `synchronous_commit` may be.
@@ -29,6 +30,9 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::State if is(&catalogue::LINK_FLOWS) => FLOWS.contains(&word),
         Attribute::State if is(&catalogue::NODE_STATE) => NodeState::from_word(word).is_some(),
         Attribute::State => ReplicationState::from_word(word).is_some(),
+        Attribute::Direction if is(&catalogue::LINK_LOSS) => Direction::from_word(word).is_some(),
+        Attribute::Direction => Direction::from_word(word).is_some_and(|direction| direction != Direction::Unknown),
+        Attribute::Cause => PathCause::from_word(word).is_some(),
         Attribute::Bound => Bound::from_word(word).is_some(),
         Attribute::Basis => Basis::from_word(word).is_some(),
         Attribute::Stage => Stage::from_word(word).is_some(),

@@ -9,7 +9,7 @@ use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
 use lagmesh_model::state::{LinkState, Outcome, ProbeKind, StampSource};
-use lagmesh_model::status::{Link, LinkKind, Quantiles};
+use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles};
 use lagmesh_model::time::Reading;
 
 use super::{evidence_age, silence, sources};
@@ -47,6 +47,7 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
         flows: flows.map_or(configured, |flows| flows.all),
         floor_s: fleet.soft_floor_s(from, &to.name),
         kinds: kinds(fleet, to).map(|kind| self::kind(&sources, &pair, kind, silence.as_deref())).collect(),
+        path: LinkPath::unknown("told by the agents of the region only; its metrics are here"),
         clock_error_s: match clock_error {
             Some((witness, error)) => witness.age.of_value(error),
             None => Known::unknown(silence.unwrap_or_else(|| "the offset between the two clocks is not bounded yet".to_owned())),

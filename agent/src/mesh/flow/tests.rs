@@ -23,7 +23,14 @@ fn send(flow: &mut Flow, ms: u64) -> u32 {
 }
 
 fn answer(flow: &mut Flow, sequence: u32, sent_ms: u64, ms: u64) -> Settled {
-    flow.on_answer(&Answer { sequence, echo: Timestamp(sent_ms), dwell_ns: Some(1_000), at: at(ms), at_by_kernel: false })
+    flow.on_answer(&Answer {
+        sequence,
+        echo: Timestamp(sent_ms),
+        dwell_ns: Some(1_000),
+        at: at(ms),
+        at_by_kernel: false,
+        reflected: None,
+    })
 }
 
 fn tick(flow: &mut Flow, ms: u64) -> Vec<Outcome> {
@@ -88,7 +95,7 @@ fn impossible_round_trips_are_corrupt() {
 fn no_stamps_no_round_trip() {
     let mut flow = flow();
     let sequence = send(&mut flow, 0);
-    let answer = Answer { sequence, echo: Timestamp(0), dwell_ns: None, at: at(20), at_by_kernel: false };
+    let answer = Answer { sequence, echo: Timestamp(0), dwell_ns: None, at: at(20), at_by_kernel: false, reflected: None };
     let Settled::Fate { fate, .. } = flow.on_answer(&answer) else { panic!("its probe is out") };
     assert_eq!(fate, Fate::of(Outcome::Corrupt));
 }
@@ -123,7 +130,14 @@ fn patience() {
     for (rtt_ms, expected_ms) in [(1, 200), (80, 320), (700, 1000)] {
         let mut flow = flow();
         let sequence = send(&mut flow, 0);
-        flow.on_answer(&Answer { sequence, echo: Timestamp(0), dwell_ns: Some(0), at: at(rtt_ms), at_by_kernel: false });
+        flow.on_answer(&Answer {
+            sequence,
+            echo: Timestamp(0),
+            dwell_ns: Some(0),
+            at: at(rtt_ms),
+            at_by_kernel: false,
+            reflected: None,
+        });
         assert_eq!(flow.patience().as_millis(), expected_ms);
     }
     assert_eq!(flow().patience(), TIMING.deadline);
@@ -183,6 +197,7 @@ fn kernel_stamps_of_the_sending() {
         dwell_ns: Some(0),
         at: at(ms),
         at_by_kernel,
+        reflected: None,
     };
     let settled = |rtt_ms: u64, sent_ms, stamps| {
         let fate = Fate { outcome: Outcome::InTime, rtt_ns: Some(rtt_ms * 1_000_000) };
@@ -239,7 +254,7 @@ proptest! {
                 3 | 4 => {
                     if let Some((sequence, ms)) = sent.get(usize::from(pick) % sent.len().max(1)) {
                         let dwell_ns = Some(if pick > 250 { i64::MAX / 2 } else { 10 });
-                        let answer = Answer { sequence: *sequence, echo: Timestamp(*ms), dwell_ns, at: at(now), at_by_kernel: false };
+                        let answer = Answer { sequence: *sequence, echo: Timestamp(*ms), dwell_ns, at: at(now), at_by_kernel: false, reflected: None };
                         if let Settled::Fate { fate, .. } = flow.on_answer(&answer) {
                             prop_assert!(fate.rtt_ns != Some(0));
                             tick.push(fate);

@@ -75,7 +75,13 @@ impl World {
 
     fn receive(&mut self, flow: usize, packet: &[u8], ms: u64) -> Told {
         self.peer.wake(now(ms), &mut self.out);
-        self.peer.on_packet(flow, (packet, None), (now(ms), &self.stamps), self.keys.as_ref(), &mut self.out)
+        self.peer.on_packet(
+            flow,
+            Came { packet, stamp: None, hops: Some(250) },
+            (now(ms), &self.stamps),
+            self.keys.as_ref(),
+            &mut self.out,
+        )
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {
@@ -114,6 +120,43 @@ fn exchange() {
         let clock = world.peer.clock(now(sent_ms + 61).raw).unwrap();
         assert_eq!((clock.epoch, clock.own_epoch), (Epoch(2), Epoch(1)));
         assert!(clock.offset.contains(i64::try_from(THETA_NS).unwrap()) && clock.offset.width_ns() < 61_000_000);
+    }
+}
+
+/// An answer tells its path: how long each way took, with which hop limits, and in which direction the probes before it were lost.
+#[test]
+fn what_an_answer_says_of_the_path() {
+    let mut world = World::new(Some(MeshKeys::of(&[b"a key of sixteen"]).unwrap()));
+    let mut reached = 0;
+    for ms in (0..40_000).step_by(10) {
+        for (flow, packet) in world.send(ms).into_iter().filter(|(flow, _)| *flow == 0) {
+            // Of every ten, the third is lost on the way there, the sixth on the way back.
+            let number = ms / 1_000 % 10;
+            if number != 3 {
+                let reply = world.reflect(&packet, ms + 30);
+                reached += 1;
+                if number != 6 {
+                    world.receive(flow, &reply, ms + 71);
+                }
+            }
+        }
+    }
+    let (mut losses, mut paths) = (Losses::default(), Vec::new());
+    for said in world.out.drain(..) {
+        match said {
+            Observation::Losses(_, more) => losses += more,
+            Observation::Probe(Probe { path: Some(path), .. }) => paths.push(path),
+            _ => {}
+        }
+    }
+    assert!(reached > 30 && paths.len() > 30);
+    // The last ten seconds are not told yet; the other flow was never answered.
+    assert_eq!((losses.forward, losses.backward), (3, 3), "{losses:?}");
+    for path in paths {
+        let Directed { forward, backward } = path.oneway.unwrap();
+        assert!(forward.contains(30_000_000) && backward.contains(40_000_000), "{path:?}");
+        assert!(forward.width_ns() < 71_000_000);
+        assert_eq!(path.hop_limits, Directed { forward: None, backward: Some(250) });
     }
 }
 

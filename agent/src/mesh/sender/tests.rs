@@ -66,7 +66,7 @@ async fn what_waits_is_read_before_anything_is_overdue() {
         assert!(!judge(), "{address}: nothing is known yet, and an answer is overdue only after the deadline");
         let mut packet = [0; REQUEST_MAX];
         let received = receive_one(&line.socket, &mut packet).unwrap();
-        oslo.with(|engine, now| engine.on_packet(0, 0, (&packet[..received.length], received.stamp), now));
+        oslo.with(|engine, now| engine.on_packet(0, 0, came(&packet, &received), now));
         assert!(judge());
 
         send_one(&oslo, 0, 0, Some(line));

@@ -186,6 +186,7 @@ fn awaited() {
         outcome: Outcome::Refused,
         rtt_ns: None,
         stamps: None,
+        path: None,
         at: NOW,
     }));
     assert!(readiness.is_ready());
