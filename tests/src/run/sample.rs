@@ -194,6 +194,8 @@ fn link_value(link: &Link, kind: lagmesh_model::state::ProbeKind, value: &str) -
         "flows_alive" => number(&link.flows_alive, |flows| *flows as f64),
         "clock_error" => number(&link.clock_error_s, |error| *error),
         "evidence_age" => number(&link.evidence_age_s, |age| *age),
+        "oneway_forward" => interval(&link.path.oneway.forward),
+        "oneway_backward" => interval(&link.path.oneway.backward),
         "loss" => match link.kinds.iter().find(|probed| probed.kind == kind) {
             Some(probed) if probed.settled > 0 => Value::Number(1.0 - probed.answered as f64 / probed.settled as f64),
             _ => Value::Unknown("no probe is settled".to_owned()),

@@ -187,11 +187,16 @@ impl Found {
     fn round_trip(&self, from: &str, to: &str, value: &str, at: Real) -> Option<(f64, f64)> {
         let all = self.round_trips.get(&(from.to_owned(), to.to_owned()))?;
         let recent = all.iter().filter(|truth| truth.left <= at && at - truth.left <= RECENT_NS);
-        let mut times: Vec<(i64, i64)> = recent.map(|truth| (truth.rtt_ns, truth.within_ns)).collect();
+        let of = |truth: &RttTruth| match value {
+            "oneway_forward" => truth.forward_ns,
+            "oneway_backward" => truth.back_ns,
+            _ => truth.rtt_ns,
+        };
+        let mut times: Vec<(i64, i64)> = recent.map(|truth| (of(truth), truth.within_ns)).collect();
         times.sort_unstable();
         let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).checked_sub(1)?).copied();
         let chosen = match value {
-            "rtt_min" => times.first().copied(),
+            "rtt_min" | "oneway_forward" | "oneway_backward" => times.first().copied(),
             "rtt_max" => times.last().copied(),
             "rtt_p99" => rank(99),
             _ => rank(50),

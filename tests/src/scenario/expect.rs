@@ -168,6 +168,8 @@ const LINK: Values = &[
     ("rtt_p99", Unit::Seconds),
     ("rtt_max", Unit::Seconds),
     ("loss", Unit::Number),
+    ("oneway_forward", Unit::Seconds),
+    ("oneway_backward", Unit::Seconds),
     ("flows_alive", Unit::Number),
     ("clock_error", Unit::Seconds),
     ("evidence_age", Unit::Seconds),
@@ -200,10 +202,10 @@ const AGENT: Values =
     &[("pending_batches", Unit::Number), ("pending_bytes", Unit::Number), ("runs", Unit::State(|| vec!["yes", "no"]))];
 
 /// The values whose truth the testbed knows.
-const TRUTH_LINK: &[&str] = &["rtt_min", "rtt_p50", "rtt_p99", "rtt_max"];
+const TRUTH_LINK: &[&str] = &["rtt_min", "rtt_p50", "rtt_p99", "rtt_max", "oneway_forward", "oneway_backward"];
 const TRUTH_REPLICATION: &[&str] = &["lag", "staleness"];
 /// The values that are intervals.
-const INTERVALS: &[&str] = &["lag", "staleness"];
+const INTERVALS: &[&str] = &["lag", "staleness", "oneway_forward", "oneway_backward"];
 
 pub(super) fn expectation(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Found<Expectation> {
     let name = section.require("name", text)?;
@@ -417,7 +419,8 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
         _ => return Ok(()),
     };
     if !known.contains(&value) {
-        return Err(section.tell(key, "the testbed knows no truth for this value; it does for rtt_* (stamp), lag and staleness"));
+        return Err(section
+            .tell(key, "the testbed knows no truth for this value; it does for rtt_* and oneway_* (stamp), lag and staleness"));
     }
     if let (Quantity::Link { from, .. }, Observer::Collector(_)) = (quantity, seen_by) {
         let message = format!("a collector's round trips are as old as its last export; ask the agent of {from}");
@@ -435,6 +438,6 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
 impl Quantity {
     /// Whether it is one of the values that are intervals.
     pub fn is_interval(&self) -> bool {
-        matches!(self, Quantity::Replication { value, .. } if INTERVALS.contains(&value.as_str()))
+        matches!(self, Quantity::Link { value, .. } | Quantity::Replication { value, .. } if INTERVALS.contains(&value.as_str()))
     }
 }

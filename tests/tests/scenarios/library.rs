@@ -43,6 +43,8 @@ library! {
     cut_off = "cut-off",
     paused_replay = "paused-replay",
     lossy_link = "lossy-link",
+    loss_one_way = "loss-one-way",
+    route_shift = "route-shift",
     replication_cut = "replication-cut",
     delayed_cascade = "delayed-cascade",
     logical_one_way = "logical-one-way",
