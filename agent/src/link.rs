@@ -2,7 +2,7 @@
 
 pub mod judge;
 pub mod path;
-pub mod route;
+mod survey;
 pub mod tally;
 pub mod variation;
 pub mod window;
@@ -24,9 +24,10 @@ use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
 use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
 use crate::link::path::Path;
+use crate::link::survey::Surveyed;
 use crate::link::tally::Counts;
 use crate::link::window::{RECENT, Window, age_of};
-use crate::measurement::{FlowChange, PeerView, Probe};
+use crate::measurement::{FlowChange, FlowId, PathChanged, PathMtu, PeerView, Probe, Route};
 
 /// Beyond four times the 99th percentile, but at least this, an answer is overdue.
 const PATIENCE_MIN: Duration = Duration::from_millis(200);
@@ -60,6 +61,7 @@ struct Track {
     mixed_since: Option<RawNanos>,
     unknown_since: Option<RawNanos>,
     stalled_at: Option<RawNanos>,
+    surveyed: Surveyed,
 }
 
 impl Links {
@@ -82,6 +84,7 @@ impl Links {
                 mixed_since: None,
                 unknown_since: None,
                 stalled_at: None,
+                surveyed: Surveyed::default(),
             };
             (peer.name.clone(), track)
         };
@@ -125,10 +128,31 @@ impl Links {
         }
     }
 
+    /// The path of a flow has changed.
+    pub fn record_path_change(&mut self, change: &PathChanged) {
+        if let Some(link) = self.tracks.get_mut(&change.flow.peer) {
+            link.path.record_change(change);
+        }
+    }
+
     /// The flows to an agent leave from other ports.
     pub fn record_move(&mut self, peer: &RegionName, agent: &AgentName) {
         if let Some(link) = self.tracks.get_mut(peer) {
             link.path.moved(agent);
+        }
+    }
+
+    /// The route of a flow was found.
+    pub fn record_route(&mut self, flow: FlowId, route: Route) {
+        if let Some(link) = self.tracks.get_mut(&flow.peer) {
+            link.surveyed.record_route(flow, route);
+        }
+    }
+
+    /// The longest packet to an agent was found.
+    pub fn record_mtu(&mut self, peer: &RegionName, agent: AgentName, mtu: PathMtu) {
+        if let Some(link) = self.tracks.get_mut(peer) {
+            link.surveyed.record_mtu(agent, mtu);
         }
     }
 
@@ -147,6 +171,7 @@ impl Links {
             let attributes = Attributes::new().with(Attribute::Region, &self.region).with(Attribute::Peer, &link.peer);
             link.push_probes(&attributes, out);
             link.path.series(now.raw, link.is_probed(), &attributes, out);
+            link.surveyed.series(&attributes, now.raw, out);
             push_states(out, &LINK_STATE, &attributes, LinkState::ALL, link.state);
             if let Some((alive, dead)) = link.known_flows() {
                 for (word, count) in [("alive", alive), ("dead", dead)] {
@@ -190,6 +215,7 @@ impl Track {
         self.windows.iter_mut().for_each(Window::new_epoch);
         self.path.new_epoch();
         self.alive_since.clear();
+        self.surveyed.new_epoch();
         (self.loss_since, self.mixed_since, self.unknown_since, self.stalled_at) = (None, None, None, None);
     }
 
@@ -314,6 +340,8 @@ impl Track {
             kinds: self.windows.iter().map(kind).collect(),
             path: self.path.status(now.raw, self.is_probed()),
             clock_error_s: self.clock_error_s(now, view),
+            mtu_bytes: self.surveyed.mtu_bytes(now.raw),
+            route: self.surveyed.route(now.raw),
             evidence_age_s: Known::from_option(age_s, "no probe is settled yet"),
         }
     }

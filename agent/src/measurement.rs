@@ -1,6 +1,8 @@
 //! What the measuring parts tell the summary, and what they tell each other: the only words between the parts of the agent.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +10,8 @@ use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::directed::Directed;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, StampSource, WriteOutcome};
-use lagmesh_model::status::Losses;
+use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, RouteCause, StampSource, WriteOutcome};
+use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
 use tokio::sync::{mpsc, watch};
@@ -23,8 +25,21 @@ pub enum Observation {
     Flow(FlowChange),
     /// In which direction probes to a region were lost.
     Losses(RegionName, Losses),
+    /// The path of a flow has changed.
+    PathChanged(PathChanged),
     /// The probes to an agent leave from other ports from now on: its flows may take other paths.
     Moved(RegionName, AgentName),
+    /// The route of a flow was found.
+    Route(FlowId, Route),
+    /// The longest packet to a peer agent was found.
+    PathMtu {
+        /// The peer's region.
+        peer: RegionName,
+        /// Which of its agents.
+        agent: AgentName,
+        /// What was found.
+        mtu: PathMtu,
+    },
     /// Our own timer sent a probe this late.
     Lateness(Duration),
     /// A mesh packet was dropped unanswered, for this reason.
@@ -65,8 +80,8 @@ pub struct PathSample {
     pub flow: u16,
     /// How long the request took and how long the answer; `None` without the stamps of a measuring clock.
     pub oneway: Option<Directed<Interval>>,
-    /// With which hop limits they arrived; `None` if that is not known.
-    pub hop_limits: Directed<Option<u8>>,
+    /// How many routers they passed; `None` if that is not known.
+    pub hops: Directed<Option<u8>>,
 }
 
 /// A flow is one source port towards one peer agent: one sample of the parallel paths.
@@ -89,6 +104,65 @@ pub struct FlowChange {
     pub alive: Option<bool>,
     /// When.
     pub at: RawNanos,
+}
+
+/// The path of a flow has changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PathChanged {
+    /// Which flow.
+    pub flow: FlowId,
+    /// What showed it.
+    pub what: Changed,
+    /// When.
+    pub at: RawNanos,
+}
+
+/// The longest packet to a peer agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathMtu {
+    /// The longest that reaches it [octets, with its IP header]; the largest that is tried means that much or more.
+    pub length: u16,
+    /// When that was found out.
+    pub at: RawNanos,
+}
+
+/// The route of a flow, hop by hop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Which flow [0, flows).
+    pub flow: usize,
+    /// Why it was asked for.
+    pub cause: RouteCause,
+    /// When it was asked for.
+    pub at: RawNanos,
+    /// The first is one hop away.
+    pub hops: Vec<Hop>,
+    /// Whether the last of them is the peer itself.
+    pub reached: bool,
+}
+
+impl fmt::Display for Route {
+    /// `10.0.0.1 1.2 ms, *, 10.0.0.9 20.1 ms`: a star is a hop that said nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, hop) in self.hops.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            match (hop.from, hop.rtt_ns) {
+                (Some(from), Some(rtt_ns)) => write!(f, "{from} {:.1} ms", rtt_ns as f64 / 1e6)?,
+                (Some(from), None) => write!(f, "{from}")?,
+                (None, _) => f.write_str("*")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What one hop said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Who answered; `None` if nobody did in time.
+    pub from: Option<IpAddr>,
+    /// How long that took [ns], by stamps of user space.
+    pub rtt_ns: Option<u64>,
 }
 
 /// News about a node.

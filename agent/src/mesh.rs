@@ -9,10 +9,12 @@ pub mod bulletin;
 pub mod direction;
 pub mod engine;
 pub mod flow;
+pub mod flow_path;
 pub mod hearing;
 pub mod icmp;
 pub mod kernel;
 pub mod keys;
+pub mod mtu;
 pub mod offset;
 pub mod opinion;
 pub mod peer;
@@ -28,7 +30,9 @@ pub mod tcp;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod survey;
 pub mod tlv;
+pub mod trace;
 
 use std::future::Future;
 use std::net::SocketAddr;

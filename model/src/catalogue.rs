@@ -230,6 +230,10 @@ catalogue! {
         "Routers on the way by the hop limit with which packets arrive; the most that any flow passes";
     LINK_PATH_CHANGES = "lagmesh.link.path_changes", Counter, One, Agent, [Region, Peer, Cause],
         "Changes of the path of single flows, by what showed them; a new route of a whole link counts every flow";
+    LINK_MTU = "lagmesh.link.mtu", Gauge, Bytes, Agent, [Region, Peer],
+        "The longest packet that reaches the peer, with its IP header; 1500, the longest that is tried, means that much or more";
+    LINK_ROUTES = "lagmesh.link.routes", Counter, One, Agent, [Region, Peer, Cause],
+        "Routes of single flows that were asked for hop by hop, by cause; the newest is in the agent's status";
     SCHEDULE_LATENESS = "lagmesh.schedule.lateness", Histogram, Seconds, Agent, [Region],
         "How late our own timer sent probes: large values mean that the agent's host is busy, not the network";
     MESH_DROPPED = "lagmesh.mesh.dropped", Counter, One, Agent, [Region, Reason],

@@ -59,6 +59,16 @@ words! {
 }
 
 words! {
+    /// Why the route of a flow was asked for.
+    RouteCause {
+        /// It does not answer any more.
+        Dead = "dead", "the flow did not answer any more";
+        /// Its path changed.
+        Changed = "changed", "the path of the flow changed";
+    }
+}
+
+words! {
     /// The fate of one probe. Fates always add up to the attempts.
     Outcome {
         /// A valid reply came before the deadline.

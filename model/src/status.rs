@@ -1,6 +1,7 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,8 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, StampSource, Vote,
+    Axis, Direction, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, RouteCause,
+    StampSource, Vote,
 };
 use crate::time::WallNanos;
 
@@ -94,6 +96,12 @@ pub struct Link {
     pub path: LinkPath,
     /// How far the two measuring clocks' offset is uncertain [s, half width]; stamp only.
     pub clock_error_s: Known<f64>,
+    /// The longest packet that reaches the peer [octets, with its IP header]; 1500, the longest that is tried, means that much or more.
+    #[serde(default = "untold")]
+    pub mtu_bytes: Known<u64>,
+    /// The newest route of one of its flows; an agent tells it, a collector does not.
+    #[serde(default)]
+    pub route: Option<Route>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
 }
@@ -222,6 +230,32 @@ impl Link {
     pub fn rtt(&self, kind: ProbeKind) -> Known<Quantiles> {
         self.kinds.iter().find(|k| k.kind == kind).map_or_else(|| Known::unknown("not probed"), |k| k.rtt.clone())
     }
+}
+
+/// The route of a flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// To which agent.
+    pub agent: AgentName,
+    /// Which flow [0, flows).
+    pub flow: u16,
+    /// Why it was asked for.
+    pub cause: RouteCause,
+    /// How long ago that was [s].
+    pub age_s: f64,
+    /// Hop by hop; the first is one hop away.
+    pub hops: Vec<Hop>,
+    /// Whether the last of them is the peer itself.
+    pub reached: bool,
+}
+
+/// One hop of a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Who answered; `None` if nobody did in time.
+    pub from: Option<IpAddr>,
+    /// How long that took [s].
+    pub rtt_s: Option<f64>,
 }
 
 /// One node.

@@ -16,10 +16,9 @@ use lagmesh_model::state::PathCause;
 use lagmesh_model::status::{Changed, LinkPath, Losses, PathChange, Seconds};
 use lagmesh_model::time::{RawNanos, nanos};
 
-use crate::link::route::Route;
 use crate::link::variation::Least;
 use crate::link::window::{CURRENT_INTERVALS, RECENT, age_of};
-use crate::measurement::Probe;
+use crate::measurement::{FlowId, PathChanged, Probe};
 
 /// What is recent is kept by five seconds.
 const SLOT_NS: u64 = 5_000_000_000;
@@ -42,7 +41,7 @@ pub struct Path {
 #[derive(Debug, Default)]
 struct Flow {
     least: Least,
-    route: Route,
+    hops: Directed<Option<u8>>,
     answered_at: Option<RawNanos>,
 }
 
@@ -87,7 +86,7 @@ impl Path {
         let Some(flow) = self.flows.get_mut(agent).and_then(|flows| flows.get_mut(usize::from(sample.flow))) else { return };
         flow.answered_at = Some(at);
         let above_ns = flow.least.above(at, rtt_ns);
-        let changed = flow.route.on_answer(at, rtt_ns, sample.hop_limits);
+        flow.hops = sample.hops;
         self.answered_at = self.answered_at.max(Some(at));
         self.variation.record_ns(above_ns);
         let slot = self.slot(at);
@@ -95,9 +94,19 @@ impl Path {
         if let Some(oneway) = sample.oneway {
             slot.shortest = slot.shortest.zip(oneway).map(|(known, new)| Some(shorter(known, new)));
         }
-        for what in changed {
-            self.note_change(at, PathChange { agent: agent.clone(), flow: sample.flow, age_s: 0.0, what });
+    }
+
+    /// The path of a flow has changed.
+    pub fn record_change(&mut self, PathChanged { flow: FlowId { agent, index: flow, .. }, what, at }: &PathChanged) {
+        *self.changes.entry(what.cause()).or_default() += 1;
+        match what {
+            Changed::Delay { before_s, after_s } => {
+                tracing::info!(%agent, flow, before_ms = before_s * 1e3, after_ms = after_s * 1e3, "path changed: shortest round trip");
+            }
+            Changed::HopsForward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops there"),
+            Changed::HopsBackward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops back"),
         }
+        self.newest_change = Some((*at, PathChange { agent: agent.clone(), flow: *flow, age_s: 0.0, what: what.clone() }));
     }
 
     /// Some losses are told; `at` is a moment of the present epoch.
@@ -120,21 +129,7 @@ impl Path {
         for flow in self.flows.values_mut().flatten() {
             flow.least = Least::default();
             flow.answered_at = None;
-            flow.route.new_epoch();
         }
-    }
-
-    fn note_change(&mut self, at: RawNanos, change: PathChange) {
-        *self.changes.entry(change.what.cause()).or_default() += 1;
-        let PathChange { agent, flow, what, .. } = &change;
-        match what {
-            Changed::Delay { before_s, after_s } => {
-                tracing::info!(%agent, flow, before_ms = before_s * 1e3, after_ms = after_s * 1e3, "path changed: shortest round trip");
-            }
-            Changed::HopsForward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops there"),
-            Changed::HopsBackward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops back"),
-        }
-        self.newest_change = Some((at, change));
     }
 
     fn slot(&mut self, at: RawNanos) -> &mut Slot {
@@ -167,7 +162,7 @@ impl Path {
     fn hops(&self, now: RawNanos) -> Directed<Option<u8>> {
         let is_recent = |flow: &&Flow| flow.answered_at.is_some_and(|at| age_of(at, now) <= RECENT);
         let recent = self.flows.values().flatten().filter(is_recent);
-        recent.fold(Directed::default(), |most, flow| most.zip(flow.route.hops()).map(|(most, hops)| most.max(hops)))
+        recent.fold(Directed::default(), |most, flow| most.zip(flow.hops).map(|(most, hops)| most.max(hops)))
     }
 
     /// A value of the last minute, as old as the newest answer.

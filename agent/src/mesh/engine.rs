@@ -1,7 +1,7 @@
 //! All the pure parts of the mesh behind one face, for the shell that owns the sockets. Pure.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lagmesh_daemon::clock::{Bracket, ClockClaim};
@@ -18,6 +18,7 @@ use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{Came, PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Origin, Reflector};
 use crate::mesh::stamp::ErrorEstimate;
+use crate::mesh::survey::{Errand, SURVEY_MAX};
 use crate::mesh::tlv::AgentHash;
 
 /// A source may send at least so many packets a second [1/s]; more if the fleet's own cadence is higher.
@@ -104,7 +105,7 @@ impl Engine {
     /// A peer agent was found at an address, where it was not before.
     pub fn found(&mut self, peer: usize, address: SocketAddr) {
         self.directory.found(self.peers[peer].hash, address);
-        self.peers[peer].moved(&mut self.out);
+        self.peers[peer].found(address.ip(), &mut self.out);
     }
 
     /// There is something else to tell.
@@ -132,6 +133,28 @@ impl Engine {
         self.peers[peer].judge(read, now, &mut self.out);
         self.peers[peer].take_due(now, &mut due, &mut self.out);
         due
+    }
+
+    /// The packets beside the probes that are to leave now.
+    pub fn errands(&mut self, peer: usize, now: Reading) -> Vec<Errand> {
+        let mut errands = Vec::new();
+        self.peers[peer].errands(now.raw, &mut errands, &mut self.out);
+        errands
+    }
+
+    /// Writes one of them; returns its length.
+    pub fn write(&self, peer: usize, errand: &Errand, now: Reading, packet: &mut [u8; SURVEY_MAX]) -> usize {
+        self.peers[peer].write(errand, now, self.keys.as_ref(), packet)
+    }
+
+    /// One of them could not leave; `too_long` if our own host says that it is longer than it can send.
+    pub fn errand_not_sent(&mut self, peer: usize, errand: &Errand, too_long: bool, now: Reading) {
+        self.peers[peer].errand_not_sent(errand, too_long, now.raw);
+    }
+
+    /// A router says that the hop limit of a packet ran out there.
+    pub fn on_expired(&mut self, peer: usize, flow: usize, from: IpAddr, now: Reading) {
+        self.peers[peer].on_expired(flow, from, now.raw);
     }
 
     /// Writes the next probe of a flow; returns its length.

@@ -189,30 +189,39 @@ impl StampClock {
     }
 }
 
+/// How many of the packets that a socket sent are remembered.
+const SENT_MAX: usize = 64;
+
 /// Which probe of a socket a transmit stamp belongs to. The kernel numbers what a socket sends from 0 on (`SOF_TIMESTAMPING_OPT_ID`);
 /// some kernels also number what they then could not send.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub struct SendIds {
-    /// The number that the newest probe has at least, and its sequence number.
-    newest: Option<(u32, u32)>,
+    /// The number that the next packet gets at least.
+    next: u32,
+    /// The sequence numbers of the newest packets, oldest first; `None` for those that are no probes.
+    recent: VecDeque<Option<u32>>,
 }
 
 impl SendIds {
-    /// The socket sent the probe of this sequence number, one after that of the last.
-    pub fn sent(&mut self, sequence: u32) {
-        self.newest = Some((self.newest.map_or(0, |(id, _)| id.wrapping_add(1)), sequence));
+    /// The socket sent the probe of this sequence number, or something that is no probe.
+    pub fn sent(&mut self, sequence: Option<u32>) {
+        if self.recent.len() == SENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(sequence);
+        self.next = self.next.wrapping_add(1);
     }
 
-    /// The sequence number of the probe to which the kernel gave a number; `None` if nothing was sent.
+    /// The sequence number of the probe to which the kernel gave a number; `None` if that is none, or forgotten.
     pub fn sequence_of(&mut self, id: u32) -> Option<u32> {
-        let (newest, sequence) = self.newest?;
-        let back = newest.wrapping_sub(id);
+        let newest = self.recent.len().checked_sub(1)?;
+        let back = self.next.wrapping_sub(1).wrapping_sub(id);
         if back.cast_signed() < 0 {
             // Nothing newer was sent, so the kernel has numbered something that was not.
-            self.newest = Some((id, sequence));
-            return Some(sequence);
+            self.next = id.wrapping_add(1);
+            return self.recent[newest];
         }
-        Some(sequence.wrapping_sub(back))
+        self.recent[newest.checked_sub(usize::try_from(back).ok()?)?]
     }
 }
 

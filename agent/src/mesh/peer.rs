@@ -1,15 +1,18 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
+use std::net::IpAddr;
+
 use lagmesh_model::directed::Directed;
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
-use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
+use lagmesh_model::state::{Outcome, ProbeKind, RouteCause, StampSource};
 use lagmesh_model::status::Losses;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 
-use crate::measurement::{FlowChange, FlowId, Observation, PathSample, PeerClock, Probe};
+use crate::measurement::{FlowChange, FlowId, Observation, PathChanged, PathSample, PeerClock, Probe};
 use crate::mesh::direction::Reflected;
 use crate::mesh::flow::{Answer, Fate, Flow, Settled, Timing};
+use crate::mesh::flow_path::FlowPath;
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::offset::{Exchange, OffsetWindow};
@@ -18,6 +21,7 @@ use crate::mesh::stamp::extension::{
     HEADER_LENGTH, HMAC_TLV_LENGTH, Integrity, TYPE_HMAC, TYPE_LAGMESH, put_header, seal, seal_base, verify, verify_base, vouched,
 };
 use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, Reply, Request, Timestamp};
+use crate::mesh::survey::{Errand, SESSION_PROBES, SURVEY_MAX, Survey, headers_length, is_survey};
 use crate::mesh::tlv::{self, AgentHash, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
 
 /// The longest packet of ours [octets].
@@ -63,6 +67,7 @@ pub struct Peer {
     pub hash: AgentHash,
     timing: Timing,
     flows: Vec<Flow>,
+    paths: Vec<FlowPath>,
     /// What was last said about each flow.
     said: Vec<Option<bool>>,
     /// Some of that was not heard.
@@ -71,6 +76,9 @@ pub struct Peer {
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
     fates: Vec<Fate>,
+    survey: Survey,
+    /// Where it was found.
+    address: Option<IpAddr>,
 }
 
 impl Peer {
@@ -90,13 +98,24 @@ impl Peer {
             hash: AgentHash::of(peer.1),
             timing,
             flows: (0..mesh.flows).map(flow).collect(),
+            paths: (0..mesh.flows).map(|_| FlowPath::default()).collect(),
             said: vec![None; usize::from(mesh.flows)],
             say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
             own_epoch: now.epoch,
             refused_at: None,
             fates: Vec::new(),
+            survey: Survey::new(now.raw, mesh.deadline),
+            address: None,
         }
+    }
+
+    /// It was found at an address, where it was not before: the probes leave from other ports from now on.
+    pub fn found(&mut self, address: IpAddr, out: &mut Vec<Observation>) {
+        self.address = Some(address);
+        self.flows.iter_mut().for_each(Flow::moved);
+        self.paths.iter_mut().for_each(|path| *path = FlowPath::default());
+        out.push(Observation::Moved(self.region.clone(), self.agent.clone()));
     }
 
     /// How many flows it has.
@@ -109,9 +128,10 @@ impl Peer {
         self.flows.iter().any(|flow| flow.alive() == Some(true))
     }
 
-    /// When the next probe is due.
-    pub fn next_due(&self) -> Option<RawNanos> {
-        self.flows.iter().map(Flow::next_due).min()
+    /// When the next probe, or another packet, is due.
+    pub fn next_due(&self) -> RawNanos {
+        let survey = self.survey.next_due();
+        self.flows.iter().map(Flow::next_due).min().map_or(survey, |probe| probe.min(survey))
     }
 
     /// Its clock for the moment `now`; `None` as long as nothing is known about it.
@@ -128,6 +148,8 @@ impl Peer {
             self.own_epoch = now.epoch;
             self.refused_at = None;
             self.flows.iter_mut().for_each(|flow| flow.on_new_epoch(now.raw, &mut fates));
+            self.survey.on_new_epoch(now.raw);
+            self.paths.iter_mut().for_each(FlowPath::on_new_epoch);
         } else if self.flows.iter().any(|flow| flow.is_stalled(now.raw)) {
             self.flows.iter_mut().for_each(Flow::on_stall);
         }
@@ -175,12 +197,6 @@ impl Peer {
         }
     }
 
-    /// The probes leave from other ports from now on.
-    pub fn moved(&mut self, out: &mut Vec<Observation>) {
-        self.flows.iter_mut().for_each(Flow::moved);
-        out.push(Observation::Moved(self.region.clone(), self.agent.clone()));
-    }
-
     /// Something that was said of the flows was not heard: everything is said again.
     pub fn say_again(&mut self) {
         self.say_again = true;
@@ -203,8 +219,8 @@ impl Peer {
         packet: &mut [u8; PACKET_MAX],
     ) -> usize {
         let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        let request =
-            Request { sequence: self.flows[flow].next_sequence(), timestamp: Timestamp::ntp(now.wall), error, session: 0 };
+        let sequence = self.flows[flow].next_sequence();
+        let request = Request { sequence, timestamp: Timestamp::ntp(now.wall), error, session: SESSION_PROBES };
         request.encode(mode, packet);
         let base = mode.base_length();
         let clock_at = put_header(packet, base, TYPE_LAGMESH, length(CLOCK_LENGTH));
@@ -218,6 +234,37 @@ impl Peer {
         seal(packet, base, end, keys, KeyIndex::FIRST);
         seal_base(packet, keys, KeyIndex::FIRST);
         end + HMAC_TLV_LENGTH
+    }
+
+    /// The packets of the survey that are to leave now.
+    pub fn errands(&mut self, now: RawNanos, errands: &mut Vec<Errand>, out: &mut Vec<Observation>) {
+        let alive = self.flows.iter().position(|flow| flow.alive() == Some(true));
+        self.survey.on_tick(alive, now, errands);
+        self.tell_survey(out);
+    }
+
+    /// Writes a packet of the survey; returns its length.
+    pub fn write(&self, errand: &Errand, now: Reading, keys: Option<&MeshKeys>, packet: &mut [u8; SURVEY_MAX]) -> usize {
+        errand.write(self.address.map_or(0, headers_length), now, keys, packet)
+    }
+
+    /// A packet of the survey could not leave.
+    pub fn errand_not_sent(&mut self, errand: &Errand, too_long: bool, now: RawNanos) {
+        self.survey.on_not_sent(errand, too_long, now);
+    }
+
+    /// The hop limit of a packet of a flow ran out at a router.
+    pub fn on_expired(&mut self, flow: usize, from: IpAddr, now: RawNanos) {
+        self.survey.on_expired(flow, from, now);
+    }
+
+    fn tell_survey(&mut self, out: &mut Vec<Observation>) {
+        if let Some(route) = self.survey.route() {
+            out.push(Observation::Route(self.flow_id(route.flow), route));
+        }
+        if let Some(mtu) = self.survey.mtu() {
+            out.push(Observation::PathMtu { peer: self.region.clone(), agent: self.agent.clone(), mtu });
+        }
     }
 
     /// The probe left, stamped with `sent`; returns its sequence number.
@@ -263,6 +310,9 @@ impl Peer {
         }
         if outcome == Outcome::Refused {
             self.refused_at = Some(now.raw);
+            if let Some(address) = self.address {
+                self.survey.on_refused(flow, address, now.raw);
+            }
             self.flows.iter_mut().for_each(Flow::on_no_evidence);
         }
         self.say_changes(now, out);
@@ -281,6 +331,11 @@ impl Peer {
             Ok(opened) => opened,
             Err(reason) => return unwanted(reason, out),
         };
+        if let Some(address) = self.address.filter(|_| is_survey(reply.session)) {
+            self.survey.on_answer(flow, address, &reply, now.raw);
+            self.tell_survey(out);
+            return Told::default();
+        }
         let dwell_ns = match &clock {
             Some(clock) => Some(clock.t3.since_ns(clock.t2)),
             None => reply.dwell_ns(),
@@ -304,9 +359,9 @@ impl Peer {
             }
             self.offset.one_way(&exchange)
         });
-        let flow = u16::try_from(flow).unwrap_or(u16::MAX);
         let hop_limits = Directed { forward: Some(reply.sender_hops).filter(|hops| *hops > 0), backward: hops };
-        let path = PathSample { flow, oneway, hop_limits };
+        self.note_path(flow, fate.rtt_ns, hop_limits, now.raw, out);
+        let path = PathSample { flow: flow_index(flow), oneway, hops: self.paths[flow].hops() };
         out.push(self.probe(fate, fate.rtt_ns.map(|_| (stamps, path)), now));
         if fate.outcome == Outcome::Corrupt {
             return Told::default();
@@ -314,6 +369,26 @@ impl Peer {
         self.refused_at = None;
         self.say_changes(now, out);
         Told { recognised: believed.is_some(), records }
+    }
+
+    /// An answer may show that the path of its flow is another one than before: then its route is wanted.
+    fn note_path(
+        &mut self,
+        flow: usize,
+        rtt_ns: Option<u64>,
+        hop_limits: Directed<Option<u8>>,
+        at: RawNanos,
+        out: &mut Vec<Observation>,
+    ) {
+        let Some(rtt_ns) = rtt_ns else { return };
+        for what in self.paths[flow].on_answer(at, rtt_ns, hop_limits) {
+            self.survey.wish_route(flow, RouteCause::Changed, at);
+            out.push(Observation::PathChanged(PathChanged { flow: self.flow_id(flow), what, at }));
+        }
+    }
+
+    fn flow_id(&self, flow: usize) -> FlowId {
+        FlowId { peer: self.region.clone(), agent: self.agent.clone(), index: flow_index(flow) }
     }
 
     /// Reads and checks an answer. The private TLVs count only if the reflector filled them and is who it should be.
@@ -353,6 +428,9 @@ impl Peer {
         let (refuses, say_again) = (self.refuses(now.raw), std::mem::take(&mut self.say_again));
         for (index, (flow, said)) in (0_u16..).zip(self.flows.iter().zip(&mut self.said)) {
             let alive = if refuses { None } else { flow.alive() };
+            if alive == Some(false) && alive != *said {
+                self.survey.wish_route(usize::from(index), RouteCause::Dead, now.raw);
+            }
             if alive != *said || say_again {
                 *said = alive;
                 let flow = FlowId { peer: self.region.clone(), agent: self.agent.clone(), index };
@@ -360,6 +438,11 @@ impl Peer {
             }
         }
     }
+}
+
+/// A flow's place among those of its peer.
+fn flow_index(flow: usize) -> u16 {
+    u16::try_from(flow).expect("a peer has 64 flows at most")
 }
 
 /// An answer that settles nothing, and why.

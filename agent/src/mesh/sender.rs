@@ -15,6 +15,7 @@ use lagmesh_daemon::Clock;
 use lagmesh_model::fleet::Address;
 use lagmesh_model::state::Outcome;
 use lagmesh_model::time::{RawNanos, Reading};
+use nix::libc::EMSGSIZE;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
@@ -28,7 +29,11 @@ use crate::mesh::kernel::SendIds;
 use crate::mesh::peer::{Came, PACKET_MAX};
 use crate::mesh::reflector::REQUEST_MAX;
 use crate::mesh::resolve::{RESOLVE_TIMEOUT, choose, lookup};
-use crate::mesh::socket::{Queued, Received, begin_at_largest_hop_limit, queued, receive as receive_one, stamp_both_ways};
+use crate::mesh::socket::{
+    Queued, Received, begin_at_largest_hop_limit, never_fragment, queued, receive as receive_one, send_with_hop_limit,
+    stamp_both_ways,
+};
+use crate::mesh::survey::{Errand, SURVEY_MAX};
 
 /// The longest sleep between two looks at what is overdue.
 const TICK: Duration = Duration::from_millis(100);
@@ -67,6 +72,9 @@ impl Shared {
         let mut unheard = false;
         for observation in engine.observations() {
             let is_change = matches!(observation, Observation::Flow(_));
+            if let Observation::Route(flow, route) = &observation {
+                tracing::info!(peer = %flow.agent, flow = flow.index, cause = %route.cause, reached = route.reached, %route, "route");
+            }
             unheard |= !self.observations.tell(observation) && is_change;
         }
         if unheard {
@@ -108,17 +116,41 @@ pub async fn probe_peer(shared: &Shared, peer: usize, address: &Address, own: Ip
 
 async fn send(shared: &Shared, peer: usize, connected: &RefCell<Option<Rc<Connected>>>) {
     loop {
-        let wait = shared.with(|engine, now| {
-            let due = engine.peers()[peer].next_due();
-            due.map_or(TICK, |due| due.checked_since(now.raw).unwrap_or(Duration::ZERO).min(TICK))
-        });
+        let wait =
+            shared.with(|engine, now| engine.peers()[peer].next_due().checked_since(now.raw).unwrap_or(Duration::ZERO).min(TICK));
         sleep(wait).await;
         let sockets = connected.borrow().clone();
         let read = catch_up(shared, peer, sockets.as_deref());
         for flow in shared.with(|engine, now| engine.due(peer, read, now)) {
             send_one(shared, peer, flow, sockets.as_ref().and_then(|sockets| sockets.flows.get(flow)));
         }
+        if let Some(connected) = &sockets {
+            for errand in shared.with(|engine, now| engine.errands(peer, now)) {
+                run_errand(shared, peer, &errand, connected);
+            }
+        }
     }
+}
+
+/// Sends a packet of the survey.
+fn run_errand(shared: &Shared, peer: usize, errand: &Errand, connected: &Connected) {
+    let Some(line) = connected.flows.get(errand.flow) else { return };
+    let mut packet = [0; SURVEY_MAX];
+    let (length, ip) = (shared.with(|engine, now| engine.write(peer, errand, now, &mut packet)), connected.address.ip());
+    let send = || match errand.hop_limit {
+        Some(limit) => send_with_hop_limit(&line.socket, &packet[..length], ip, limit),
+        None => line.socket.try_send(&packet[..length]).map(drop),
+    };
+    // The first error may be about a packet of before.
+    let sent = send().or_else(|_| {
+        take_queued(shared, peer, errand.flow, line);
+        send()
+    });
+    match sent {
+        Ok(()) => line.ids.borrow_mut().sent(None),
+        Err(error) => shared.with(|engine, now| engine.errand_not_sent(peer, errand, is_too_long(&error), now)),
+    }
+    take_queued(shared, peer, errand.flow, line);
 }
 
 /// Reads what waits where something would be overdue: this thread may have been held up while the answers came. Returns the moment up
@@ -148,7 +180,7 @@ fn send_one(shared: &Shared, peer: usize, flow: usize, line: Option<&Line>) {
         let length = engine.request(peer, flow, now, &mut packet);
         let mut result = line.socket.try_send(&packet[..length]);
         let mut waiting = Vec::new();
-        if result.as_ref().is_err_and(|error| outcome_of(error) != Outcome::SendError) {
+        if result.as_ref().is_err_and(may_be_of_before) {
             // The error may be the answer to an earlier probe, and then this one has not been tried yet.
             waiting = queued(&line.socket);
             waiting.retain(|one| {
@@ -159,7 +191,7 @@ fn send_one(shared: &Shared, peer: usize, flow: usize, line: Option<&Line>) {
             result = line.socket.try_send(&packet[..length]);
         }
         match result {
-            Ok(_) => line.ids.borrow_mut().sent(engine.sent(peer, flow, now)),
+            Ok(_) => line.ids.borrow_mut().sent(Some(engine.sent(peer, flow, now))),
             // Nothing went out, so a refusal is not about this probe.
             Err(error) => match outcome_of(&error) {
                 Outcome::Unreachable => engine.not_sent(peer, flow, Outcome::Unreachable, now),
@@ -249,6 +281,7 @@ fn open(own: IpAddr, target: SocketAddr) -> io::Result<Line> {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?,
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?,
     }
+    never_fragment(&socket, target.is_ipv4())?;
     socket.connect(&target.into())?;
     Ok(Line { socket: UdpSocket::from_std(socket.into())?, ids: RefCell::default() })
 }
@@ -287,8 +320,9 @@ fn take_errors(shared: &Shared, peer: usize, flow: usize, line: &Line) {
     let taken: io::Result<()> = line.socket.try_io(Interest::ERROR, || {
         found = queued(&line.socket);
         let pending = line.socket.take_error()?;
-        let told = found.iter().any(|one| matches!(one, Queued::Error { .. }));
-        let number = pending.filter(|_| !told).map(|error| error.raw_os_error());
+        let told = found.iter().any(|one| !matches!(one, Queued::Left { .. }));
+        // What a router says of a packet of the survey is no error of a probe, and neither is a packet that was too long.
+        let number = pending.filter(|error| !told && !is_too_long(error)).map(|error| error.raw_os_error());
         found.extend(number.map(|number| Queued::Error { number, sequence: None }));
         Err(io::ErrorKind::WouldBlock.into())
     });
@@ -307,12 +341,18 @@ fn settle(shared: &Shared, peer: usize, flow: usize, line: &Line, found: Vec<Que
     if found.is_empty() {
         return;
     }
+    if found.contains(&Queued::TooLong) || found.iter().any(|one| matches!(one, Queued::Expired { .. })) {
+        // The same is pending at the socket, and would be taken for an error of the next probe.
+        line.socket.take_error().unwrap_or_default();
+    }
     shared.with(|engine, now| {
         for one in found {
             match one {
                 Queued::Error { number, sequence } => {
                     engine.on_error(peer, flow, outcome_of_number(number), sequence, now);
                 }
+                Queued::Expired { from } => engine.on_expired(peer, flow, from, now),
+                Queued::TooLong => {}
                 Queued::Left { id, stamp } => {
                     if let Some(sequence) = line.ids.borrow_mut().sequence_of(id) {
                         engine.on_kernel_stamp(peer, flow, sequence, stamp);
@@ -321,6 +361,15 @@ fn settle(shared: &Shared, peer: usize, flow: usize, line: &Line, found: Vec<Que
             }
         }
     });
+}
+
+/// Whether an error of a send may be the answer to an earlier packet.
+fn may_be_of_before(error: &io::Error) -> bool {
+    outcome_of(error) != Outcome::SendError || is_too_long(error)
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EMSGSIZE)
 }
 
 fn outcome_of_number(number: Option<i32>) -> Outcome {

@@ -3,13 +3,18 @@
 //! Descriptors are read directly, not through the runtime's readiness: after a moment in which this thread did not run the runtime does
 //! not know yet what waits.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use lagmesh_model::time::WallNanos;
-use nix::libc::SO_EE_ORIGIN_TIMESTAMPING;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt, sockopt};
+use nix::libc::{EMSGSIZE, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6, SO_EE_ORIGIN_TIMESTAMPING, sock_extended_err};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, TimestampingFlag, recvmsg, sendmsg,
+    setsockopt, sockopt,
+};
 use nix::sys::time::TimeSpec;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::Socket;
 
 use crate::mesh::stamp::HOP_LIMIT;
@@ -46,6 +51,13 @@ pub enum Queued {
         /// The sequence number of the probe that it quotes, if it quotes that much.
         sequence: Option<u32>,
     },
+    /// The hop limit of a packet ran out at a router.
+    Expired {
+        /// Which one.
+        from: IpAddr,
+    },
+    /// A packet was longer than the path can carry, said our own host or a router.
+    TooLong,
     /// A packet left.
     Left {
         /// Which one, by the kernel's count of this socket.
@@ -124,11 +136,18 @@ pub fn queued(socket: &impl AsRawFd) -> Vec<Queued> {
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let Ok(message) = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), flags) else { break };
         let whole = message.bytes == 4;
-        let (mut error, mut stamp) = (None, None);
+        let (mut error, mut stamp, mut offender) = (None, None, None);
         for control in message.cmsgs().into_iter().flatten() {
             match control {
                 ControlMessageOwned::ScmTimestampsns(stamps) => stamp = wall(stamps.system),
-                ControlMessageOwned::Ipv4RecvErr(told, _) | ControlMessageOwned::Ipv6RecvErr(told, _) => error = Some(told),
+                ControlMessageOwned::Ipv4RecvErr(told, from) => {
+                    error = Some(told);
+                    offender = from.map(|from| IpAddr::from(SockaddrIn::from(from).ip()));
+                }
+                ControlMessageOwned::Ipv6RecvErr(told, from) => {
+                    error = Some(told);
+                    offender = from.map(|from| IpAddr::from(SockaddrIn6::from(from).ip()).to_canonical());
+                }
                 _ => {}
             }
         }
@@ -136,6 +155,8 @@ pub fn queued(socket: &impl AsRawFd) -> Vec<Queued> {
             Some(told) if told.ee_origin == SO_EE_ORIGIN_TIMESTAMPING => {
                 found.extend(stamp.map(|stamp| Queued::Left { id: told.ee_data, stamp }));
             }
+            Some(told) if told.ee_errno.cast_signed() == EMSGSIZE => found.push(Queued::TooLong),
+            Some(told) if has_expired(&told) => found.extend(offender.map(|from| Queued::Expired { from })),
             told => found.push(Queued::Error {
                 number: told.and_then(|told| i32::try_from(told.ee_errno).ok()),
                 sequence: whole.then(|| u32::from_be_bytes(quoted)),
@@ -143,6 +164,36 @@ pub fn queued(socket: &impl AsRawFd) -> Vec<Queued> {
         }
     }
     found
+}
+
+/// ICMP type 11 (RFC 792), `ICMPv6` type 3 (RFC 4443): time exceeded.
+fn has_expired(told: &sock_extended_err) -> bool {
+    matches!((told.ee_origin, told.ee_type), (SO_EE_ORIGIN_ICMP, 11) | (SO_EE_ORIGIN_ICMP6, 3))
+}
+
+/// Sends a packet with a hop limit of its own on a connected socket.
+///
+/// # Errors
+/// What the kernel says.
+pub fn send_with_hop_limit(socket: &impl AsRawFd, packet: &[u8], peer: IpAddr, hop_limit: u8) -> io::Result<()> {
+    let (octets, limit) = ([IoSlice::new(packet)], i32::from(hop_limit));
+    let control = if peer.is_ipv4() { ControlMessage::Ipv4Ttl(&limit) } else { ControlMessage::Ipv6HopLimit(&limit) };
+    sendmsg::<()>(socket.as_raw_fd(), &octets, &[control], MsgFlags::MSG_DONTWAIT, None)?;
+    Ok(())
+}
+
+/// Lets no packet of a socket be fragmented, and has the kernel try even what was once said to be too long: whether it passes now is
+/// the question.
+///
+/// # Errors
+/// What the kernel says.
+pub fn never_fragment(socket: &impl AsFd, is_ipv4: bool) -> io::Result<()> {
+    if is_ipv4 {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
+    } else {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?;
+    }
+    Ok(())
 }
 
 /// A stamp; all zeros mean that there is none.

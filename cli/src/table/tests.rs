@@ -37,6 +37,8 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
         }],
         path: path(),
         clock_error_s: Known::known(0.001),
+        mtu_bytes: Known::known(1500),
+        route: None,
         evidence_age_s: Known::known(2.0),
     }
 }

@@ -4,8 +4,8 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, Direction, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState, Stage, StampSource,
-    WriteOutcome,
+    Basis, Bound, Direction, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState, RouteCause, Stage,
+    StampSource, WriteOutcome,
 };
 
 /// What `synchronous_commit` may be.
@@ -32,12 +32,12 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::State => ReplicationState::from_word(word).is_some(),
         Attribute::Direction if is(&catalogue::LINK_LOSS) => Direction::from_word(word).is_some(),
         Attribute::Direction => Direction::from_word(word).is_some_and(|direction| direction != Direction::Unknown),
-        Attribute::Cause => PathCause::from_word(word).is_some(),
         Attribute::Bound => Bound::from_word(word).is_some(),
         Attribute::Basis => Basis::from_word(word).is_some(),
         Attribute::Stage => Stage::from_word(word).is_some(),
         Attribute::Role => NodeRole::from_word(word).is_some(),
         Attribute::Stream => STREAMS.contains(&word),
+        Attribute::Cause => PathCause::from_word(word).is_some() || RouteCause::from_word(word).is_some(),
         Attribute::Stamps => StampSource::from_word(word).is_some(),
         Attribute::Level => LEVELS.contains(&word),
         Attribute::Objective => OBJECTIVES.contains(&word),

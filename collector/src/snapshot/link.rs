@@ -48,6 +48,8 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
         floor_s: fleet.soft_floor_s(from, &to.name),
         kinds: kinds(fleet, to).map(|kind| self::kind(&sources, &pair, kind, silence.as_deref())).collect(),
         path: LinkPath::unknown("told by the agents of the region only; its metrics are here"),
+        mtu_bytes: mtu_bytes(&sources, &pair, silence.as_deref()),
+        route: None,
         clock_error_s: match clock_error {
             Some((witness, error)) => witness.age.of_value(error),
             None => Known::unknown(silence.unwrap_or_else(|| "the offset between the two clocks is not bounded yet".to_owned())),
@@ -112,6 +114,16 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
     };
     let stamps = if kind == ProbeKind::Stamp { stamps(sources, pair) } else { BTreeMap::new() };
     LinkKind { kind, rtt: rtt(sources, &attributes, silence), settled: count(SETTLED), answered: count(ANSWERED), stamps }
+}
+
+/// The longest packet that reaches the peer from every agent of the region that knows it.
+fn mtu_bytes(sources: &[Witness<'_>], pair: &Attributes, silence: Option<&str>) -> Known<u64> {
+    let told = sources.iter().filter_map(|witness| Some((witness.gauge(&catalogue::LINK_MTU, pair)?, witness)));
+    match told.min_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number; hostile values saturate")]
+        Some((bytes, witness)) => witness.age.of_value(bytes as u64),
+        None => Known::unknown(silence.unwrap_or("not searched for yet, or not found")),
+    }
 }
 
 /// The round trips of the last minute by what stamped them, where any did.

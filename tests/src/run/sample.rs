@@ -191,6 +191,11 @@ fn quantile(known: &Known<Quantiles>, value: &str) -> Value {
 fn link_value(link: &Link, kind: lagmesh_model::state::ProbeKind, value: &str) -> Value {
     match value {
         "state" => Value::State(link.state.as_str().to_owned()),
+        "mtu" => number(&link.mtu_bytes, |bytes| *bytes as f64),
+        "route_hops" => match &link.route {
+            Some(route) => Value::Number(route.hops.len() as f64),
+            None => Value::Unknown("no route was asked for".to_owned()),
+        },
         "flows_alive" => number(&link.flows_alive, |flows| *flows as f64),
         "clock_error" => number(&link.clock_error_s, |error| *error),
         "evidence_age" => number(&link.evidence_age_s, |age| *age),

@@ -171,6 +171,8 @@ const LINK: Values = &[
     ("oneway_forward", Unit::Seconds),
     ("oneway_backward", Unit::Seconds),
     ("flows_alive", Unit::Number),
+    ("mtu", Unit::Number),
+    ("route_hops", Unit::Number),
     ("clock_error", Unit::Seconds),
     ("evidence_age", Unit::Seconds),
 ];

@@ -48,6 +48,7 @@ library! {
     replication_cut = "replication-cut",
     delayed_cascade = "delayed-cascade",
     logical_one_way = "logical-one-way",
+    longest_packet_and_route = "longest-packet-and-route",
     spool_disk_full = "spool-disk-full",
     kernel_stamps_of_another_clock = "kernel-stamps-of-another-clock",
 }

@@ -180,12 +180,16 @@ fn too_long_ago() {
 fn ids() {
     let mut ids = SendIds::default();
     assert_eq!(ids.sequence_of(0), None);
-    for sequence in [u32::MAX - 1, u32::MAX, 0] {
+    for sequence in [Some(u32::MAX), None, Some(0)] {
         ids.sent(sequence);
     }
-    assert_eq!([2, 0, 1].map(|id| ids.sequence_of(id)), [Some(0), Some(u32::MAX - 1), Some(u32::MAX)]);
-    ids.sent(1);
+    assert_eq!([2, 0, 1].map(|id| ids.sequence_of(id)), [Some(0), Some(u32::MAX), None]);
+    ids.sent(Some(1));
     assert_eq!(ids.sequence_of(5), Some(1));
-    ids.sent(2);
+    ids.sent(Some(2));
     assert_eq!([6, 5].map(|id| ids.sequence_of(id)), [Some(2), Some(1)]);
+    for _ in 0..SENT_MAX {
+        ids.sent(None);
+    }
+    assert_eq!((ids.sequence_of(6), ids.recent.len()), (None, SENT_MAX), "forgotten");
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use lagmesh_model::status::Changed;
 use lagmesh_model::time::WallNanos;
 use proptest::prelude::*;
 
@@ -16,6 +17,8 @@ struct World {
     keys: Option<MeshKeys>,
     stamps: StampClock,
     out: Vec<Observation>,
+    /// The hop limit with which its answers arrive.
+    hop_limit: u8,
 }
 
 const THETA_NS: u64 = 5_000_000_000;
@@ -43,6 +46,7 @@ impl World {
             keys,
             stamps: StampClock::default(),
             out: Vec::new(),
+            hop_limit: 250,
         }
     }
 
@@ -77,7 +81,7 @@ impl World {
         self.peer.wake(now(ms), &mut self.out);
         self.peer.on_packet(
             flow,
-            Came { packet, stamp: None, hops: Some(250) },
+            Came { packet, stamp: None, hops: Some(self.hop_limit) },
             (now(ms), &self.stamps),
             self.keys.as_ref(),
             &mut self.out,
@@ -156,8 +160,33 @@ fn what_an_answer_says_of_the_path() {
         let Directed { forward, backward } = path.oneway.unwrap();
         assert!(forward.contains(30_000_000) && backward.contains(40_000_000), "{path:?}");
         assert!(forward.width_ns() < 71_000_000);
-        assert_eq!(path.hop_limits, Directed { forward: None, backward: Some(250) });
+        assert_eq!(path.hops, Directed { forward: None, backward: Some(5) });
     }
+}
+
+/// A path with another number of routers is told of, and its route is asked for on the flow's own port.
+#[test]
+fn a_changed_path_is_traced() {
+    let mut world = World::new(None);
+    world.peer.found("127.0.0.2".parse().unwrap(), &mut world.out);
+    run(&mut world, 0..3, |_, _| true);
+    let mut errands = Vec::new();
+    world.peer.errands(now(3_000).raw, &mut errands, &mut world.out);
+    assert_eq!(
+        (errands.as_slice(), world.out.iter().any(|said| matches!(said, Observation::PathChanged(_)))),
+        ([].as_slice(), false)
+    );
+    world.hop_limit = 247;
+    run(&mut world, 3..6, |flow, _| flow == 1);
+    let changed: Vec<_> = world
+        .out
+        .iter()
+        .filter_map(|said| if let Observation::PathChanged(change) = said { Some(change) } else { None })
+        .collect();
+    assert_eq!(changed.len(), 1, "{changed:?}");
+    assert_eq!((changed[0].flow.index, &changed[0].what), (1, &Changed::HopsBackward { before: 5, after: 8 }));
+    world.peer.errands(now(6_000).raw, &mut errands, &mut world.out);
+    assert!(errands.iter().any(|errand| errand.flow == 1 && errand.hop_limit == Some(1)), "{errands:?}");
 }
 
 /// Runs two flows for some seconds; `answered` says which probes (flow, second) come back.
@@ -253,7 +282,7 @@ fn our_own_new_epoch() {
     let moved = Reading { epoch: Epoch(8), ..now(50) };
     world.peer.wake(moved, &mut world.out);
     assert_eq!(world.outcomes(), [Outcome::Skipped; 6]);
-    assert!(world.peer.next_due().unwrap() <= moved.raw.after(Duration::from_secs(1)));
+    assert!(world.peer.next_due() <= moved.raw.after(Duration::from_secs(1)));
 }
 
 proptest! {

@@ -99,7 +99,10 @@ fn judge(probes: &[Probe], truth_ns: &[i64]) {
     let mut errors: Vec<i64> = probes.iter().zip(truth_ns).map(error).collect();
     errors.sort_unstable();
     let [least, p1, p10, p50, p90, p99, most] = [0, 1, 10, 50, 90, 99, 100].map(|percent| quantile(&errors, percent));
-    eprintln!("{} round trips beyond the truth [ns]: {least}, p1 {p1}, p10 {p10}, p50 {p50}, p90 {p90}, p99 {p99}, {most}", errors.len());
+    eprintln!(
+        "{} round trips beyond the truth [ns]: {least}, p1 {p1}, p10 {p10}, p50 {p50}, p90 {p90}, p99 {p99}, {most}",
+        errors.len()
+    );
     let by_kernel = probes.iter().filter(|probe| probe.stamps == Some(StampSource::Kernel)).count();
     assert!(by_kernel * 2 > probes.len(), "{by_kernel} of {} by the kernel", probes.len());
     // Where a processor is taken away in between, the network's own stamp of a release is late.

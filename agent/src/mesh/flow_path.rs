@@ -31,7 +31,7 @@ const HOP_LIMIT_ARRIVED_MIN: u8 = 129;
 
 /// The path of one flow.
 #[derive(Debug, Default)]
-pub struct Route {
+pub struct FlowPath {
     window: Window,
     /// Windows before, the newest last.
     baseline: VecDeque<Sum>,
@@ -63,7 +63,7 @@ struct Hops {
     other: Option<u8>,
 }
 
-impl Route {
+impl FlowPath {
     /// An answer came after `rtt_ns`, with the hop limits with which its request and it arrived. Returns what has changed.
     pub fn on_answer(&mut self, at: RawNanos, rtt_ns: u64, hop_limits: Directed<Option<u8>>) -> Vec<Changed> {
         let hops = self.hops.as_mut().zip(hop_limits).map(|(hops, limit)| hops.take(routers(limit?)?));
@@ -84,7 +84,7 @@ impl Route {
     }
 
     /// Our clock began a new epoch: stamps of before mean nothing, lengths do.
-    pub fn new_epoch(&mut self) {
+    pub fn on_new_epoch(&mut self) {
         self.window = Window::default();
     }
 

@@ -6,19 +6,19 @@ const NO_LIMITS: Directed<Option<u8>> = Directed { forward: None, backward: None
 
 /// A path with a round-trip time in nanoseconds, probed once a second.
 struct World {
-    route: Route,
+    path: FlowPath,
     second: u64,
     changes: Vec<(u64, Changed)>,
 }
 
 impl World {
     fn new() -> World {
-        World { route: Route::default(), second: 0, changes: Vec::new() }
+        World { path: FlowPath::default(), second: 0, changes: Vec::new() }
     }
 
     fn answer(&mut self, rtt_ns: u64, limits: Directed<Option<u8>>) {
         self.second += 1;
-        let changed = self.route.on_answer(RawNanos(self.second * 1_000_000_000), rtt_ns, limits);
+        let changed = self.path.on_answer(RawNanos(self.second * 1_000_000_000), rtt_ns, limits);
         self.changes.extend(changed.into_iter().map(|what| (self.second, what)));
     }
 
@@ -124,7 +124,7 @@ fn hops() {
     let limits = |forward: u8, backward: u8| Directed { forward: Some(forward), backward: Some(backward) };
     let mut world = World::new();
     (0..60).for_each(|_| world.answer(80_000_000, limits(245, 240)));
-    assert_eq!(world.route.hops(), Directed { forward: Some(10), backward: Some(15) });
+    assert_eq!(world.path.hops(), Directed { forward: Some(10), backward: Some(15) });
     world.answer(80_000_000, limits(244, 240));
     world.answer(80_000_000, limits(245, 240));
     world.answer(80_000_000, limits(244, 240));
@@ -142,7 +142,7 @@ fn other_hop_limits() {
     for limit in [None, Some(0), Some(64), Some(128)] {
         let mut world = World::new();
         world.answer(1_000_000, Directed { forward: limit, backward: Some(255) });
-        assert_eq!(world.route.hops(), Directed { forward: None, backward: Some(0) });
+        assert_eq!(world.path.hops(), Directed { forward: None, backward: Some(0) });
     }
 }
 
@@ -150,14 +150,14 @@ proptest! {
     /// Whatever answers come and whenever, memory is bounded, and delays tell of a change at most once in three windows.
     #[test]
     fn bounded(answers in proptest::collection::vec((0_u64..5_000, 0_u64..1 << 40, any::<[Option<u8>; 2]>()), 1..400)) {
-        let (mut route, mut now_ms, mut shifts) = (Route::default(), 0, 0);
+        let (mut path, mut now_ms, mut shifts) = (FlowPath::default(), 0, 0);
         for (wait_ms, rtt_ns, [forward, backward]) in answers {
             now_ms += wait_ms;
-            let changed = route.on_answer(RawNanos(now_ms * 1_000_000), rtt_ns, Directed { forward, backward });
+            let changed = path.on_answer(RawNanos(now_ms * 1_000_000), rtt_ns, Directed { forward, backward });
             shifts += changed.iter().filter(|what| matches!(what, Changed::Delay { .. })).count() as u64;
             prop_assert!(shifts * 30_000 <= now_ms);
-            prop_assert!(route.window.rtts_ns.len() <= ANSWERS_MAX && route.baseline.len() <= BASELINE_WINDOWS);
-            prop_assert!(route.shifted.len() < WINDOWS);
+            prop_assert!(path.window.rtts_ns.len() <= ANSWERS_MAX && path.baseline.len() <= BASELINE_WINDOWS);
+            prop_assert!(path.shifted.len() < WINDOWS);
         }
     }
 }
