@@ -1,7 +1,9 @@
 //! The links from our region to every other one: what became of the probes, in which state each link is, and why. Pure.
 
+pub mod disagree;
 pub mod judge;
 pub mod path;
+pub mod streak;
 mod survey;
 pub mod tally;
 pub mod variation;
@@ -12,16 +14,19 @@ use std::ops::Add;
 use std::time::Duration;
 
 use lagmesh_model::catalogue::{
-    Attribute, CLOCK_ERROR, LINK_FLOOR, LINK_FLOWS, LINK_PROBES, LINK_RTT, LINK_STAMPS, LINK_STATE, LINK_STRETCH,
+    Attribute, CLOCK_ERROR, LINK_DISAGREEMENT, LINK_FLOOR, LINK_FLOWS, LINK_ICMP_SOCKET, LINK_PROBES, LINK_RTT, LINK_STAMPS,
+    LINK_STATE, LINK_STRETCH,
 };
+use lagmesh_model::disagreement::Disagreement;
 use lagmesh_model::fleet::{Fleet, Mesh};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
-use lagmesh_model::state::{LinkState, Outcome, ProbeKind};
+use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, ProbeKind};
 use lagmesh_model::status::{Link, LinkKind, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
+use crate::link::disagree::{Hearing, Verdict, disagree};
 use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
 use crate::link::path::Path;
 use crate::link::survey::Surveyed;
@@ -31,6 +36,8 @@ use crate::measurement::{FlowChange, FlowId, PathChanged, PathMtu, PeerView, Pro
 
 /// Beyond four times the 99th percentile, but at least this, an answer is overdue.
 const PATIENCE_MIN: Duration = Duration::from_millis(200);
+/// Why there is no ICMP, and what to do.
+const MAY_NOT_PING: &str = "this agent may not send ICMP: give it CAP_NET_RAW, or its group a place in net.ipv4.ping_group_range";
 /// Beyond how many 99th percentiles an answer is overdue.
 const PATIENCE_FACTOR: u32 = 4;
 
@@ -62,6 +69,10 @@ struct Track {
     unknown_since: Option<RawNanos>,
     stalled_at: Option<RawNanos>,
     surveyed: Surveyed,
+    /// What is to be held of each kind of probe.
+    verdicts: Vec<(ProbeKind, Verdict)>,
+    /// Through which socket ICMP echo is sent, once it is known.
+    icmp_socket: Option<IcmpSocket>,
 }
 
 impl Links {
@@ -85,6 +96,8 @@ impl Links {
                 unknown_since: None,
                 stalled_at: None,
                 surveyed: Surveyed::default(),
+                verdicts: Vec::new(),
+                icmp_socket: None,
             };
             (peer.name.clone(), track)
         };
@@ -156,6 +169,13 @@ impl Links {
         }
     }
 
+    /// Through which socket ICMP echo is sent to a peer.
+    pub fn record_icmp_socket(&mut self, peer: &RegionName, socket: IcmpSocket) {
+        if let Some(link) = self.tracks.get_mut(peer) {
+            link.icmp_socket = Some(socket);
+        }
+    }
+
     /// What to show.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
         self.enter(now.epoch);
@@ -173,6 +193,7 @@ impl Links {
             link.path.series(now.raw, link.is_probed(), &attributes, out);
             link.surveyed.series(&attributes, now.raw, out);
             push_states(out, &LINK_STATE, &attributes, LinkState::ALL, link.state);
+            link.push_verdicts(&attributes, out);
             if let Some((alive, dead)) = link.known_flows() {
                 for (word, count) in [("alive", alive), ("dead", dead)] {
                     out.push(Series::gauge(&LINK_FLOWS, attributes.clone().with(Attribute::State, word), count as f64));
@@ -267,6 +288,22 @@ impl Track {
             self.loss_since = Some(now);
         }
         (self.state, self.why) = (state, why);
+        self.verdicts = disagree(&self.hearings(now));
+    }
+
+    fn hearings(&self, now: RawNanos) -> Vec<Hearing> {
+        let hearing = |window: &Window| {
+            let (kind, (streak, current)) = (window.kind(), window.streak(now));
+            Hearing { kind, streak, current, failing: self.verdicts.contains(&(kind, Verdict::Fails)) }
+        };
+        self.windows.iter().map(hearing).collect()
+    }
+
+    fn disagreement(&self) -> Option<Disagreement> {
+        let of = |wanted: Verdict| -> Vec<ProbeKind> {
+            self.verdicts.iter().filter(|(_, verdict)| *verdict == wanted).map(|(kind, _)| *kind).collect()
+        };
+        Disagreement::of(&of(Verdict::Fails), &of(Verdict::Works))
     }
 
     /// When the newest packet of the peer came, if that was after the newest answer.
@@ -323,9 +360,14 @@ impl Track {
     fn status(&mut self, region: &RegionName, mesh: &Mesh, now: Reading, view: &PeerView) -> Link {
         self.step(mesh, now.raw, view);
         let kind = |window: &Window| {
-            let (kind, rtt, stamps) = (window.kind(), window.rtt(now.raw), window.recent_stamps(now.raw));
+            let (kind, stamps) = (window.kind(), window.recent_stamps(now.raw));
             let Counts { settled, answered } = window.recent(now.raw);
-            LinkKind { kind, rtt, settled, answered, stamps }
+            let socket = self.icmp_socket.filter(|_| kind == ProbeKind::Icmp);
+            let rtt = match socket {
+                Some(IcmpSocket::None) => Known::unknown(MAY_NOT_PING),
+                _ => window.rtt(now.raw),
+            };
+            LinkKind { kind, rtt, settled, answered, stamps, socket }
         };
         let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
         let age_s = evidence_at.map(|at| age_of(at, now.raw).as_secs_f64());
@@ -339,6 +381,7 @@ impl Track {
             floor_s: self.floor_s,
             kinds: self.windows.iter().map(kind).collect(),
             path: self.path.status(now.raw, self.is_probed()),
+            disagreement: self.disagreement(),
             clock_error_s: self.clock_error_s(now, view),
             mtu_bytes: self.surveyed.mtu_bytes(now.raw),
             route: self.surveyed.route(now.raw),
@@ -358,6 +401,20 @@ impl Track {
             if !window.total().is_empty() {
                 out.push(Series::histogram(&LINK_RTT, attributes, window.total().clone()));
             }
+        }
+    }
+
+    fn push_verdicts(&self, attributes: &Attributes, out: &mut Vec<Series>) {
+        for (kind, verdict) in &self.verdicts {
+            let value = match verdict {
+                Verdict::Works => 0.0,
+                Verdict::Fails => 1.0,
+                Verdict::Unclear => continue,
+            };
+            out.push(Series::gauge(&LINK_DISAGREEMENT, attributes.clone().with(Attribute::Kind, kind), value));
+        }
+        if let Some(socket) = self.icmp_socket {
+            push_states(out, &LINK_ICMP_SOCKET, attributes, IcmpSocket::ALL, socket);
         }
     }
 

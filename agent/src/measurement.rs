@@ -10,7 +10,7 @@ use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::directed::Directed;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{NodeRole, NodeState, Outcome, ProbeKind, RouteCause, StampSource, WriteOutcome};
+use lagmesh_model::state::{IcmpSocket, NodeRole, NodeState, Outcome, ProbeKind, RouteCause, StampSource, WriteOutcome};
 use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
@@ -40,6 +40,8 @@ pub enum Observation {
         /// What was found.
         mtu: PathMtu,
     },
+    /// ICMP echo to a peer region is sent through such a socket.
+    IcmpSocket(RegionName, IcmpSocket),
     /// Our own timer sent a probe this late.
     Lateness(Duration),
     /// A mesh packet was dropped unanswered, for this reason.

@@ -8,7 +8,7 @@ use lagmesh_model::fleet::Fleet;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{BootId, RegionName};
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series, push_states};
-use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ReplicationState, Stage};
+use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, Stage};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 
 /// Regions with one agent each; those in `nodes` have a node `<region>-db` of the cluster `app`.
@@ -62,6 +62,13 @@ impl Says {
     pub(crate) fn link(mut self, peer: &str, state: LinkState) -> Says {
         let attributes = self.here().with(Attribute::Peer, peer);
         push_states(&mut self.0.series, &catalogue::LINK_STATE, &attributes, LinkState::ALL, state);
+        self
+    }
+
+    /// Whether a kind of probe fails while others get through.
+    pub(crate) fn disagreement(mut self, peer: &str, kind: ProbeKind, fails: bool) -> Says {
+        let attributes = self.here().with(Attribute::Peer, peer).with(Attribute::Kind, kind);
+        self.0.series.push(Series::gauge(&catalogue::LINK_DISAGREEMENT, attributes, if fails { 1.0 } else { 0.0 }));
         self
     }
 

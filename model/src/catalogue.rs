@@ -234,6 +234,10 @@ catalogue! {
         "The longest packet that reaches the peer, with its IP header; 1500, the longest that is tried, means that much or more";
     LINK_ROUTES = "lagmesh.link.routes", Counter, One, Agent, [Region, Peer, Cause],
         "Routes of single flows that were asked for hop by hop, by cause; the newest is in the agent's status";
+    LINK_DISAGREEMENT = "lagmesh.link.disagreement", Gauge, One, Agent, [Region, Peer, Kind],
+        "1 for a kind of probe that has failed for a while although others get through, 0 for one that gets through";
+    LINK_ICMP_SOCKET = "lagmesh.link.icmp_socket", Gauge, One, Agent, [Region, Peer, State],
+        "1 for the kind of socket through which ICMP echo is sent to the peer, else 0";
     SCHEDULE_LATENESS = "lagmesh.schedule.lateness", Histogram, Seconds, Agent, [Region],
         "How late our own timer sent probes: large values mean that the agent's host is busy, not the network";
     MESH_DROPPED = "lagmesh.mesh.dropped", Counter, One, Agent, [Region, Reason],

@@ -8,6 +8,7 @@
 pub mod beat;
 pub mod catalogue;
 pub mod directed;
+pub mod disagreement;
 pub mod document;
 pub mod exposition;
 pub mod fleet;

@@ -69,6 +69,18 @@ words! {
 }
 
 words! {
+    /// Through which socket ICMP echo is sent: it decides what can be learnt from it.
+    IcmpSocket {
+        /// A raw socket (`CAP_NET_RAW`): errors of routers are seen as such.
+        Raw = "raw", "a raw socket: what routers answer is told apart";
+        /// A datagram socket, which needs no privilege: errors of routers look like silence.
+        Unprivileged = "unprivileged", "a datagram socket without privilege: what routers answer looks like silence";
+        /// None: this kind is not measured.
+        None = "none", "this process may not send ICMP: nothing is measured by it";
+    }
+}
+
+words! {
     /// The fate of one probe. Fates always add up to the attempts.
     Outcome {
         /// A valid reply came before the deadline.

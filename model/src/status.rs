@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::beat::{Incarnation, Sequence};
 use crate::directed::Directed;
+use crate::disagreement::Disagreement;
 use crate::ids::{AgentName, BootId, ClusterName, CollectorName, NodeName, RegionName};
 use crate::interval::Interval;
 use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, RouteCause,
+    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, RouteCause,
     StampSource, Vote,
 };
 use crate::time::WallNanos;
@@ -70,6 +71,9 @@ pub struct LinkKind {
     /// The round trips of the last minute by what stamped them; of the mesh's own kind only.
     #[serde(default)]
     pub stamps: BTreeMap<StampSource, u64>,
+    /// Through which socket; ICMP only, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<IcmpSocket>,
 }
 
 /// One link (region -> peer).
@@ -94,6 +98,9 @@ pub struct Link {
     /// What is known of the path beyond the round trip; stamp only.
     #[serde(default)]
     pub path: LinkPath,
+    /// Kinds that have stood against each other for a while, if any do.
+    #[serde(default)]
+    pub disagreement: Option<Disagreement>,
     /// How far the two measuring clocks' offset is uncertain [s, half width]; stamp only.
     pub clock_error_s: Known<f64>,
     /// The longest packet that reaches the peer [octets, with its IP header]; 1500, the longest that is tried, means that much or more.

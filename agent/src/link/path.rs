@@ -106,7 +106,7 @@ impl Path {
             Changed::HopsForward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops there"),
             Changed::HopsBackward { before, after } => tracing::info!(%agent, flow, before, after, "path changed: hops back"),
         }
-        self.newest_change = Some((*at, PathChange { agent: agent.clone(), flow: *flow, age_s: 0.0, what: what.clone() }));
+        self.newest_change = Some((*at, PathChange { agent: agent.clone(), flow: *flow, age_s: 0.0, what: *what }));
     }
 
     /// Some losses are told; `at` is a moment of the present epoch.

@@ -7,6 +7,8 @@ use super::*;
 use crate::measurement::{FlowId, PeerClock};
 use crate::mesh::testing::fleet;
 
+mod kinds;
+
 /// Oslo's link to Tokyo with four flows, fed second by second.
 struct World {
     links: Links,

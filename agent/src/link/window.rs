@@ -10,6 +10,7 @@ use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{RawNanos, nanos};
 
+use crate::link::streak::Streak;
 use crate::link::tally::{Counts, Tally};
 use crate::measurement::Probe;
 
@@ -32,6 +33,7 @@ pub struct Window {
     /// By the agent that was probed; `None` where a kind knows none.
     tallies: BTreeMap<Option<AgentName>, Tally>,
     rtts: VecDeque<RttSlot>,
+    streak: Streak,
     answered_at: Option<RawNanos>,
     refused_at: Option<RawNanos>,
     evidence_at: Option<RawNanos>,
@@ -56,6 +58,7 @@ impl Window {
             outcomes: Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
             tallies: BTreeMap::new(),
             rtts: VecDeque::new(),
+            streak: Streak::default(),
             answered_at: None,
             refused_at: None,
             evidence_at: None,
@@ -100,6 +103,7 @@ impl Window {
         self.evidence_at = self.evidence_at.max(Some(at));
         let answered = matches!(probe.outcome, Outcome::InTime | Outcome::Late | Outcome::Refused);
         let (sent, give_up) = (self.sent_at(probe), self.give_up);
+        self.streak.record(sent, matches!(probe.outcome, Outcome::InTime | Outcome::Late));
         self.tallies.entry(probe.agent.clone()).or_default().count(sent, answered, give_up);
     }
 
@@ -107,6 +111,7 @@ impl Window {
     pub fn new_epoch(&mut self) {
         self.tallies.clear();
         self.rtts.clear();
+        self.streak = Streak::default();
         (self.answered_at, self.refused_at, self.evidence_at) = (None, None, None);
     }
 
@@ -209,6 +214,12 @@ impl Window {
     /// When anything was last learnt.
     pub fn evidence_at(&self) -> Option<RawNanos> {
         self.evidence_at
+    }
+
+    /// Its newest fates, and whether they are of the present.
+    pub fn streak(&self, now: RawNanos) -> (Streak, bool) {
+        let silent_max = self.interval * CURRENT_INTERVALS + self.give_up;
+        (self.streak, self.evidence_at.is_some_and(|at| age_of(at, now) <= silent_max))
     }
 
     /// The longest that answers of the last minute took (99th percentile).

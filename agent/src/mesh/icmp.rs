@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use lagmesh_daemon::{Clock, Shutdown};
-use lagmesh_model::state::Outcome;
+use lagmesh_model::state::{IcmpSocket, Outcome};
 use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence, SurgeError};
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 
+use crate::measurement::Observation;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::Host;
 use crate::mesh::sender::outcome_of;
@@ -62,6 +64,15 @@ impl Pings {
         cell.get_or_init(open).await.as_ref()
     }
 
+    /// Through which socket a host is sent echoes.
+    async fn socket(&self, host: IpAddr) -> IcmpSocket {
+        match self.client(host).await.map(|client| client.get_socket().get_type()) {
+            None => IcmpSocket::None,
+            Some(kind) if kind == socket2::Type::RAW => IcmpSocket::Raw,
+            Some(_) => IcmpSocket::Unprivileged,
+        }
+    }
+
     /// One echo; `None` if this process may not send ICMP: nothing was attempted.
     async fn ping(&self, host: &Host, identifier: PingIdentifier, clock: &Clock, give_up: Duration) -> Option<Attempt> {
         let before = clock.now();
@@ -86,15 +97,13 @@ impl Pings {
 pub async fn run(opinion: Opinion, host: String, pings: Pings, shutdown: Shutdown) -> anyhow::Result<()> {
     let (host, give_up) = (Arc::new(Host::new(host, NO_PORT)), opinion.timing.give_up);
     let identifier = PingIdentifier(identifier()?);
-    // The first attempt tells whether the others make sense.
-    let allowed = async { Some(pings.client(host.address().await.ok()?.ip()).await.is_some()) };
-    let allowed = tokio::select! {
-        allowed = allowed => allowed,
+    tokio::select! {
+        // Which socket there is tells whether attempts make sense.
+        socket = socket(&opinion, &host, &pings) => if socket == IcmpSocket::None {
+            shutdown.cancelled().await;
+            return Ok(());
+        },
         () = shutdown.cancelled() => return Ok(()),
-    };
-    if allowed == Some(false) {
-        shutdown.cancelled().await;
-        return Ok(());
     }
     let attempt = || {
         let (pings, host, clock) = (pings.clone(), Arc::clone(&host), opinion.clock.clone());
@@ -106,6 +115,22 @@ pub async fn run(opinion: Opinion, host: String, pings: Pings, shutdown: Shutdow
     };
     opinion.run(attempt, &shutdown).await;
     Ok(())
+}
+
+/// Through which socket the host is sent echoes, as soon as its family is known; told to the summary.
+async fn socket(opinion: &Opinion, host: &Host, pings: &Pings) -> IcmpSocket {
+    let address = loop {
+        match host.address().await {
+            Ok(address) => break address.ip(),
+            Err(error) => tracing::debug!(peer = %opinion.peer, %error, "resolve the host to ping"),
+        }
+        sleep(opinion.timing.interval).await;
+    };
+    let socket = pings.socket(address).await;
+    while !opinion.observations.tell(Observation::IcmpSocket(opinion.peer.clone(), socket)) {
+        sleep(opinion.timing.interval).await;
+    }
+    socket
 }
 
 fn identifier() -> anyhow::Result<u16> {
@@ -168,6 +193,40 @@ mod tests {
             writeln!(list, "{what}").unwrap();
         }
         eprintln!("skipped: {what}");
+    }
+
+    /// What a process may do decides through which socket it sends: each answer is right in a network of its own.
+    #[test]
+    fn privileges() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return skipped("ICMP sockets by privilege: needs root for a network of its own");
+        }
+        let drop = "setpriv --bounding-set=-net_raw --inh-caps=-net_raw";
+        // From and to no group, as in a new network; or group 0.
+        for (range, with, expected) in [("1 0", "", "raw"), ("0 0", drop, "unprivileged"), ("1 0", drop, "none")] {
+            let script = format!(
+                "ip link set lo up && echo {range} > /proc/sys/net/ipv4/ping_group_range && \
+                 exec {with} \"$0\" --exact mesh::icmp::tests::as_privileged --ignored"
+            );
+            let program = std::env::current_exe().unwrap();
+            let mut command = std::process::Command::new("unshare");
+            command.args(["-n", "sh", "-c", &script]).arg(program).env("LAGMESH_TEST_SOCKET", expected);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{range} {with:?}: {}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+
+    /// Run by [`privileges`] with more or less privilege.
+    #[tokio::test]
+    #[ignore = "run by the test above"]
+    async fn as_privileged() {
+        let (pings, clock) = (Pings::default(), Clock::new());
+        let expected = std::env::var("LAGMESH_TEST_SOCKET").unwrap();
+        assert_eq!(pings.socket([127, 0, 0, 1].into()).await.as_str(), expected);
+        let host = Host::new("127.0.0.1", NO_PORT);
+        let attempt = pings.ping(&host, PingIdentifier(7), &clock, Duration::from_secs(5)).await;
+        let answered = attempt.map(|attempt| attempt.end);
+        assert_eq!(answered, (expected != "none").then_some(End::Answered));
     }
 
     /// Loopback answers, also to several echoes at once, and never in no time.

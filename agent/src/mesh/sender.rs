@@ -137,14 +137,14 @@ fn run_errand(shared: &Shared, peer: usize, errand: &Errand, connected: &Connect
     let Some(line) = connected.flows.get(errand.flow) else { return };
     let mut packet = [0; SURVEY_MAX];
     let (length, ip) = (shared.with(|engine, now| engine.write(peer, errand, now, &mut packet)), connected.address.ip());
-    let send = || match errand.hop_limit {
+    let leave = || match errand.hop_limit {
         Some(limit) => send_with_hop_limit(&line.socket, &packet[..length], ip, limit),
         None => line.socket.try_send(&packet[..length]).map(drop),
     };
     // The first error may be about a packet of before.
-    let sent = send().or_else(|_| {
+    let sent = leave().or_else(|_| {
         take_queued(shared, peer, errand.flow, line);
-        send()
+        leave()
     });
     match sent {
         Ok(()) => line.ids.borrow_mut().sent(None),

@@ -57,8 +57,9 @@ pub struct Survey {
 impl Survey {
     /// A survey that begins some time after `now`; an answer may take as long as `patience`.
     pub fn new(now: RawNanos, patience: Duration) -> Survey {
-        let shortest =
-            u16::try_from(Mode::Authenticated.base_length()).expect("base packets are short") + headers_length([0; 16].into());
+        #[expect(clippy::cast_possible_truncation, reason = "base packets are short")]
+        let longest_base = Mode::Authenticated.base_length() as u16;
+        let shortest = longest_base + headers_length([0; 16].into());
         Survey { tracer: Tracer::default(), mtu: MtuSearch::new(shortest, patience, now.after(MTU_AFTER)), mtu_flow: 0 }
     }
 
@@ -152,7 +153,8 @@ impl Errand {
         let end = wanted.clamp(base, SURVEY_MAX);
         packet[base..end].fill(0);
         if let Some(padding) = end.checked_sub(base + HEADER_LENGTH) {
-            put_header(packet, base, TYPE_PADDING, u16::try_from(padding).expect("shorter than a packet"));
+            #[expect(clippy::cast_possible_truncation, reason = "shorter than the longest packet")]
+            put_header(packet, base, TYPE_PADDING, padding as u16);
         }
         if let Some(keys) = keys {
             seal_base(packet, keys, KeyIndex::FIRST);

@@ -70,6 +70,7 @@ impl Summary {
     pub fn record(&mut self, observation: Observation, view: &PeerView) {
         match observation {
             Observation::Probe(probe) => self.links.record_probe(&probe),
+            Observation::IcmpSocket(peer, socket) => self.links.record_icmp_socket(&peer, socket),
             Observation::Flow(change) => self.links.record_flow(&change),
             Observation::Losses(peer, losses) => self.links.record_losses(&peer, losses),
             Observation::PathChanged(change) => self.links.record_path_change(&change),

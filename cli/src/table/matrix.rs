@@ -44,6 +44,9 @@ fn shown(region: &RegionName, peer: &RegionName, links: &[Link], notes: &mut Not
     if link.state != LinkState::Ok {
         notes.add(&name, &link.why);
     }
+    if let Some(disagreement) = &link.disagreement {
+        notes.add(&name, &disagreement.why);
+    }
     if link.state == LinkState::Unknown {
         // What was measured within the last minute says nothing about a link of which nothing is known now.
         let rtt = match link.rtt(ProbeKind::Stamp) {

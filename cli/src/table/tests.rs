@@ -34,8 +34,10 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
             settled: 960,
             answered: 960 - lost,
             stamps: BTreeMap::new(),
+            socket: None,
         }],
         path: path(),
+        disagreement: None,
         clock_error_s: Known::known(0.001),
         mtu_bytes: Known::known(1500),
         route: None,
@@ -62,8 +64,14 @@ fn path() -> LinkPath {
 
 fn silent_link(region: &str, peer: &str) -> Link {
     let why = "the agent of tokyo is silent";
-    let kinds =
-        vec![LinkKind { kind: ProbeKind::Stamp, rtt: Known::unknown(why), settled: 0, answered: 0, stamps: BTreeMap::new() }];
+    let kinds = vec![LinkKind {
+        kind: ProbeKind::Stamp,
+        rtt: Known::unknown(why),
+        settled: 0,
+        answered: 0,
+        stamps: BTreeMap::new(),
+        socket: None,
+    }];
     Link {
         state: LinkState::Unknown,
         why: why.to_owned(),

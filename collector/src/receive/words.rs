@@ -4,8 +4,8 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, Direction, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState, RouteCause, Stage,
-    StampSource, WriteOutcome,
+    Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState,
+    RouteCause, Stage, StampSource, WriteOutcome,
 };
 
 /// What `synchronous_commit` may be.
@@ -27,6 +27,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
         Attribute::Outcome => Outcome::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_STATE) => LinkState::from_word(word).is_some(),
+        Attribute::State if is(&catalogue::LINK_ICMP_SOCKET) => IcmpSocket::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_FLOWS) => FLOWS.contains(&word),
         Attribute::State if is(&catalogue::NODE_STATE) => NodeState::from_word(word).is_some(),
         Attribute::State => ReplicationState::from_word(word).is_some(),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::disagreement::Disagreement;
 use lagmesh_model::fleet::{Fleet, Region};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::{LinkState, Outcome, ProbeKind, StampSource};
+use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, ProbeKind, StampSource};
 use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles};
 use lagmesh_model::time::Reading;
 
@@ -50,6 +51,7 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
         path: LinkPath::unknown("told by the agents of the region only; its metrics are here"),
         mtu_bytes: mtu_bytes(&sources, &pair, silence.as_deref()),
         route: None,
+        disagreement: if silence.is_none() { disagreement(&sources, &pair) } else { None },
         clock_error_s: match clock_error {
             Some((witness, error)) => witness.age.of_value(error),
             None => Known::unknown(silence.unwrap_or_else(|| "the offset between the two clocks is not bounded yet".to_owned())),
@@ -112,8 +114,28 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
         };
         sources.iter().flat_map(|witness| outcomes.iter().filter_map(move |outcome| of(witness, outcome))).sum()
     };
-    let stamps = if kind == ProbeKind::Stamp { stamps(sources, pair) } else { BTreeMap::new() };
-    LinkKind { kind, rtt: rtt(sources, &attributes, silence), settled: count(SETTLED), answered: count(ANSWERED), stamps }
+    let socket = sources.iter().find_map(|witness| witness.state(&catalogue::LINK_ICMP_SOCKET, pair, IcmpSocket::ALL));
+    LinkKind {
+        kind,
+        rtt: rtt(sources, &attributes, silence),
+        settled: count(SETTLED),
+        answered: count(ANSWERED),
+        stamps: if kind == ProbeKind::Stamp { stamps(sources, pair) } else { BTreeMap::new() },
+        socket: socket.filter(|_| kind == ProbeKind::Icmp),
+    }
+}
+
+/// What the agents of the region say together: a kind that fails for one of them fails.
+fn disagreement(sources: &[Witness<'_>], pair: &Attributes) -> Option<Disagreement> {
+    let says = |kind: ProbeKind| {
+        let attributes = pair.clone().with(Attribute::Kind, kind);
+        let said = sources.iter().filter_map(|witness| witness.gauge(&catalogue::LINK_DISAGREEMENT, &attributes));
+        said.reduce(f64::max)
+    };
+    let kinds = |failing: bool| -> Vec<ProbeKind> {
+        ProbeKind::ALL.iter().copied().filter(|kind| says(*kind).is_some_and(|said| (said > 0.0) == failing)).collect()
+    };
+    Disagreement::of(&kinds(true), &kinds(false))
 }
 
 /// The longest packet that reaches the peer from every agent of the region that knows it.

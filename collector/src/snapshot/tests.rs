@@ -240,3 +240,15 @@ fn json_round_trip() {
         status.regions.iter().map(|one| (one.region.as_str(), one.evidence_age_s.is_known())).collect();
     assert!(!by_region["a"]);
 }
+
+/// What an agent says of kinds that disagree is passed on with the kinds on both sides, and not once the agent is silent.
+#[test]
+fn kinds_that_disagree() {
+    let says = well("a", 1).disagreement("b", ProbeKind::Stamp, true).disagreement("b", ProbeKind::Tcp, false);
+    let scene = Scene::new().hear(says.disagreement("c", ProbeKind::Stamp, false), 0);
+    let status = scene.status(1);
+    let disagreement = link(&status, "a", "b").disagreement.clone().unwrap();
+    assert_eq!((disagreement.failing, disagreement.working), (vec![ProbeKind::Stamp], vec![ProbeKind::Tcp]));
+    assert!(link(&status, "a", "c").disagreement.is_none() && link(&status, "b", "a").disagreement.is_none());
+    assert_eq!(link(&scene.status(600), "a", "b").disagreement, None);
+}

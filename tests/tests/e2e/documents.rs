@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, Direction, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, RegionState, ReplicationState,
-    Stage, StampSource, Vote, WriteOutcome,
+    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, RegionState,
+    ReplicationState, RouteCause, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
 use lagmesh_tests::prometheus::repository;
@@ -40,8 +40,22 @@ fn states_are_those_of_the_model() -> Result<()> {
     }
     let page = document("docs/states.md")?;
     let states = words![ReplicationState, NodeState, LinkState, RegionState];
-    let others =
-        words![Vote, Outcome, WriteOutcome, ProbeKind, Direction, PathCause, StampSource, NodeRole, Axis, Stage, Bound, Basis];
+    let others = words![
+        Vote,
+        Outcome,
+        WriteOutcome,
+        ProbeKind,
+        IcmpSocket,
+        Direction,
+        PathCause,
+        RouteCause,
+        StampSource,
+        NodeRole,
+        Axis,
+        Stage,
+        Bound,
+        Basis
+    ];
     for (word, meaning) in states.iter().flatten() {
         let begin = format!("| `{word}` | {meaning} | ");
         let rest = page.lines().find_map(|line| line.strip_prefix(&begin));

@@ -46,6 +46,7 @@ library! {
     loss_one_way = "loss-one-way",
     route_shift = "route-shift",
     replication_cut = "replication-cut",
+    filtered_udp = "filtered-udp",
     delayed_cascade = "delayed-cascade",
     logical_one_way = "logical-one-way",
     longest_packet_and_route = "longest-packet-and-route",
