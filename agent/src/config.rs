@@ -151,6 +151,14 @@ pub enum ConfigError {
         /// The fleet file.
         file: PathBuf,
     },
+    /// A key was given although none is needed, and packets with one are too long for the budget of the mesh.
+    #[error("{}: mesh.budget_bits_per_s: {why}", file.display())]
+    OverBudget {
+        /// The fleet file.
+        file: PathBuf,
+        /// By how much, and what to change.
+        why: String,
+    },
     /// A key file is no good.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -191,6 +199,9 @@ impl Config {
         let beside_loopback = fleet.needs_mesh_key() || !(fleet.insecure || mesh_listen.ip().to_canonical().is_loopback());
         if keys.is_none() && beside_loopback {
             return Err(ConfigError::MissingKey { file: file.clone() });
+        }
+        if let Some(why) = fleet.over_budget(keys.is_some()) {
+            return Err(ConfigError::OverBudget { file: file.clone(), why });
         }
         Ok(Config {
             region: region.name.clone(),

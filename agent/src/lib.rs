@@ -97,7 +97,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     };
     let deliveries = send::start(sending, supervisor)?;
 
-    let mut summary = Summary::new(&config.fleet, exporter.clone(), begin);
+    let mut summary = Summary::new(&config.fleet, exporter.clone(), config.keys.is_some(), begin);
     let (snapshots, published) = watch::channel(Arc::new(first_snapshot(&mut summary, begin, &spool)));
     let summing = SummaryContext {
         summary,

@@ -53,6 +53,8 @@ struct Cluster {
     writers_max: usize,
     /// Its nodes, each with the agents that may beat on it.
     members: BTreeMap<NodeName, Vec<AgentName>>,
+    /// Those of them in regions whose agents ours does not talk to, because the plan of the mesh does not connect the two.
+    unplanned: BTreeSet<NodeName>,
 }
 
 /// One link.
@@ -66,7 +68,7 @@ impl Replications {
     /// What the fleet file says of the region; nothing is measured yet.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Replications {
         let clusters: BTreeMap<_, _> =
-            fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster))).collect();
+            fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster, region))).collect();
         let own = |(cluster, node): (&fleet::Cluster, &fleet::Node)| {
             (node.name.clone(), NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval))
         };
@@ -195,17 +197,19 @@ impl Replications {
 }
 
 impl Cluster {
-    fn new(fleet: &Fleet, cluster: &fleet::Cluster) -> Cluster {
+    fn new(fleet: &Fleet, cluster: &fleet::Cluster, own: &RegionName) -> Cluster {
         let agents_of = |name: &RegionName| -> Vec<AgentName> {
             let region = fleet.region(name);
             region.into_iter().flat_map(|region| region.agents.iter().map(|agent| agent.name.clone())).collect()
         };
+        let unplanned = cluster.nodes.iter().filter(|node| node.region != *own && !fleet.has_link(own, &node.region));
         Cluster {
             name: cluster.name.clone(),
             objective: cluster.lag_objective,
             interval: cluster.beat_interval,
             writers_max: usize::try_from(cluster.writers_max).unwrap_or(usize::MAX),
             members: cluster.nodes.iter().map(|node| (node.name.clone(), agents_of(&node.region))).collect(),
+            unplanned: unplanned.map(|node| node.name.clone()).collect(),
         }
     }
 

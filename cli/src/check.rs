@@ -5,7 +5,9 @@ use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use lagmesh_model::document::{FileError, FileErrors};
-use lagmesh_model::fleet::{Agent, Fleet, Mesh, Node, Region};
+use lagmesh_model::fleet::traffic::{self, Traffic};
+use lagmesh_model::fleet::{Fleet, Mesh, Node, Plan};
+use lagmesh_model::ids::RegionName;
 use lagmesh_postgres::ConnInfo;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -16,11 +18,6 @@ use crate::terminal;
 
 /// A fleet file is written by people; a larger file is something else [bytes].
 const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-/// The headers of UDP and of IPv4 or IPv6 [bytes].
-const UDP_BYTES: f64 = 8.0;
-const IPV4_BYTES: f64 = 20.0;
-const IPV6_BYTES: f64 = 40.0;
 
 /// Check a fleet file; nothing is contacted
 ///
@@ -96,16 +93,18 @@ fn dsn_line(text: &str, node: &str) -> Option<usize> {
 
 /// What a good file describes and costs.
 fn summary(file: &str, fleet: &Fleet, style: Style) -> String {
-    let Mesh { flows, interval, .. } = fleet.mesh;
+    let Mesh { flows, interval, ref plan, .. } = fleet.mesh;
     let regions = fleet.regions.len();
-    let (links, interval) = (regions * (regions - 1), humantime::format_duration(interval));
+    let links: usize = fleet.regions.iter().map(|region| fleet.peers_of(&region.name).count()).sum();
+    let interval = humantime::format_duration(interval);
     let key = if fleet.needs_mesh_key() { "needs a mesh key (--mesh-key-file)" } else { "works without a mesh key" };
     let head = format!(
         "{file}: fleet {} is right\n\n\
-         {regions} regions, {links} links, {flows} flows per pair of agents, one probe per flow every {interval}; {key}\n",
-        fleet.name
+         {regions} regions, {links} links ({}), {flows} flows per pair of agents, one probe per flow every {interval}; {key}\n",
+        fleet.name,
+        plan_words(plan),
     );
-    let grids = [agents(fleet), nodes(fleet), collectors(fleet)];
+    let grids = [agents(fleet), costs(fleet), nodes(fleet), collectors(fleet)];
     let grids = grids.iter().filter(|grid| !grid.is_empty()).map(|grid| format!("\n{}", grid.render(style)));
     let warnings: Vec<String> =
         fleet.warnings().iter().map(|text| format!("{} {text}\n", Tone::Warn.paint("warning:", style))).collect();
@@ -113,39 +112,45 @@ fn summary(file: &str, fleet: &Fleet, style: Style) -> String {
     std::iter::once(head).chain(grids).chain([gap.to_owned()]).chain(warnings).collect()
 }
 
+fn plan_words(plan: &Plan) -> String {
+    match plan {
+        Plan::Full => "full mesh".to_owned(),
+        Plan::Hub(hubs) => format!("all with {}", hubs.iter().map(RegionName::as_str).collect::<Vec<_>>().join(", ")),
+        Plan::Pairs(pairs) => format!("{} listed pairs", pairs.len()),
+    }
+}
+
 fn agents(fleet: &Fleet) -> Grid {
-    let mut grid = Grid::new(["agent", "region", "mesh", "peers", "packets/s", "kbit/s"]);
+    let mut grid = Grid::new(["agent", "region", "mesh"]);
     for (region, agent) in fleet.agents() {
-        let load = Load::of(fleet, region, agent);
-        grid.push(vec![
-            Cell::plain(agent.name.as_str()),
-            Cell::plain(region.name.as_str()),
-            Cell::plain(agent.mesh.to_string()),
-            Cell::plain(load.peers.to_string()),
-            Cell::plain(format!("{:.0} out, {:.0} in", load.packets_per_s, load.packets_per_s)),
-            Cell::plain(format!("{:.0} out, {:.0} in", load.bits_per_s / 1e3, load.bits_per_s / 1e3)),
-        ]);
+        let cells = [agent.name.as_str(), region.name.as_str(), &agent.mesh.to_string()].map(Cell::plain);
+        grid.push(cells.to_vec());
     }
     grid
 }
 
-/// What the UDP mesh costs one agent, in each direction: a reply is as large as its request.
-struct Load {
-    peers: usize,
-    packets_per_s: f64,
-    bits_per_s: f64,
+/// What the mesh takes by region; nothing where there is nobody to probe.
+fn costs(fleet: &Fleet) -> Grid {
+    let mut grid = Grid::new(["mesh of", "peers", "packets/s", "kbit/s", "GB/month", "of budget"]);
+    let with_key = fleet.needs_mesh_key();
+    let mut all = Vec::new();
+    for region in &fleet.regions {
+        let traffic = traffic::of_region(fleet, region, with_key);
+        let share = fleet.mesh.budget_bits_per_s.map(|budget| traffic.bits_per_s() / budget as f64);
+        let share = share.map_or_else(|| "no budget".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+        grid.push(cost(region.name.as_str(), &fleet.peers_of(&region.name).count().to_string(), traffic, &share));
+        all.push(traffic);
+    }
+    if fleet.regions.len() > 1 {
+        grid.push(cost("all, each way", "", all.into_iter().sum(), ""));
+    }
+    grid
 }
 
-impl Load {
-    fn of(fleet: &Fleet, region: &Region, agent: &Agent) -> Load {
-        let peers: Vec<&Agent> = fleet.peers_of(&region.name).flat_map(|peer| &peer.agents).collect();
-        let probes_per_s = f64::from(fleet.mesh.flows) / fleet.mesh.interval.as_secs_f64();
-        let payload = if fleet.needs_mesh_key() { Mesh::PACKET_LENGTH_WITH_KEY } else { Mesh::PACKET_LENGTH } as f64;
-        // Our request goes to the peer's address, our reply to one of the family of ours.
-        let bytes = |host: &str| payload + UDP_BYTES + if host.contains(':') { IPV6_BYTES } else { IPV4_BYTES };
-        let bytes_per_s: f64 = peers.iter().map(|peer| probes_per_s * (bytes(&peer.mesh.host) + bytes(&agent.mesh.host))).sum();
-        Load { peers: peers.len(), packets_per_s: 2.0 * probes_per_s * peers.len() as f64, bits_per_s: 8.0 * bytes_per_s }
-    }
+fn cost(name: &str, peers: &str, traffic: Traffic, share: &str) -> Vec<Cell> {
+    let numbers = [traffic.packets_per_s, traffic.bits_per_s() / 1e3, traffic.bytes_per_month() / 1e9];
+    let [packets, kilobits, gigabytes] = numbers.map(|number| format!("{number:.1}"));
+    [name, peers, &packets, &kilobits, &gigabytes, share].map(Cell::plain).to_vec()
 }
 
 fn nodes(fleet: &Fleet) -> Grid {
@@ -169,15 +174,33 @@ fn collectors(fleet: &Fleet) -> Grid {
 mod tests {
     use super::*;
 
-    /// The shipped example costs its agents what the arithmetic says: 16 flows, a request and a reply per second and peer agent.
+    /// The table of the shipped example says what the arithmetic says: per region its peers and what it sends, and the sum at the end.
     #[test]
-    fn load() {
+    fn costs_of_the_example() {
         let fleet = Fleet::parse("fleet.toml", include_str!("../../packaging/fleet.toml")).unwrap();
-        let (region, agent) = fleet.agents().next().unwrap();
-        let load = Load::of(&fleet, region, agent);
-        assert_eq!((load.peers, load.packets_per_s), (3, 96.0));
-        // Two peers over IPv4, one over IPv6.
-        let bytes_per_s = 16.0 * (2.0 * 2.0 * 360.0 + 360.0 + 380.0);
-        assert!((load.bits_per_s - 8.0 * bytes_per_s).abs() < 1e-6);
+        let text = costs(&fleet).render(Style::PLAIN);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        // 16 flows to three agents elsewhere, requests and replies; 3 echo requests and replies, 3 connections of 4 packets each way
+        // (to dublin's database, to tokyo's, and 3 from there), all hosts reckoned as IPv6.
+        let stamp = 16.0 * 2.0 * 3.0 * 380.0;
+        let bits = 8.0 * (stamp + 5.0 * 104.0 + 5.0 * 296.0);
+        let month = bits / 8.0 * 30.4375 * 86400.0 / 1e9;
+        assert_eq!(rows[1], ["new-york", "2", "121.0", &format!("{:.1}", bits / 1e3), &format!("{month:.1}"), "no", "budget"]);
+        assert_eq!(rows.last().unwrap()[..3], ["all,", "each", "way"]);
+        let sum: f64 = rows[1..4].iter().map(|row| row[3].parse::<f64>().unwrap()).sum();
+        assert!((rows[4][4].parse::<f64>().unwrap() - sum).abs() < 0.2, "{text}");
+    }
+
+    /// A plan is named, its links are counted, and with a budget the table says how much of it is taken.
+    #[test]
+    fn plans_and_budgets() {
+        let text = include_str!("../../packaging/fleet.toml");
+        let text = text.replace("plan = \"full\"", "plan = \"hub\"\nhubs = [\"dublin\"]\nbudget_bits_per_s = 1000000");
+        let summary = summary("f", &Fleet::parse("f", &text).unwrap(), Style::PLAIN);
+        assert!(summary.contains("3 regions, 4 links (all with dublin), 16 flows"), "{summary}");
+        let mut rows = summary.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let dublin = rows.find(|row| row.starts_with(&["dublin", "2"])).unwrap();
+        assert_eq!(dublin.last(), Some(&"%"), "{dublin:?}");
+        assert!(summary.contains("DOWN is unreachable") && summary.contains("nodes in new-york and tokyo"), "{summary}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 pub use grid::{Cell, Grid, Tone};
 
+use lagmesh_model::fleet::Plan;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 use lagmesh_model::time::WallNanos;
@@ -41,7 +42,7 @@ pub fn fleet(status: &FleetStatus, style: Style) -> String {
     [
         head,
         section("REGIONS", "", &parts::regions(&status.regions, style), style),
-        section("LINKS", LINKS, &matrix::render(&names, &names, &status.links, style), style),
+        section("LINKS", LINKS, &matrix::render(&names, &names, &status.links, &status.plan, style), style),
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("CLUSTERS", "", &parts::clusters(&status.clusters, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
@@ -64,7 +65,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
     }
     [
         head,
-        section("LINKS", LINKS, &matrix::render(&from, &to, &status.links, style), style),
+        section("LINKS", LINKS, &matrix::render(&from, &to, &status.links, Plan::Full.as_str(), style), style),
         section("PATHS", PATHS, &parts::paths(&status.links, style), style),
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),

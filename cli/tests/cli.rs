@@ -38,8 +38,8 @@ fn check(fleet: &str) -> (Option<i32>, String, String) {
 fn good_fleet() {
     let (code, out, err) = check(GOOD);
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert!(out.starts_with("fleet.toml: fleet example is right\n\n3 regions, 6 links, 16 flows"), "{out}");
-    assert!(out.contains("96 out, 96 in") && out.contains("needs a mesh key"), "{out}");
+    assert!(out.starts_with("fleet.toml: fleet example is right\n\n3 regions, 6 links (full mesh), 16 flows"), "{out}");
+    assert!(out.contains("  121.0  ") && out.contains("all, each way") && out.contains("needs a mesh key"), "{out}");
     assert!(!out.contains("warning"), "{out}");
 }
 
@@ -67,7 +67,7 @@ fn bad_fleets() {
             "fleet.toml:83: collector.name: \"main\" is the name of the collector of line 79 already\n",
         ),
         ("agent.new-york.example.com:8620", "foo", "fleet.toml:24: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:104: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:109: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
@@ -85,7 +85,7 @@ fn bad_fleets() {
     assert_eq!(code, Some(78));
     assert_eq!(
         err,
-        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:90: mesh.flows: 0 is outside 1 to 64\n"
+        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:95: mesh.flows: 0 is outside 1 to 64\n"
     );
 }
 

@@ -11,8 +11,13 @@ use lagmesh_model::series::{Attributes, Batch, Exporter, Series, push_states};
 use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, Stage};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 
-/// Regions with one agent each; those in `nodes` have a node `<region>-db` of the cluster `app`.
+/// Regions with one agent each, all of which probe each other; those in `nodes` have a node `<region>-db` of the cluster `app`.
 pub(crate) fn fleet(regions: &[&str], nodes: &[&str]) -> Fleet {
+    planned_fleet(regions, nodes, "plan = \"full\"")
+}
+
+/// The same with another plan of the mesh.
+pub(crate) fn planned_fleet(regions: &[&str], nodes: &[&str], plan: &str) -> Fleet {
     let mut text = String::from("name = \"demo\"\n");
     for (index, region) in regions.iter().enumerate() {
         let port = 9000 + index;
@@ -25,7 +30,8 @@ pub(crate) fn fleet(regions: &[&str], nodes: &[&str]) -> Fleet {
         writeln!(text, "[[cluster.node]]\nname = \"{region}-db\"\nregion = \"{region}\"\ndsn = \"host=127.0.0.1 user=lagmesh\"")
             .unwrap();
     }
-    text.push_str("[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:4318\"\n");
+    text.push_str("[[collector]]\nname = \"main\"\notlp = \"http://127.0.0.1:4318\"\n[mesh]\n");
+    text.push_str(plan);
     Fleet::parse("fleet.toml", &text).expect("the fixture is a fleet file")
 }
 

@@ -1,6 +1,6 @@
 //! The view and the verdicts, as people and programs ask for them. Pure.
 //!
-//! Everything that the fleet file names is there, known or not: every region, every ordered pair, every node. What is not known says
+//! Everything that the fleet file names is there, known or not: every region, every link of the mesh's plan, every node. What is not known says
 //! why, and never looks like a zero.
 
 mod link;
@@ -52,6 +52,7 @@ pub fn status(
         at: now.wall,
         regions,
         regions_reporting,
+        plan: fleet.mesh.plan.as_str().to_owned(),
         links,
         nodes: fleet.nodes().map(|(cluster, node)| node::node(view, cluster, node, now)).collect(),
         replications: replication::all(fleet, view, now),

@@ -99,6 +99,8 @@ pub enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
+    /// Bytes per second.
+    BytesPerSecond,
     /// A plain number.
     One,
 }
@@ -109,6 +111,7 @@ impl Unit {
         match self {
             Unit::Seconds => "s",
             Unit::Bytes => "By",
+            Unit::BytesPerSecond => "By/s",
             Unit::One => "1",
         }
     }
@@ -118,6 +121,7 @@ impl Unit {
         match self {
             Unit::Seconds => Some("seconds"),
             Unit::Bytes => Some("bytes"),
+            Unit::BytesPerSecond => Some("bytes_per_second"),
             Unit::One => None,
         }
     }
@@ -244,6 +248,10 @@ catalogue! {
         "Mesh packets that came in and were dropped unanswered, by reason";
     MESH_STAMPS_REFUSED = "lagmesh.mesh.stamps_refused", Counter, One, Agent, [Region, Reason],
         "Stamps of the kernel that could not be brought onto the measuring clock, by reason; the agent's own were used instead";
+    MESH_TRAFFIC = "lagmesh.mesh.traffic", Gauge, BytesPerSecond, Agent, [Region],
+        "What the mesh of the region sends by its plan, all agents and replies together, with IP headers; it receives as much";
+    MESH_BUDGET = "lagmesh.mesh.budget", Gauge, BytesPerSecond, Agent, [Region],
+        "What the fleet file allows the mesh of the region each way; absent if it sets no bound";
     CLOCK_ERROR = "lagmesh.clock.error", Gauge, Seconds, Agent, [Region, Peer],
         "Half the width of the interval in which the offset between the two measuring clocks is known to lie";
     CLOCK_EPOCHS = "lagmesh.clock.epochs", Counter, One, Agent, [Region],

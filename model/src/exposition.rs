@@ -103,6 +103,7 @@ impl Collector for Page {
             let unit = match metric.unit {
                 Unit::Seconds => Some(registry::Unit::Seconds),
                 Unit::Bytes => Some(registry::Unit::Bytes),
+                Unit::BytesPerSecond => Some(registry::Unit::Other("bytes_per_second".to_owned())),
                 Unit::One => None,
             };
             let kind = match metric.kind {

@@ -3,14 +3,17 @@
 
 mod address;
 mod dsn;
+mod plan;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 mod warn;
 
 use std::time::Duration;
 
 pub use address::{Address, BadAddress, BadUrl, Url};
+pub use plan::{Pair, Plan};
 pub use read::{EXPORT_KEYS, JUDGE_KEYS, MESH_KEYS, REPLICATION_KEYS};
 
 use crate::document::FileErrors;
@@ -116,6 +119,10 @@ pub struct Collector {
 /// `[mesh]`: how the network is probed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mesh {
+    /// Which regions probe each other.
+    pub plan: Plan,
+    /// What the mesh of no region may exceed, each way [bits per second]; no bound if it is not written.
+    pub budget_bits_per_s: Option<u64>,
     /// Source ports per peer [1, 64].
     pub flows: u16,
     /// The time between two probes of one flow.
@@ -154,6 +161,8 @@ impl Mesh {
 impl Default for Mesh {
     fn default() -> Mesh {
         Mesh {
+            plan: Plan::Full,
+            budget_bits_per_s: None,
             flows: 16,
             interval: Duration::from_secs(1),
             deadline: Duration::from_secs(1),
@@ -266,9 +275,14 @@ impl Fleet {
         self.regions.iter().flat_map(|region| region.agents.iter().map(move |agent| (region, agent)))
     }
 
-    /// Every region beside `name`.
+    /// The regions that `name` probes and that probe it, by the plan of the mesh.
     pub fn peers_of(&self, name: &RegionName) -> impl Iterator<Item = &Region> {
-        self.regions.iter().filter(move |region| region.name != *name)
+        self.regions.iter().filter(move |region| self.mesh.plan.connects(&region.name, name))
+    }
+
+    /// Whether `region` probes `peer` by this file: both are in it and its plan connects them.
+    pub fn has_link(&self, region: &RegionName, peer: &RegionName) -> bool {
+        self.region(region).is_some() && self.peers_of(region).any(|found| found.name == *peer)
     }
 
     /// Every node, with its cluster.
@@ -309,6 +323,22 @@ impl Fleet {
     /// Whether the mesh leaves loopback and `insecure` does not stand in the file: then agents must be given a mesh key.
     pub fn needs_mesh_key(&self) -> bool {
         !self.insecure && self.agents().any(|(_, agent)| !agent.mesh.is_loopback())
+    }
+
+    /// What is wrong if the mesh of a region sends more than `mesh.budget_bits_per_s` allows, with numbers and what to change;
+    /// `with_key` if packets are authenticated.
+    pub fn over_budget(&self, with_key: bool) -> Option<String> {
+        let budget = self.mesh.budget_bits_per_s?;
+        let rate = |region: &Region| traffic::of_region(self, region, with_key).bits_per_s();
+        let (region, most) = self.regions.iter().map(|region| (region, rate(region))).max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let peers = self.peers_of(&region.name).count();
+        (most > budget as f64).then(|| {
+            format!(
+                "the mesh of {} takes {most:.0} bit/s each way (peers: {peers}), the budget is {budget}; probe less often \
+                 (interval), on fewer flows, between fewer regions (plan), or allow more",
+                region.name
+            )
+        })
     }
 
     /// What is allowed, but probably not meant: one sentence each.

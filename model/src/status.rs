@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::beat::{Incarnation, Sequence};
 use crate::directed::Directed;
 use crate::disagreement::Disagreement;
+use crate::fleet::Plan;
 use crate::ids::{AgentName, BootId, ClusterName, CollectorName, NodeName, RegionName};
 use crate::interval::Interval;
 use crate::known::Known;
@@ -440,7 +441,10 @@ pub struct FleetStatus {
     pub regions: Vec<Region>,
     /// Regions with fresh evidence of their own.
     pub regions_reporting: u64,
-    /// Every link of the fleet file's mesh.
+    /// The plan of the mesh ([`Plan::as_str`](crate::fleet::Plan::as_str)).
+    #[serde(default = "full")]
+    pub plan: String,
+    /// Every link that the plan of the mesh has: regions without a link between them are not planned to probe each other.
     pub links: Vec<Link>,
     /// Every node of the fleet file.
     pub nodes: Vec<Node>,
@@ -448,4 +452,9 @@ pub struct FleetStatus {
     pub replications: Vec<Replication>,
     /// Every cluster.
     pub clusters: Vec<Cluster>,
+}
+
+/// What every collector had that does not say.
+fn full() -> String {
+    Plan::Full.as_str().to_owned()
 }

@@ -107,3 +107,23 @@ fn mistakes_are_lines() {
     assert_eq!(error.lines().count(), 2, "{error}");
     assert!(error.lines().all(|line| line.starts_with("FILE:")), "{error}");
 }
+
+/// A plan that fits its budget without a key does not with one: an agent that was given a key does not start.
+#[test]
+fn over_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("mesh.key");
+    fs::write(&key, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let with = |budget: f64| format!("{FLEET}[mesh]\nbudget_bits_per_s = {budget:.0}\n");
+    let fleet = lagmesh_model::fleet::Fleet::parse("f", FLEET).unwrap();
+    let most = |with_key| {
+        let rate = |region| lagmesh_model::fleet::traffic::of_region(&fleet, region, with_key).bits_per_s().ceil();
+        fleet.regions.iter().map(rate).fold(0.0, f64::max)
+    };
+    let start = |budget, more: &[&str]| read(&with(budget), &[&["--region", "new-york"], more].concat()).map(|_| ());
+    let keyed = ["--mesh-key-file", key.to_str().unwrap()];
+    assert_eq!(start(most(false), &[]), Ok(()));
+    assert_eq!(start(most(true), &keyed), Ok(()));
+    assert!(start(most(false), &keyed).unwrap_err().starts_with("FILE: mesh.budget_bits_per_s: the mesh of tokyo takes "));
+}

@@ -30,7 +30,7 @@ pub struct Entry {
 }
 
 impl Directory {
-    /// The agents of the other regions.
+    /// The agents of the regions that the plan of the mesh connects with ours.
     pub fn new(fleet: &Fleet, own: &RegionName) -> Directory {
         let entry = |region: &RegionName, agent: &AgentName| {
             (AgentHash::of(agent), Entry { region: region.clone(), agent: agent.clone(), address: None })

@@ -25,6 +25,10 @@ const HEARD_MIN: Duration = Duration::from_secs(2);
 /// (half of the default `wal_sender_timeout`).
 const RECEIPT_SILENT: Duration = Duration::from_secs(45);
 
+/// Why nothing is known of a writer in a region that the plan of the mesh does not connect with ours.
+pub const UNPLANNED: &str =
+    "the mesh plan does not connect the two regions: their clocks are not compared and the writer is not heard";
+
 /// Everything that the decision rests on. Ages are on our own clock and end at the moment of the decision.
 #[derive(Debug, Clone)]
 pub struct Evidence {
@@ -67,6 +71,8 @@ pub struct Writer {
     pub heard_age: Option<Duration>,
     /// Since it told of a new beat; `None` if it never did.
     pub beat_age: Option<Duration>,
+    /// Whether the plan of the mesh does not connect its region with ours: then nothing is ever heard.
+    pub unplanned: bool,
 }
 
 /// Beats that the writer has confirmed and that are not visible at the node.
@@ -330,10 +336,12 @@ fn nobody_speaks(e: &Evidence) -> Option<Verdict> {
     }
     let arrived =
         e.arrived_age.map_or_else(|| "no beat has arrived yet".to_owned(), |age| format!("no beat has arrived for {}", s(age)));
-    Some((
-        ReplicationState::Unknown,
-        format!("{arrived} and the writer's agent is not heard: it may be the writer, its region or the path"),
-    ))
+    let why = if e.writer.unplanned {
+        format!("{arrived}; {UNPLANNED}")
+    } else {
+        format!("{arrived} and the writer's agent is not heard: it may be the writer, its region or the path")
+    };
+    Some((ReplicationState::Unknown, why))
 }
 
 fn late(e: &Evidence) -> Option<Verdict> {
@@ -357,12 +365,12 @@ fn nothing_to_judge_by(e: &Evidence) -> Option<Verdict> {
     if e.lag.is_some() || (told && e.arrived_age.is_some()) {
         return None;
     }
-    let why = if e.arrived_age.is_some() {
-        "beats arrive, but how late they are is not known: the writer's agent is not heard on the mesh"
-    } else {
-        "no beat has been seen arriving yet"
+    let why = match e.arrived_age {
+        Some(_) if e.writer.unplanned => format!("beats arrive, but how late they are is not known: {UNPLANNED}"),
+        Some(_) => "beats arrive, but how late they are is not known: the writer's agent is not heard on the mesh".to_owned(),
+        None => "no beat has been seen arriving yet".to_owned(),
     };
-    Some((ReplicationState::Unknown, why.to_owned()))
+    Some((ReplicationState::Unknown, why))
 }
 
 fn fine(e: &Evidence) -> String {

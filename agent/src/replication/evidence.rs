@@ -25,6 +25,7 @@ impl Replications {
         let evidence = self.evidence(link, cluster, now, view);
         let (state, why) = decide(&evidence);
         let told = self.told.get(&link.origin);
+        let unplanned = cluster.unplanned.contains(&link.origin);
         let backlog =
             |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
         let since = SincePoll {
@@ -39,15 +40,18 @@ impl Replications {
             node: link.node.clone(),
             state,
             why,
-            lag: last_lag(track, cluster, now.raw),
+            lag: because(unplanned, last_lag(track, cluster, now.raw)),
             lag_beat: Known::from_option(track.lag.last_beat(), "no beat with a known lag has been seen yet"),
             lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
-            staleness: match track.lag.staleness(now, &since) {
-                Ok(staleness) => Known::known(Seconds::from(staleness)),
-                Err(why) => Known::unknown(why),
-            },
-            backlog_received_bytes: backlog(|node, now| newest_look(node, now)?.received(node.system())),
-            backlog_replayed_bytes: backlog(|node, now| newest_look(node, now)?.replayed(node.system())),
+            staleness: because(
+                unplanned,
+                match track.lag.staleness(now, &since) {
+                    Ok(staleness) => Known::known(Seconds::from(staleness)),
+                    Err(why) => Known::unknown(why),
+                },
+            ),
+            backlog_received_bytes: because(unplanned, backlog(|node, now| newest_look(node, now)?.received(node.system()))),
+            backlog_replayed_bytes: because(unplanned, backlog(|node, now| newest_look(node, now)?.replayed(node.system()))),
             evidence_age_s: match node.poll_began() {
                 Some(began) => Known::known(age(now.raw, began).as_secs_f64()),
                 None => Known::unknown("the node has not been read yet"),
@@ -91,7 +95,11 @@ impl Replications {
 
     fn writer(&self, link: &Link, cluster: &Cluster, now: Reading, view: &PeerView) -> Writer {
         let newest = self.told.get(&link.origin).and_then(Told::newest);
-        Writer { heard_age: self.heard_age(link, cluster, newest, now, view), beat_age: newest.map(|beat| age(now.raw, beat.at)) }
+        Writer {
+            heard_age: self.heard_age(link, cluster, newest, now, view),
+            beat_age: newest.map(|beat| age(now.raw, beat.at)),
+            unplanned: cluster.unplanned.contains(&link.origin),
+        }
     }
 
     /// Since the agent that beats on the origin was last heard; before it is known which one that is, any that could.
@@ -152,6 +160,14 @@ fn backlog(told: Option<&Told>, reached: Option<Position>, now: RawNanos, eviden
         return Known::Stale { value: bytes, age_s: told_age.as_secs_f64() };
     }
     Known::known(bytes)
+}
+
+/// A value that is unknown where the plan of the mesh lets nobody measure it is unknown for that reason.
+fn because<T>(unplanned: bool, value: Known<T>) -> Known<T> {
+    match value {
+        Known::Unknown { .. } if unplanned => Known::unknown(decide::UNPLANNED),
+        value => value,
+    }
 }
 
 /// The lag of the newest beat whose lag is known. Beats that go on to arrive do not keep an old one current.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lagmesh_model::catalogue::{self, Attribute};
-use lagmesh_model::fleet::Fleet;
+use lagmesh_model::fleet::{Fleet, traffic};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series};
@@ -30,6 +30,9 @@ pub struct Summary {
     lateness: Exponential,
     mesh_dropped: BTreeMap<&'static str, u64>,
     stamps_refused: BTreeMap<&'static str, u64>,
+    /// What the mesh of our region sends by the plan, and what it may send at most [octets per second].
+    traffic: f64,
+    budget: Option<f64>,
     contradictions: u64,
     batches: u64,
 }
@@ -50,8 +53,9 @@ pub struct Around<'a> {
 }
 
 impl Summary {
-    /// Nothing measured yet, by an agent that started at `start`.
-    pub fn new(fleet: &Arc<Fleet>, exporter: Exporter, start: Reading) -> Summary {
+    /// Nothing measured yet, by an agent that started at `start` and signs its packets if it has a key.
+    pub fn new(fleet: &Arc<Fleet>, exporter: Exporter, with_key: bool, start: Reading) -> Summary {
+        let region = fleet.region(&exporter.region);
         Summary {
             links: Links::new(fleet, &exporter.region),
             replications: Replications::new(fleet, &exporter.region),
@@ -61,6 +65,8 @@ impl Summary {
             lateness: Exponential::new(),
             mesh_dropped: BTreeMap::new(),
             stamps_refused: BTreeMap::new(),
+            traffic: region.map_or(0.0, |region| traffic::of_region(fleet, region, with_key).bytes_per_s),
+            budget: fleet.mesh.budget_bits_per_s.map(|bits| bits as f64 / 8.0),
             contradictions: 0,
             batches: 0,
         }
@@ -133,6 +139,8 @@ impl Summary {
                 out.push(Series::counter(metric, region.clone().with(Attribute::Reason, reason), *count));
             }
         }
+        out.push(Series::gauge(&catalogue::MESH_TRAFFIC, region.clone(), self.traffic));
+        out.extend(self.budget.map(|budget| Series::gauge(&catalogue::MESH_BUDGET, region.clone(), budget)));
         out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
         out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));
         for (collector, level) in around.levels {

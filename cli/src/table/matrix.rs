@@ -1,5 +1,6 @@
 //! Regions against regions: round-trip time, loss and state of every link.
 
+use lagmesh_model::fleet::Plan;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{LinkState, ProbeKind};
@@ -17,12 +18,13 @@ struct Shown {
     state: Cell,
 }
 
-/// The matrix `from` x `to`; in a narrow terminal with two lines per region, in a very narrow one as a list.
-pub(super) fn render(from: &[RegionName], to: &[RegionName], links: &[Link], style: Style) -> String {
+/// The matrix `from` x `to`. Where the plan of the mesh is not full, regions without a link are not meant to probe each other: a dash,
+/// which is neither unknown nor bad. In a narrow terminal with two lines per region, in a very narrow one as a list.
+pub(super) fn render(from: &[RegionName], to: &[RegionName], links: &[Link], plan: &str, style: Style) -> String {
     let mut notes = Notes::default();
     let rows: Vec<Vec<Option<Shown>>> = from
         .iter()
-        .map(|region| to.iter().map(|peer| (region != peer).then(|| shown(region, peer, links, &mut notes))).collect())
+        .map(|region| to.iter().map(|peer| (region != peer).then(|| shown(region, peer, links, plan, &mut notes))).collect())
         .collect();
     let one_line = grid(from, to, &rows, one_line);
     let two_lines = grid(from, to, &rows, two_lines);
@@ -35,9 +37,13 @@ pub(super) fn render(from: &[RegionName], to: &[RegionName], links: &[Link], sty
     table.render(style) + &notes.render(style)
 }
 
-fn shown(region: &RegionName, peer: &RegionName, links: &[Link], notes: &mut Notes) -> Shown {
+fn shown(region: &RegionName, peer: &RegionName, links: &[Link], plan: &str, notes: &mut Notes) -> Shown {
     let name = format!("{region} -> {peer}");
     let Some(link) = links.iter().find(|link| link.region == *region && link.peer == *peer) else {
+        if plan != Plan::Full.as_str() {
+            notes.add("—", &format!("not planned: by the mesh plan ({plan}) these regions do not probe each other"));
+            return Shown { rtt: Cell::new("—", Tone::Dim), loss: String::new(), state: Cell::plain("") };
+        }
         notes.add(&name, "the link is not in the status");
         return Shown { rtt: Cell::new("unknown", Tone::Dim), loss: "—".to_owned(), state: state_cell(LinkState::Unknown) };
     };
@@ -107,7 +113,9 @@ fn two_lines(shown: &Shown) -> Vec<Vec<Cell>> {
 fn list(from: &[RegionName], to: &[RegionName], rows: &[Vec<Option<Shown>>]) -> Grid {
     let mut grid = Grid::new(["link", "rtt", "loss", "state"]);
     for (region, cells) in from.iter().zip(rows) {
-        for (peer, shown) in to.iter().zip(cells).filter_map(|(peer, shown)| Some((peer, shown.as_ref()?))) {
+        let planned = |shown: &&Shown| !shown.state.text.is_empty();
+        let shown = cells.iter().map(|shown| shown.as_ref().filter(planned));
+        for (peer, shown) in to.iter().zip(shown).filter_map(|(peer, shown)| Some((peer, shown?))) {
             let name = Cell::plain(format!("{region} -> {peer}"));
             grid.push(vec![name, shown.rtt.clone(), Cell::plain(&shown.loss), shown.state.clone()]);
         }

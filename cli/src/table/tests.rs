@@ -148,6 +148,7 @@ fn status() -> FleetStatus {
         at: WHEN,
         regions: vec![region("new-york", RegionState::Healthy, ""), region("dublin", RegionState::Healthy, ""), tokyo],
         regions_reporting: 2,
+        plan: "full".to_owned(),
         links: vec![
             link("new-york", "dublin", 0.071_2, 12),
             silent_link("new-york", "tokyo"),
@@ -285,6 +286,21 @@ fn lag_within_its_error() {
         let shown = fleet(&status, Style::PLAIN);
         assert!(shown.contains(text), "{shown}");
     }
+}
+
+/// Regions that are not planned to probe each other show a dash, in a list nothing, and one line says why; a link that the plan has
+/// and nobody measures is unknown still.
+#[test]
+fn not_planned() {
+    let mut status = status();
+    status.plan = "hub".to_owned();
+    let wide = fleet(&status, Style::PLAIN);
+    let tokyo = wide.lines().filter(|line| line.starts_with("tokyo ")).nth(1).unwrap();
+    assert_eq!(tokyo.split_whitespace().collect::<Vec<_>>(), ["tokyo", "—", "—", "·"]);
+    assert_eq!(wide.matches("not planned: by the mesh plan (hub)").count(), 1, "{wide}");
+    assert!(wide.contains("dublin -> tokyo: the agent of tokyo is silent"), "{wide}");
+    let list = fleet(&status, Style { color: false, width: Some(36) });
+    assert!(!list.contains("tokyo -> new-york") && list.contains("new-york -> tokyo"), "{list}");
 }
 
 /// What is unknown never shows as a number: a status without any evidence has no digit but those of its head and counts.

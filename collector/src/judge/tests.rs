@@ -1,7 +1,7 @@
 use lagmesh_model::state::{LinkState, NodeRole, NodeState, RegionState, ReplicationState, Vote};
 
 use super::*;
-use crate::fixture::{Says, at, fleet, region};
+use crate::fixture::{Says, at, fleet, planned_fleet, region};
 
 use LinkState::{Down, Grey, Lossy, Ok as Up, Unknown as Unmeasured};
 use RegionState as S;
@@ -17,7 +17,10 @@ struct Court {
 
 impl Court {
     fn new(regions: &[&str], nodes: &[&str]) -> Court {
-        let fleet = fleet(regions, nodes);
+        Court::of(fleet(regions, nodes))
+    }
+
+    fn of(fleet: Fleet) -> Court {
         let (view, judge) = (View::new(fleet.export.interval), Judge::new(&fleet, Vec::new()));
         Court { fleet, view, judge, second: 0, last: BTreeMap::new() }
     }
@@ -314,5 +317,32 @@ fn a_hidden_node_is_not_a_dead_region() {
         court.run(300, |sequence| hidden(sequence, Down));
         court.expect("a", S::Suspect, S::Suspect);
         assert!(court.verdict("a", Axis::Reads).why.contains("a partition rather than an outage"));
+    }
+}
+
+/// In a hub plan of two hubs and two others, those that probe a region vote about it and nobody else: two hubs can call a silent
+/// region down, and a region that nobody but one hub probes is never called so.
+#[test]
+fn only_those_vote_who_probe() {
+    const FOUR: [&str; 4] = ["a", "b", "c", "d"];
+    for (hubs, voters, state) in [("[\"a\", \"b\"]", 2, S::Down), ("[\"a\"]", 1, S::Suspect)] {
+        let fleet = planned_fleet(&FOUR, &FOUR, &format!("plan = \"hub\"\nhubs = {hubs}"));
+        let say = |sequence, dead: &str| -> Vec<Says> {
+            let voice = |name: &&str| {
+                let name_of = region(name);
+                let peers = fleet.peers_of(&name_of).map(|peer| peer.name.as_str());
+                let link = |says: Says, peer| says.link(peer, if peer == dead { Down } else { Up });
+                let role = if *name == "a" { NodeRole::Writer } else { NodeRole::Standby };
+                peers.fold(Says::new(name, sequence), link).node(NodeState::Ok, Some(role))
+            };
+            FOUR.iter().filter(|name| **name != dead).map(voice).collect()
+        };
+        let mut court = Court::of(fleet.clone());
+        court.run(60, |sequence| say(sequence, "nobody"));
+        court.expect("d", S::Healthy, S::Healthy);
+        assert_eq!(court.verdict("d", Axis::Reads).votes.len(), voters);
+        court.run(130, |sequence| say(sequence, "d"));
+        assert_eq!(court.verdict("d", Axis::Reads).state, state, "{}", court.verdict("d", Axis::Reads).why);
+        court.expect("c", S::Healthy, S::Healthy);
     }
 }

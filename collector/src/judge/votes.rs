@@ -44,13 +44,13 @@ impl Finding {
 /// The votes and what they add up to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// One per other region of the fleet file.
+    /// One per region that probes this one by the plan of the mesh: nobody else can tell.
     pub votes: Vec<CastVote>,
     /// The result.
     pub finding: Finding,
 }
 
-/// Asks every other region, and the region itself.
+/// Asks every region that probes this one, and the region itself.
 pub fn poll(fleet: &Fleet, view: &View, region: &RegionName, axis: Axis, now: Reading) -> Poll {
     let report = report::of(fleet, view, region, axis, now);
     // Where our own agent cannot write beats, that none are announced says nothing about users.

@@ -185,7 +185,10 @@ function drawMatrix() {
   const body = el("tbody", {}, names.map((from) => el("tr", {}, el("th", { scope: "row" }, from), names.map((to) => {
     if (from === to) return el("td", { class: "self" }, from);
     const link = cells.get(`${from} ${to}`);
-    return link ? cell(link) : el("td", { class: "hatched unknown", "data-region": from, "data-peer": to, "data-state": "unknown" }, "unknown");
+    if (link) return cell(link);
+    // Not meant to probe each other: neither unknown nor bad.
+    if ((status.plan ?? "full") !== "full") return el("td", { class: "unplanned", title: `${from} → ${to}: not planned, the mesh plan is ${status.plan}`, "data-region": from, "data-peer": to, "data-state": "not-planned" }, "—");
+    return el("td", { class: "hatched unknown", "data-region": from, "data-peer": to, "data-state": "unknown" }, "unknown");
   }))));
   $("matrix").replaceChildren(head, body);
 }

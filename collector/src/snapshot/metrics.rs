@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::Fleet;
+use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{Bound, LinkState, NodeState, RegionState, ReplicationState, Vote};
@@ -19,14 +20,24 @@ use crate::merge::{Key, View};
 pub fn series(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Series> {
     let mut all: BTreeMap<Key, Series> = BTreeMap::new();
     let mut put = |series: Series| all.insert(Key::of(&series), series);
-    for (key, value) in view.totals() {
+    for (key, value) in view.totals().into_iter().filter(|(key, _)| is_planned(fleet, &key.attributes)) {
         put(Series { metric: key.metric, attributes: key.attributes, value });
     }
     // What agents say comes second: where a state of theirs is fresh, the status says the same.
-    for series in view.gauges(now).into_iter().chain(own(fleet, view, status, now)) {
+    let gauges = view.gauges(now).into_iter().filter(|series| is_planned(fleet, &series.attributes));
+    for series in gauges.chain(own(fleet, view, status, now)) {
         put(series);
     }
     all.into_values().collect()
+}
+
+/// Whether a series is of no link, or of one that the mesh has by the present fleet file: those of a removed one end.
+fn is_planned(fleet: &Fleet, attributes: &Attributes) -> bool {
+    let name = |attribute| attributes.get(attribute).and_then(|name| name.parse::<RegionName>().ok());
+    match (name(Attribute::Region), name(Attribute::Peer)) {
+        (Some(region), Some(peer)) => fleet.has_link(&region, &peer),
+        _ => true,
+    }
 }
 
 fn own(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Series> {

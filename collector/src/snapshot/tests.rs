@@ -8,7 +8,7 @@ use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, Replicatio
 use lagmesh_model::status::{FleetStatus, Link, Replication};
 
 use super::*;
-use crate::fixture::{Says, at, fleet, region};
+use crate::fixture::{Says, at, fleet, planned_fleet, region};
 use crate::judge::Judge;
 
 const THREE: [&str; 3] = ["a", "b", "c"];
@@ -251,4 +251,20 @@ fn kinds_that_disagree() {
     assert_eq!((disagreement.failing, disagreement.working), (vec![ProbeKind::Stamp], vec![ProbeKind::Tcp]));
     assert!(link(&status, "a", "c").disagreement.is_none() && link(&status, "b", "a").disagreement.is_none());
     assert_eq!(link(&scene.status(600), "a", "b").disagreement, None);
+}
+
+/// A pair that the plan leaves out is neither shown nor exported: what was counted before it was left out ends, too.
+#[test]
+fn unplanned_links_are_absent() {
+    let mut scene = Scene::new().hear(well("a", 1), 0).hear(well("b", 1), 0);
+    let of_link =
+        |series: &[Series], peer| value(series, &catalogue::LINK_PROBES, &[(Attribute::Region, "a"), (Attribute::Peer, peer)]);
+    assert_eq!((of_link(&scene.series(1), "b"), of_link(&scene.series(1), "c")), (Some(160.0), Some(160.0)));
+    scene.fleet = planned_fleet(&THREE, &THREE, "plan = \"hub\"\nhubs = [\"b\"]");
+    let (status, series) = (scene.status(1), scene.series(1));
+    assert_eq!((status.plan.as_str(), status.links.len()), ("hub", 4));
+    assert_eq!((of_link(&series, "b"), of_link(&series, "c")), (Some(160.0), None));
+    let pair =
+        |one: &Series| one.attributes.get(Attribute::Region) == Some("a") && one.attributes.get(Attribute::Peer) == Some("c");
+    assert!(!series.iter().any(pair), "{series:?}");
 }

@@ -1,7 +1,7 @@
 //! Where an agent or a collector is reached.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The longest host name of the DNS [characters].
@@ -34,6 +34,11 @@ impl Address {
     /// Whether the host is surely this machine: `localhost` or a loopback address.
     pub fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
+    }
+
+    /// Whether the host is written as an IPv4 address.
+    pub fn is_ipv4(&self) -> bool {
+        self.host.parse::<Ipv4Addr>().is_ok()
     }
 }
 

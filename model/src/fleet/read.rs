@@ -1,5 +1,7 @@
 //! From the document to the fleet, with every check of a key and between keys.
 
+mod plan;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -13,6 +15,7 @@ use super::{
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
 use crate::physics::Coordinates;
+use toml::de::DeValue;
 
 /// Durations without other bounds.
 const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
@@ -25,8 +28,21 @@ const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_ma
 const NODE: &[&str] = &["name", "region", "dsn"];
 const COLLECTOR: &[&str] = &["name", "otlp"];
 /// The keys of `[mesh]`.
-pub const MESH_KEYS: &[&str] =
-    &["flows", "interval", "deadline", "give_up", "icmp", "tcp", "third_party", "loss_enter", "loss_exit"];
+pub const MESH_KEYS: &[&str] = &[
+    "plan",
+    "hubs",
+    "pairs",
+    "budget_bits_per_s",
+    "flows",
+    "interval",
+    "deadline",
+    "give_up",
+    "icmp",
+    "tcp",
+    "third_party",
+    "loss_enter",
+    "loss_exit",
+];
 /// The keys of `[export]`.
 pub const EXPORT_KEYS: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
 /// The keys of `[replication]`.
@@ -56,11 +72,12 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
     let regions = regions(&region_sections);
     let clusters = clusters(&top.sections("cluster", CLUSTER), &known);
     let collectors = collectors(&top.sections("collector", COLLECTOR), strict);
-    let mesh = mesh(&top.section("mesh", MESH_KEYS));
+    let mesh_section = top.section("mesh", MESH_KEYS);
+    let mesh = mesh(&mesh_section, &known);
     let export = export(&top.section("export", EXPORT_KEYS));
     let replication = replication(&top.section("replication", REPLICATION_KEYS));
     let judge = judge(&top.section("judge", JUDGE_KEYS));
-    Ok(Fleet {
+    let fleet = Fleet {
         name: name?,
         insecure: insecure?,
         regions: regions?,
@@ -70,7 +87,11 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
         export: export?,
         replication: replication?,
         judge: judge?,
-    })
+    };
+    match fleet.over_budget(fleet.needs_mesh_key()) {
+        Some(over) => Err(mesh_section.tell("budget_bits_per_s", over)),
+        None => Ok(fleet),
+    }
 }
 
 /// Names that were seen, each with its line: two of one kind must not have the same.
@@ -177,20 +198,23 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
 
 fn node(section: &Section<'_>, regions: &[String], names: &mut Unique) -> Found<Node> {
     let name = names.name(section);
-    let region = section.require("region", |value| {
-        let written = text(value)?;
-        let hint = || match nearest(&written, regions.iter().map(String::as_str)) {
-            Some(meant) => format!("; did you mean {meant:?}?"),
-            None => format!("; there are: {}", regions.join(", ")),
-        };
-        if regions.contains(&written) { Ok(written) } else { Err(format!("no region is called {written:?}{}", hint())) }
-    });
+    let region = section.require("region", |value| region_name(value, regions));
     let dsn = section.require("dsn", |value| {
         let dsn = text(value)?;
         dsn::check(&dsn).map(|()| dsn).map_err(|error| error.to_string())
     });
     let region = region.and_then(|region| region.parse().map_err(|_| Reported::elsewhere()));
     Ok(Node { name: name?, region: region?, dsn: dsn? })
+}
+
+/// The name of one of the regions, as it is written.
+fn region_name(value: &DeValue<'_>, regions: &[String]) -> Result<String, String> {
+    let written = text(value)?;
+    let hint = || match nearest(&written, regions.iter().map(String::as_str)) {
+        Some(meant) => format!("; did you mean {meant:?}?"),
+        None => format!("; there are: {}", regions.join(", ")),
+    };
+    if regions.contains(&written) { Ok(written) } else { Err(format!("no region is called {written:?}{}", hint())) }
 }
 
 fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
@@ -211,8 +235,10 @@ fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
     all(sections.iter().map(&mut read))
 }
 
-fn mesh(section: &Section<'_>) -> Found<Mesh> {
+fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
     let default = Mesh::default();
+    let plan = plan::plan(section, regions);
+    let budget_bits_per_s = plan::budget(section);
     let flows = section.integer("flows", 1..=u64::from(FLOWS_MAX), u64::from(default.flows));
     let interval = section.duration("interval", PROBE_INTERVAL_MIN..=DURATION_MAX, default.interval);
     let deadline = section.duration("deadline", ANY, default.deadline);
@@ -236,6 +262,8 @@ fn mesh(section: &Section<'_>) -> Found<Mesh> {
     let flows = flows.and_then(|flows| u16::try_from(flows).map_err(|_| section.tell("flows", "is too large")));
     patient.and(hysteresis)?;
     Ok(Mesh {
+        plan: plan?,
+        budget_bits_per_s: budget_bits_per_s?,
         flows: flows?,
         interval: interval?,
         deadline: deadline?,

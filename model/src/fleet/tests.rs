@@ -252,6 +252,29 @@ fn sections() {
         ("[mesh]\nflows = -1", "fleet.toml:2: mesh.flows: -1 is outside 1 to 64"),
         ("[mesh]\nflows = 99999999999999999999", "fleet.toml:2: mesh.flows: 99999999999999999999 is outside 1 to 64"),
         ("[mesh]\nflows = \"16\"", "fleet.toml:2: mesh.flows: must be a whole number, not a string"),
+        ("[mesh]\nplan = \"star\"", "fleet.toml:2: mesh.plan: \"star\" is no plan; there are: full, hub, pairs"),
+        ("[mesh]\nplan = \"hub\"", "fleet.toml:1: mesh.hubs: is missing"),
+        ("[mesh]\nplan = \"pairs\"", "fleet.toml:1: mesh.pairs: is missing"),
+        (
+            "[mesh]\nhubs = [\"east\"]",
+            "fleet.toml:2: mesh.hubs: means nothing with plan = \"full\"; write plan = \"hub\" or take it out",
+        ),
+        ("[mesh]\nplan = \"hub\"\nhubs = []", "fleet.toml:3: mesh.hubs: must be a list of regions, such as [\"a\", \"b\"]"),
+        (
+            "[mesh]\nplan = \"hub\"\nhubs = [\"est\"]",
+            "fleet.toml:3: mesh.hubs: no region is called \"est\"; did you mean \"east\"?",
+        ),
+        ("[mesh]\nplan = \"hub\"\nhubs = [\"east\", \"east\"]", "fleet.toml:3: mesh.hubs: \"east\" stands twice"),
+        (
+            "[mesh]\nplan = \"pairs\"\npairs = [[\"east\", \"west\"], [\"west\", \"east\"]]",
+            "fleet.toml:3: mesh.pairs: the pair \"east\", \"west\" stands twice; each pair is probed both ways",
+        ),
+        ("[mesh]\nplan = \"pairs\"\npairs = [[\"east\", \"east\"]]", "fleet.toml:3: mesh.pairs: \"east\" cannot probe itself"),
+        (
+            "[mesh]\nplan = \"pairs\"\npairs = [\"east\", \"west\"]",
+            "fleet.toml:3: mesh.pairs: must be a list of pairs of regions, such as [[\"a\", \"b\"], [\"a\", \"c\"]]",
+        ),
+        ("[mesh]\nbudget_bits_per_s = 0", "fleet.toml:2: mesh.budget_bits_per_s: 0 is below 1"),
         (
             "[mesh]\ninterval = 1",
             "fleet.toml:2: mesh.interval: must be a duration, not an integer; write a duration in quotes, such as \"5s\" or \"250ms\"",
@@ -318,6 +341,53 @@ fn security() {
     let fleet = parse(&insecure).unwrap();
     assert!(!fleet.needs_mesh_key());
     assert_eq!(fleet.warnings().iter().filter(|w| w.starts_with("insecure")).count(), 2);
+}
+
+/// A plan that takes more than its budget is refused with the numbers; one bit too much is enough.
+#[test]
+fn budget() {
+    let with = |budget: u64| GOOD.replace("\n[[collector]]", &format!("\n[mesh]\nbudget_bits_per_s = {budget}\n[[collector]]"));
+    let fleet = parse(GOOD).unwrap();
+    let most = fleet.regions.iter().map(|region| traffic::of_region(&fleet, region, false).bits_per_s()).fold(0.0, f64::max);
+    let enough: u64 = format!("{most:.0}").parse().unwrap();
+    assert!(parse(&with(enough)).is_ok());
+    assert_eq!(
+        errors(&with(enough - 1)),
+        [format!(
+            "fleet.toml:23: mesh.budget_bits_per_s: the mesh of west takes {most:.0} bit/s each way (peers: 1), the budget is {}; \
+             probe less often (interval), on fewer flows, between fewer regions (plan), or allow more",
+            enough - 1
+        )]
+    );
+    assert!(parse(&with(enough)).unwrap().over_budget(true).is_some(), "with a key packets are longer");
+}
+
+/// A plan that cannot do what a fleet file wants is told of.
+#[test]
+fn plan_warnings() {
+    let region = |name: &str, port| {
+        format!(
+            "[[region]]\nname = \"{name}\"\nlatitude = 1\nlongitude = {port}\n[[region.agent]]\nmesh = \"localhost:{port}\"\n"
+        )
+    };
+    let regions: String = ["a", "b", "c", "d"].iter().zip(1..).map(|(name, port)| region(name, port)).collect();
+    let node = |name: &str| format!("[[cluster.node]]\nname = \"n{name}\"\nregion = \"{name}\"\ndsn = \"host=x\"\n");
+    let rest = "[[collector]]\nname = \"m\"\notlp = \"http://127.0.0.1:1\"\n";
+    let warnings = |plan: &str| {
+        let cluster = format!("[[cluster]]\nname = \"app\"\n{}{}", node("b"), node("c"));
+        parse(&format!("name = \"t\"\n{regions}{cluster}{rest}[mesh]\n{plan}")).unwrap().warnings()
+    };
+    assert_eq!(warnings("plan = \"full\""), [] as [&str; 0]);
+    assert_eq!(warnings("plan = \"hub\"\nhubs = [\"b\", \"d\"]"), [] as [&str; 0]);
+    let single = "the mesh plan lets only one region probe b, c, d: DOWN is unreachable there, because one vantage cannot tell a \
+                  partition from an outage; let two regions probe each";
+    let apart = "cluster app has nodes in b and c, which the mesh plan does not connect: how late beats are between them is not \
+                 measured; connect the two";
+    assert_eq!(warnings("plan = \"hub\"\nhubs = [\"a\"]"), [single, apart]);
+    let lonely = "the mesh plan lets nobody probe d: nothing is known of the way there, and no other region can judge it";
+    let single = "the mesh plan lets only one region probe a, c: DOWN is unreachable there, because one vantage cannot tell a \
+                  partition from an outage; let two regions probe each";
+    assert_eq!(warnings("plan = \"pairs\"\npairs = [[\"a\", \"b\"], [\"b\", \"c\"]]"), [lonely, single]);
 }
 
 /// What is probably not meant is said.

@@ -1,13 +1,16 @@
 //! What is allowed in a fleet file, but probably not meant.
 
-use super::{Cluster, Fleet};
+use super::{Cluster, Fleet, Plan};
+use crate::ids::RegionName;
 
 pub(super) fn warnings(fleet: &Fleet) -> Vec<String> {
     let mut found = Vec::new();
     vantages(fleet, &mut found);
+    plan(fleet, &mut found);
     security(fleet, &mut found);
     for cluster in &fleet.clusters {
         self::cluster(cluster, &mut found);
+        apart(fleet, cluster, &mut found);
     }
     if fleet.clusters.is_empty() {
         found.push("no cluster: the network is measured, replication is not".to_owned());
@@ -44,6 +47,46 @@ fn vantages(fleet: &Fleet, found: &mut Vec<String>) {
             "no coordinates for {}: their links have no physical floor and wider clock bounds",
             nowhere.join(", ")
         ));
+    }
+}
+
+/// Regions that too few others probe.
+fn plan(fleet: &Fleet, found: &mut Vec<String>) {
+    // Two regions have been told of already, whatever the plan.
+    if fleet.mesh.plan == Plan::Full || fleet.regions.len() < 3 {
+        return;
+    }
+    let with = |peers: usize| {
+        let names = fleet.regions.iter().map(|region| &region.name).filter(|name| fleet.peers_of(name).take(2).count() == peers);
+        names.map(RegionName::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let (lonely, single) = (with(0), with(1));
+    if !lonely.is_empty() {
+        found.push(format!(
+            "the mesh plan lets nobody probe {lonely}: nothing is known of the way there, and no other region can judge it"
+        ));
+    }
+    if !single.is_empty() {
+        found.push(format!(
+            "the mesh plan lets only one region probe {single}: DOWN is unreachable there, because one vantage cannot tell a \
+             partition from an outage; let two regions probe each"
+        ));
+    }
+}
+
+/// Regions of a cluster between whose agents nothing is measured.
+fn apart(fleet: &Fleet, cluster: &Cluster, found: &mut Vec<String>) {
+    let mut regions: Vec<&RegionName> = cluster.nodes.iter().map(|node| &node.region).collect();
+    regions.sort_unstable();
+    regions.dedup();
+    for (index, a) in regions.iter().enumerate() {
+        for b in regions[index + 1..].iter().filter(|b| !fleet.has_link(a, b)) {
+            found.push(format!(
+                "cluster {} has nodes in {a} and {b}, which the mesh plan does not connect: how late beats are between them is not \
+                 measured; connect the two",
+                cluster.name
+            ));
+        }
     }
 }
 

@@ -28,7 +28,7 @@ fn healthy() -> Evidence {
         node_trouble: None,
         watched: ms(60_000),
         poll_age: Some(ms(80)),
-        writer: Writer { heard_age: Some(ms(20)), beat_age: Some(ms(400)) },
+        writer: Writer { heard_age: Some(ms(20)), beat_age: Some(ms(400)), unplanned: false },
         arrived_age: Some(ms(360)),
         unseen: None,
         lag: Some(lag(40)),
@@ -301,4 +301,21 @@ fn subscriptions() {
         ("another subscription fails", of(true, true, false), S::Ok),
         ("not carried any more, and nothing missing yet", of(false, false, false), S::Ok),
     ]);
+}
+
+/// Of a writer that the plan of the mesh keeps from being heard nothing is claimed but that: neither that beats are fresh, nor that
+/// the writer or the path is at fault.
+#[test]
+fn unplanned_writers() {
+    let unheard = |e: &mut Evidence| {
+        e.writer = Writer { unplanned: true, ..Writer::default() };
+        e.lag = None;
+    };
+    let arriving = decide(&changed(unheard));
+    assert_eq!(arriving, (S::Unknown, format!("beats arrive, but how late they are is not known: {UNPLANNED}")));
+    let (state, why) = decide(&changed(|e| {
+        unheard(e);
+        e.arrived_age = Some(ms(60_000));
+    }));
+    assert_eq!((state, why), (S::Unknown, format!("no beat has arrived for 60.0 s; {UNPLANNED}")));
 }

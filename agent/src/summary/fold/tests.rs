@@ -47,7 +47,7 @@ fn summary() -> Summary {
         boot: BootId(7),
         version: "1.2.3".to_owned(),
     };
-    Summary::new(&fleet(), exporter, NOW)
+    Summary::new(&fleet(), exporter, false, NOW)
 }
 
 fn collector() -> CollectorName {

@@ -39,7 +39,8 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     }
     let m = &fleet.mesh;
     let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
-    write!(file, "[mesh]\nflows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
+    file += &plan(m);
+    write!(file, "flows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
     write!(
         file,
         "icmp = {}\ntcp = {}\nthird_party = {}\nloss_enter = {:?}\nloss_exit = {:?}\n",
@@ -63,19 +64,48 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     file
 }
 
+/// The head of the table of the mesh.
+fn plan(mesh: &Mesh) -> String {
+    let mut text = format!("[mesh]\nplan = \"{}\"\n", mesh.plan.as_str());
+    match &mesh.plan {
+        Plan::Full => {}
+        Plan::Hub(hubs) => writeln!(text, "hubs = {:?}", hubs.iter().map(RegionName::as_str).collect::<Vec<_>>()).unwrap(),
+        Plan::Pairs(pairs) => {
+            let pairs: Vec<[&str; 2]> = pairs.iter().map(|pair| [pair.names().0.as_str(), pair.names().1.as_str()]).collect();
+            writeln!(text, "pairs = {pairs:?}").unwrap();
+        }
+    }
+    if let Some(budget) = mesh.budget_bits_per_s {
+        writeln!(text, "budget_bits_per_s = {budget}").unwrap();
+    }
+    text
+}
+
+/// A plan for regions of these names: full where `hubs` and `pairs` choose nothing.
+fn any_plan(names: &[RegionName], hubs: &[prop::sample::Index], pairs: &[(prop::sample::Index, prop::sample::Index)]) -> Plan {
+    let pairs = pairs.iter().filter_map(|(a, b)| Pair::new(a.get(names).clone(), b.get(names).clone()));
+    match (hubs, pairs.collect::<std::collections::BTreeSet<_>>()) {
+        ([], pairs) if pairs.is_empty() => Plan::Full,
+        ([], pairs) => Plan::Pairs(pairs),
+        (hubs, _) => Plan::Hub(hubs.iter().map(|hub| hub.get(names).clone()).collect()),
+    }
+}
+
 prop_compose! {
     fn any_mesh()(
         flows in 1..=FLOWS_MAX,
         interval_ms in 10_u64..100_000,
         deadline_us in 1_u64..10_000_000,
         patience_us in 0_u64..10_000_000,
-        (icmp, tcp, third_party) in any::<(bool, bool, bool)>(),
+        (icmp, tcp, third_party, generous) in any::<(bool, bool, bool, bool)>(),
         loss_enter in 0.000_001..=1.0_f64,
         below in 0.0..0.999_f64,
     ) -> Mesh {
         let deadline = Duration::from_micros(deadline_us);
         Mesh {
             flows, icmp, tcp, third_party, deadline, loss_enter,
+            plan: Plan::Full,
+            budget_bits_per_s: generous.then_some(u64::MAX >> 1),
             interval: Duration::from_millis(interval_ms),
             give_up: deadline + Duration::from_micros(patience_us),
             loss_exit: loss_enter * below,
@@ -92,6 +122,8 @@ prop_compose! {
         collectors in 0..3_u16,
         seconds in prop::array::uniform9(1_u64..100_000),
         spool_bytes_max in 1..u64::MAX >> 1,
+        hubs in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        pairs in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 0..4),
     ) -> Fleet {
         let second = |i: usize| Duration::from_secs(seconds[i]);
         let regions: Vec<Region> = places.iter().enumerate().map(|(r, (at, agents))| Region {
@@ -113,8 +145,10 @@ prop_compose! {
                 dsn: format!("host='{host}' options='\\\"'"),
             }).collect(),
         }).collect();
+        let names: Vec<RegionName> = regions.iter().map(|region| region.name.clone()).collect();
         Fleet {
-            name: "any".to_owned(), insecure, regions, clusters, mesh,
+            name: "any".to_owned(), insecure, regions, clusters,
+            mesh: Mesh { plan: any_plan(&names, &hubs, &pairs), ..mesh },
             collectors: (0..collectors).map(|c| Collector {
                 name: format!("collector-{c}").parse().unwrap(),
                 otlp: format!("https://c{c}.example:4318/base").parse().unwrap(),
