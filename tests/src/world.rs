@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_model::fleet;
+use lagmesh_model::ids::RegionName;
 use lagmesh_model::state::ProbeKind;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 use nix::sys::signal::Signal;
@@ -63,6 +65,8 @@ pub struct World {
     /// Keeps what hosts claim about their clocks fresh, as their daemons would.
     clock_keeper: JoinSet<()>,
     page: Option<Proxy>,
+    /// Who probes whom, as the fleet file says.
+    mesh_plan: fleet::Plan,
     wan: Option<Wan>,
     folder: RunFolder,
 }
@@ -284,18 +288,27 @@ impl World {
                 unknown.push(what);
             }
         };
-        let regions = self.plan.regions.len();
-        note(status.links.len() == regions * (regions - 1), format!("all links (there are {})", status.links.len()));
+        let pairs = status.regions.iter().flat_map(|a| status.regions.iter().map(move |b| (&a.region, &b.region)));
+        let planned = pairs.filter(|(a, b)| self.mesh_plan.connects(a, b)).count();
+        let all = status.regions.len() == self.plan.regions.len() && status.links.len() == planned;
+        note(all, format!("all links (there are {})", status.links.len()));
         for link in &status.links {
             let rtt = link.rtt(ProbeKind::Stamp);
             note(rtt.current().is_some_and(|rtt| rtt.p50_s > 0.0), format!("RTT {} -> {}", link.region, link.peer));
         }
-        for (origin, node) in self.plan.replications() {
+        for (origin, node) in self.plan.replications().into_iter().filter(|(origin, node)| self.hears(node, origin)) {
             let found = status.replications.iter().find(|link| link.origin.as_str() == origin && link.node.as_str() == node);
             note(found.is_some_and(|link| link.lag.is_known()), format!("lag {origin} -> {node}"));
             note(found.is_some_and(|link| link.staleness.is_known()), format!("staleness {origin} -> {node}"));
         }
         unknown
+    }
+
+    /// Whether the agents of a node's region hear of the beats of an origin: only then can its lag be known.
+    fn hears(&self, node: &str, origin: &str) -> bool {
+        let region_of = |name: &str| self.plan.node(name)?.1.region.parse().ok();
+        let (here, there): (Option<RegionName>, Option<RegionName>) = (region_of(node), region_of(origin));
+        here.zip(there).is_some_and(|(here, there)| here == there || self.mesh_plan.connects(&here, &there))
     }
 
     /// What has ended by itself, with its last words: programs that were killed or stopped on purpose are not among them.

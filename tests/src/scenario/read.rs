@@ -1,11 +1,12 @@
 //! From the document to the scenario, with every check of a key and between keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lagmesh_model::document::{Document, Found, Section, number, text};
 use lagmesh_model::fleet::{self, Fleet};
+use lagmesh_model::ids::RegionName;
 use lagmesh_model::physics::Coordinates;
 use toml::de::DeTable;
 
@@ -376,9 +377,11 @@ fn load(section: &Section<'_>, plan: &Plan) -> Found<LoadPlan> {
 fn fleet_tables(top: &Section<'_>, text: &str) -> Found<String> {
     let sections = FLEET.map(|(key, known)| (key, top.section(key, known)));
     let whole: toml::Table = text.parse().map_err(|_| top.tell("name", "is not TOML"))?;
+    // A plan of the mesh names regions; where the names are wrong is told where they stand.
+    let names = whole.get("region").and_then(toml::Value::as_array).into_iter().flatten();
+    let around = around(&names.filter_map(|region| region.get("name")?.as_str()?.parse().ok()).collect());
     let taken: toml::Table = whole.into_iter().filter(|(key, _)| FLEET.iter().any(|(name, _)| name == key)).collect();
     let taken = toml::to_string(&taken).map_err(|error| top.tell("name", error.to_string()))?;
-    let around = "name = \"x\"\n[[region]]\nname = \"x\"\n[[region.agent]]\nmesh = \"127.0.0.1:1\"\n";
     let Err(wrong) = Fleet::parse("", &format!("{around}{taken}")) else { return Ok(taken) };
     let mut told = Ok(taken);
     for error in wrong.errors {
@@ -387,4 +390,12 @@ fn fleet_tables(top: &Section<'_>, text: &str) -> Found<String> {
         told = Err(section.tell(key, error.message));
     }
     told
+}
+
+/// A fleet file of these regions, or of any one, around tables that are to be checked.
+fn around(names: &BTreeSet<RegionName>) -> String {
+    let region =
+        |(name, port): (&str, u16)| format!("[[region]]\nname = \"{name}\"\n[[region.agent]]\nmesh = \"127.0.0.1:{port}\"\n");
+    let names = names.iter().map(RegionName::as_str).chain(names.is_empty().then_some("x"));
+    std::iter::once("name = \"x\"\n".to_owned()).chain(names.zip(1..).map(region)).collect()
 }

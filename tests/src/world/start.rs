@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_model::fleet::{self, Fleet};
 
 use super::layout::{Layout, collector_host};
 use super::proxy::Proxy;
@@ -42,6 +43,7 @@ impl World {
             clocks: BTreeMap::new(),
             clock_keeper: JoinSet::new(),
             page: None,
+            mesh_plan: fleet::Plan::Full,
             wan: None,
             folder,
             plan,
@@ -55,7 +57,9 @@ impl World {
             None => Layout::on_loopback(&world.plan, options.http_port)?,
         };
         world.start_servers(say).await?;
-        fs::write(world.folder().join("fleet.toml"), world.layout.fleet_file(&world.plan)?).context("write the fleet file")?;
+        let file = world.layout.fleet_file(&world.plan)?;
+        fs::write(world.folder().join("fleet.toml"), &file).context("write the fleet file")?;
+        world.mesh_plan = Fleet::parse("fleet.toml", &file)?.mesh.plan;
         write_secrets(world.folder())?;
         say("starting the collectors and the agents");
         world.start_daemons().await?;

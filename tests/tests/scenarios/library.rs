@@ -51,6 +51,7 @@ library! {
     logical_one_way = "logical-one-way",
     longest_packet_and_route = "longest-packet-and-route",
     spool_disk_full = "spool-disk-full",
+    hub_plan = "hub-plan",
     kernel_stamps_of_another_clock = "kernel-stamps-of-another-clock",
 }
 
