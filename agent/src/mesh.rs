@@ -1,10 +1,12 @@
 //! The mesh: STAMP probes to the agents of every other region and the reflector that answers theirs, with ICMP and TCP as second
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
-//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`kernel`] (its stamps), [`flow`], [`direction`] (of losses),
-//! [`offset`], [`peer`], [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells:
-//! [`sender`] and [`responder`] over [`socket`] (UDP), [`opinion`] with [`icmp`] and [`tcp`].
+//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`] (of
+//! losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside the
+//! probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] and
+//! [`responder`] over [`socket`] (UDP), [`opinion`] with [`icmp`] and [`tcp`].
 
+pub mod budget;
 pub mod bulletin;
 pub mod direction;
 pub mod engine;
@@ -25,12 +27,12 @@ pub mod schedule;
 pub mod sender;
 pub mod socket;
 pub mod stamp;
+pub mod survey;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-pub mod survey;
 pub mod tlv;
 pub mod trace;
 

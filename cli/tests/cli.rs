@@ -67,7 +67,7 @@ fn bad_fleets() {
             "fleet.toml:83: collector.name: \"main\" is the name of the collector of line 79 already\n",
         ),
         ("agent.new-york.example.com:8620", "foo", "fleet.toml:24: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:109: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:111: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));

@@ -252,6 +252,8 @@ catalogue! {
         "What the mesh of the region sends by its plan, all agents and replies together, with IP headers; it receives as much";
     MESH_BUDGET = "lagmesh.mesh.budget", Gauge, BytesPerSecond, Agent, [Region],
         "What the fleet file allows the mesh of the region each way; absent if it sets no bound";
+    MESH_DSCP = "lagmesh.mesh.dscp", Gauge, One, Agent, [Region],
+        "The DSCP with which the region's agents send probes; answers come back with the same";
     CLOCK_ERROR = "lagmesh.clock.error", Gauge, Seconds, Agent, [Region, Peer],
         "Half the width of the interval in which the offset between the two measuring clocks is known to lie";
     CLOCK_EPOCHS = "lagmesh.clock.epochs", Counter, One, Agent, [Region],

@@ -23,6 +23,8 @@ use crate::state::ProbeKind;
 
 /// The most source ports per peer: more would cost packets and find no more parallel paths.
 pub const FLOWS_MAX: u16 = 64;
+/// The largest DSCP: it has six bits.
+pub const DSCP_MAX: u8 = 63;
 /// The shortest interval between two probes of one flow: faster would be load, not measurement.
 pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The shortest interval between two beats: each is a commit on the customer's writer.
@@ -125,6 +127,8 @@ pub struct Mesh {
     pub budget_bits_per_s: Option<u64>,
     /// Source ports per peer [1, 64].
     pub flows: u16,
+    /// The DSCP of probes and of the answers to them [0, 63].
+    pub dscp: u8,
     /// The time between two probes of one flow.
     pub interval: Duration,
     /// A reply later than this is late.
@@ -164,6 +168,7 @@ impl Default for Mesh {
             plan: Plan::Full,
             budget_bits_per_s: None,
             flows: 16,
+            dscp: 0,
             interval: Duration::from_secs(1),
             deadline: Duration::from_secs(1),
             give_up: Duration::from_secs(10),

@@ -99,6 +99,8 @@ words! {
         SendError = "send-error", "our own host could not send";
         /// Our own timer was late by more than half a period: not sent, or sent before and out meanwhile. Nobody is accused.
         Skipped = "skipped", "our own host was held up: nothing was sent, or what was sent says nothing about the network";
+        /// The budget of the mesh was used up: a mistake in our own schedule, never of the network.
+        HeldBack = "held-back", "more would have been sent than the plan of the mesh takes: a mistake of the agent";
     }
 }
 

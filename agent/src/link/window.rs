@@ -95,7 +95,7 @@ impl Window {
         }
         match probe.outcome {
             // Nothing was sent, or our own host stalled: no evidence about anything but ourselves.
-            Outcome::Skipped | Outcome::SendError => return,
+            Outcome::Skipped | Outcome::SendError | Outcome::HeldBack => return,
             Outcome::InTime | Outcome::Late => self.answered_at = self.answered_at.max(Some(at)),
             Outcome::Refused => self.refused_at = self.refused_at.max(Some(at)),
             Outcome::Lost | Outcome::Unreachable | Outcome::Corrupt => {}

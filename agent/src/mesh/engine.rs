@@ -11,6 +11,7 @@ use lagmesh_model::state::Outcome;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 
 use crate::measurement::{Observation, Outbox, PeerView};
+use crate::mesh::budget::Budget;
 use crate::mesh::bulletin::Bulletin;
 use crate::mesh::hearing::{Directory, Hearing};
 use crate::mesh::kernel::StampClock;
@@ -44,6 +45,7 @@ pub struct Engine {
     error: ErrorEstimate,
     keys: Option<MeshKeys>,
     peers: Vec<Peer>,
+    budget: Budget,
     reflector: Reflector,
     directory: Directory,
     hearing: Hearing,
@@ -63,12 +65,14 @@ impl Engine {
         let peers_of = |peer: &lagmesh_model::fleet::Region| {
             peer.agents.iter().map(|other| Peer::new(fleet, (region, agent), (&peer.name, &other.name), now)).collect::<Vec<_>>()
         };
+        let peers: Vec<Peer> = fleet.peers_of(region).flat_map(peers_of).collect();
         Engine {
             fleet: Arc::clone(fleet),
             own,
             error: ErrorEstimate::UNKNOWN,
             keys: keys.clone(),
-            peers: fleet.peers_of(region).flat_map(peers_of).collect(),
+            budget: Budget::new(peers.iter().map(Peer::flows).sum(), fleet.mesh.interval, now.raw),
+            peers,
             reflector: Reflector::new(own, keys, fleet.mesh.third_party, source_rate_per_s(fleet)),
             directory: Directory::new(fleet, region),
             hearing: Hearing::new(Arc::clone(fleet), region.clone()),
@@ -102,6 +106,11 @@ impl Engine {
         self.error = ErrorEstimate::of(claim);
     }
 
+    /// The traffic class of probes: the DSCP of the fleet file.
+    pub fn class(&self) -> u8 {
+        self.fleet.mesh.dscp << 2
+    }
+
     /// A peer agent was found at an address, where it was not before.
     pub fn found(&mut self, peer: usize, address: SocketAddr) {
         self.directory.found(self.peers[peer].hash, address);
@@ -131,7 +140,15 @@ impl Engine {
         self.enter(now.epoch);
         self.peers[peer].wake(now, &mut self.out);
         self.peers[peer].judge(read, now, &mut self.out);
-        self.peers[peer].take_due(now, &mut due, &mut self.out);
+        let peer = &mut self.peers[peer];
+        peer.take_due(now, &mut due, &mut self.out);
+        due.retain(|flow| {
+            let sent = self.budget.take(now.raw);
+            if !sent {
+                peer.not_sent(*flow, Outcome::HeldBack, now, &mut self.out);
+            }
+            sent
+        });
         due
     }
 
@@ -349,5 +366,22 @@ mod tests {
                 "{clock:?}"
             );
         }
+    }
+
+    /// What is beyond the plan is not sent, each probe of it has its fate, and nobody else is accused.
+    #[test]
+    fn beyond_the_plan_nothing_is_sent() {
+        let now = Reading { epoch: Epoch(1), raw: RawNanos(1_000_000_000_000), wall: WallNanos(0) };
+        let mut engine = Engine::new(&Arc::new(fleet(&[])), &"oslo".parse().unwrap(), &"oslo-a".parse().unwrap(), None, now);
+        engine.budget = Budget::new(0, std::time::Duration::from_secs(1), now.raw);
+        let later = now.after(std::time::Duration::from_millis(400));
+        let due = engine.peers()[0].flows();
+        assert_eq!(engine.due(0, later.raw, later), [] as [usize; 0]);
+        let fates: Vec<Outcome> = engine
+            .observations()
+            .filter_map(|said| if let Observation::Probe(probe) = said { Some(probe.outcome) } else { None })
+            .collect();
+        assert!(!fates.is_empty() && fates.len() < due && fates.iter().all(|fate| *fate == Outcome::HeldBack), "{fates:?}");
+        assert!(!engine.peers()[0].is_alive());
     }
 }

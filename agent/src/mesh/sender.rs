@@ -253,27 +253,34 @@ async fn find(
     if current == Some(target) {
         return Ok(None);
     }
-    let count = shared.with(|engine, _| {
+    let (count, class) = shared.with(|engine, _| {
         engine.found(peer, target);
-        engine.peers()[peer].flows()
+        (engine.peers()[peer].flows(), engine.class())
     });
-    let flows = (0..count).map(|_| open(own, target)).collect::<io::Result<Vec<_>>>().context("open sockets")?;
+    let flows = (0..count).map(|_| open(own, target, class)).collect::<io::Result<Vec<_>>>().context("open sockets")?;
     for flow in &flows {
         flow.socket.writable().await.context("open sockets")?;
     }
     Ok(Some(Connected { address: target, flows }))
 }
 
-/// A connected socket from a port of its own; from our own mesh address if that is a certain one, as peers know us by it.
-fn open(own: IpAddr, target: SocketAddr) -> io::Result<Line> {
+/// A connected socket from a port of its own, whose packets have this traffic class; from our own mesh address if that is a certain
+/// one, as peers know us by it.
+fn open(own: IpAddr, target: SocketAddr, class: u8) -> io::Result<Line> {
     let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     let any = if target.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let from = if own.is_ipv4() == target.is_ipv4() { own } else { any };
     socket.bind(&SocketAddr::new(from, 0).into())?;
     match target {
-        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
-        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        SocketAddr::V4(_) => {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv4Tos, &i32::from(class))?;
+        }
+        SocketAddr::V6(_) => {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv6TClass, &i32::from(class))?;
+        }
     }
     stamp_both_ways(&socket);
     begin_at_largest_hop_limit(&socket, target.is_ipv4(), target.is_ipv6())?;

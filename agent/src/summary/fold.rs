@@ -32,6 +32,7 @@ pub struct Summary {
     stamps_refused: BTreeMap<&'static str, u64>,
     /// What the mesh of our region sends by the plan, and what it may send at most [octets per second].
     traffic: f64,
+    dscp: u8,
     budget: Option<f64>,
     contradictions: u64,
     batches: u64,
@@ -66,6 +67,7 @@ impl Summary {
             mesh_dropped: BTreeMap::new(),
             stamps_refused: BTreeMap::new(),
             traffic: region.map_or(0.0, |region| traffic::of_region(fleet, region, with_key).bytes_per_s),
+            dscp: fleet.mesh.dscp,
             budget: fleet.mesh.budget_bits_per_s.map(|bits| bits as f64 / 8.0),
             contradictions: 0,
             batches: 0,
@@ -140,6 +142,7 @@ impl Summary {
             }
         }
         out.push(Series::gauge(&catalogue::MESH_TRAFFIC, region.clone(), self.traffic));
+        out.push(Series::gauge(&catalogue::MESH_DSCP, region.clone(), f64::from(self.dscp)));
         out.extend(self.budget.map(|budget| Series::gauge(&catalogue::MESH_BUDGET, region.clone(), budget)));
         out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
         out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));

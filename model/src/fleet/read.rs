@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector, DURATION_MAX, EXPORT_INTERVAL_MIN, Export,
-    FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
+    Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector, DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN,
+    Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
@@ -34,6 +34,7 @@ pub const MESH_KEYS: &[&str] = &[
     "pairs",
     "budget_bits_per_s",
     "flows",
+    "dscp",
     "interval",
     "deadline",
     "give_up",
@@ -240,6 +241,7 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
     let plan = plan::plan(section, regions);
     let budget_bits_per_s = plan::budget(section);
     let flows = section.integer("flows", 1..=u64::from(FLOWS_MAX), u64::from(default.flows));
+    let dscp = section.integer("dscp", 0..=u64::from(DSCP_MAX), u64::from(default.dscp));
     let interval = section.duration("interval", PROBE_INTERVAL_MIN..=DURATION_MAX, default.interval);
     let deadline = section.duration("deadline", ANY, default.deadline);
     let give_up = section.duration("give_up", Duration::ZERO..=GIVE_UP_MAX, default.give_up);
@@ -259,12 +261,14 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
         }
         _ => Ok(()),
     };
+    let dscp = dscp.and_then(|dscp| u8::try_from(dscp).map_err(|_| section.tell("dscp", "is too large")));
     let flows = flows.and_then(|flows| u16::try_from(flows).map_err(|_| section.tell("flows", "is too large")));
     patient.and(hysteresis)?;
     Ok(Mesh {
         plan: plan?,
         budget_bits_per_s: budget_bits_per_s?,
         flows: flows?,
+        dscp: dscp?,
         interval: interval?,
         deadline: deadline?,
         give_up: give_up?,

@@ -274,6 +274,7 @@ fn sections() {
             "[mesh]\nplan = \"pairs\"\npairs = [\"east\", \"west\"]",
             "fleet.toml:3: mesh.pairs: must be a list of pairs of regions, such as [[\"a\", \"b\"], [\"a\", \"c\"]]",
         ),
+        ("[mesh]\ndscp = 64", "fleet.toml:2: mesh.dscp: 64 is outside 0 to 63"),
         ("[mesh]\nbudget_bits_per_s = 0", "fleet.toml:2: mesh.budget_bits_per_s: 0 is below 1"),
         (
             "[mesh]\ninterval = 1",

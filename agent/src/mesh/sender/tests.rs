@@ -87,3 +87,20 @@ async fn what_waits_is_read_before_anything_is_overdue() {
         }
     }
 }
+
+/// Probes carry the DSCP of the fleet file, over IPv4 and IPv6; the reflector answers with the one that arrived.
+#[tokio::test]
+async fn probes_carry_the_dscp() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(socket) = bind_reflector(address.parse().unwrap()) else { continue };
+        let target = socket.local_addr().unwrap();
+        let reflector = UdpSocket::from_std(socket).unwrap();
+        let (oslo, _) = agent("oslo", "tcp = false\nflows = 1\ndscp = 46");
+        let place = Address { host: target.ip().to_string(), port: target.port() };
+        let connected = find(&oslo, 0, &place, target.ip(), None).await.unwrap().unwrap();
+        send_one(&oslo, 0, 0, Some(&connected.flows[0]));
+        reflector.readable().await.unwrap();
+        let received = receive_one(&reflector, &mut [0; REQUEST_MAX]).unwrap();
+        assert_eq!(received.class, Some(46 << 2), "{address}");
+    }
+}

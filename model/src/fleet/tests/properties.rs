@@ -40,6 +40,7 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     let m = &fleet.mesh;
     let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
     file += &plan(m);
+    writeln!(file, "dscp = {}", m.dscp).unwrap();
     write!(file, "flows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
     write!(
         file,
@@ -94,6 +95,7 @@ fn any_plan(names: &[RegionName], hubs: &[prop::sample::Index], pairs: &[(prop::
 prop_compose! {
     fn any_mesh()(
         flows in 1..=FLOWS_MAX,
+        dscp in 0..=DSCP_MAX,
         interval_ms in 10_u64..100_000,
         deadline_us in 1_u64..10_000_000,
         patience_us in 0_u64..10_000_000,
@@ -103,7 +105,7 @@ prop_compose! {
     ) -> Mesh {
         let deadline = Duration::from_micros(deadline_us);
         Mesh {
-            flows, icmp, tcp, third_party, deadline, loss_enter,
+            flows, dscp, icmp, tcp, third_party, deadline, loss_enter,
             plan: Plan::Full,
             budget_bits_per_s: generous.then_some(u64::MAX >> 1),
             interval: Duration::from_millis(interval_ms),
