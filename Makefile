@@ -2,10 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt scenario scenarios testbed-selftest release
+.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh soak release
 
 DEMO_SECONDS ?=
 FILE ?=
+BENCH_SECONDS ?=
+BENCH_ONLY ?=
+SOAK_SECONDS ?=
 
 help: ## List the entries
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +57,16 @@ testbed-selftest: ## The emulated network held against its own settings, as a ta
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed selftest
+
+bench-mesh: ## Figures of the mesh beside fping and smokeping_prober (about seven minutes); BENCH_SECONDS=60 for a rough look, BENCH_ONLY=cost,loss for parts
+	@tests/setup.sh bench
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed bench-mesh $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
+
+soak: ## Ten million probes without a loss, and whether memory grows (about 20 minutes); SOAK_SECONDS=60 for a short one
+	@tests/setup.sh testbed
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
 release:
 	@echo 'release: building in release mode (some minutes the first time)'

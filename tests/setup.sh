@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Installs what is missing for `demo`, `testbed` or `test` from the system's packages; says what it does, and does nothing where nothing is
-# missing. Without root it prints the exact command and stops.
+# Installs what is missing for `demo`, `testbed`, `bench` or `test` from the system's packages; says what it does, and does nothing where
+# nothing is missing. Without root it prints the exact command and stops. What only compares (`bench`) may be missing in the end.
 set -euo pipefail
 
-goal=${1:?usage: tests/setup.sh demo|testbed|test}
+goal=${1:?usage: tests/setup.sh demo|testbed|bench|test}
 testbed=(gcc libc6-dev postgresql iproute2 iputils-ping)
+optional=()
 case $goal in
+bench)
+  wanted=("${testbed[@]}")
+  optional=(fping prometheus-smokeping-prober)
+  ;;
 demo | testbed) wanted=("${testbed[@]}") ;;
 test) wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium) ;;
 *) echo "setup: unknown goal $goal" >&2; exit 64 ;;
@@ -24,6 +29,19 @@ fi
 
 missing=()
 for package in "${wanted[@]}"; do installed "$package" || missing+=("$package"); done
+
+# What may be missing is taken if it is to be had; a machine that has never updated its lists does so first.
+candidate() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+for package in ${optional[@]+"${optional[@]}"}; do
+  if installed "$package"; then continue; fi
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: goes on without $package; to have it: sudo apt-get install -y --no-install-recommends $package"
+  elif candidate "$package" || { apt-get update >/dev/null 2>&1 && candidate "$package"; }; then
+    missing+=("$package")
+  else
+    echo "setup: goes on without $package, which this system's packages do not have"
+  fi
+done
 
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" -ne 0 ]; then

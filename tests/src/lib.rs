@@ -22,6 +22,7 @@ pub mod world;
 
 pub mod observer;
 pub mod run;
+pub mod bench;
 
 pub mod browser;
 pub mod prometheus;

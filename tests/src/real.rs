@@ -3,7 +3,8 @@
 
 use std::ops::{Add, Sub};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 /// A moment on the real clock [ns].
@@ -44,6 +45,15 @@ pub fn read_ns(clock: ClockId) -> i64 {
     time.tv_sec() * 1_000_000_000 + time.tv_nsec()
 }
 
+/// The processor time of a process with all its threads, those that ended too, in user space and in the kernel [ns].
+///
+/// # Errors
+/// If there is no such process.
+pub fn cpu_ns(pid: Pid) -> nix::Result<i64> {
+    let time = clock_gettime(clock_getcpuclockid(pid)?)?;
+    Ok(time.tv_sec() * 1_000_000_000 + time.tv_nsec())
+}
+
 /// How far the wall clock is ahead of the real clock now [ns]: what brings a kernel stamp onto the real clock. The narrowest of a few
 /// bracketed readings, good to well under a microsecond unless the host stalls.
 pub fn wall_minus_real_ns() -> i64 {
@@ -70,5 +80,14 @@ mod tests {
         let converted = Real(wall - wall_minus_real_ns());
         assert!(before <= after);
         assert!(converted - before > -1_000_000 && after - converted > -1_000_000, "{before:?} {converted:?} {after:?}");
+    }
+    /// A process that works uses processor time, and one that does not exist has none to tell.
+    #[test]
+    fn processor_time() {
+        let before = cpu_ns(nix::unistd::getpid()).unwrap();
+        let after = (0..1_000_000).map(|_| cpu_ns(nix::unistd::getpid()).unwrap()).find(|after| *after > before);
+        assert!(before > 0 && after.is_some());
+        // Linux has no process of this number or beyond.
+        assert!(cpu_ns(Pid::from_raw(1 << 22)).is_err());
     }
 }

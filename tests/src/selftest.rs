@@ -12,6 +12,7 @@ use std::io::Write;
 use anyhow::Result;
 
 use self::table::Row;
+pub(crate) use self::table::router as router_line;
 use crate::real::Real;
 use crate::wan::path::LinkSettings;
 use crate::wan::{HostPlan, Wan, WanPlan};

@@ -23,7 +23,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::measurement::{Observation, Observations};
+use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::engine::Engine;
 use crate::mesh::kernel::SendIds;
 use crate::mesh::peer::{Came, PACKET_MAX};
@@ -71,6 +71,7 @@ impl Shared {
         let result = act(&mut engine, reading.into());
         let mut unheard = false;
         for observation in engine.observations() {
+            trace(&observation);
             let is_change = matches!(observation, Observation::Flow(_));
             if let Observation::Route(flow, route) = &observation {
                 tracing::info!(peer = %flow.agent, flow = flow.index, cause = %route.cause, reached = route.reached, %route, "route");
@@ -84,6 +85,13 @@ impl Shared {
             self.news.notify_one();
         }
         result
+    }
+}
+
+/// Whoever wants each single round-trip time finds it in the log, at level `trace`.
+fn trace(observation: &Observation) {
+    if let Observation::Probe(Probe { peer, outcome, rtt_ns, at, .. }) = observation {
+        tracing::trace!(peer = %peer, outcome = outcome.as_str(), rtt_ns, wall_ns = at.wall.0, "probe");
     }
 }
 

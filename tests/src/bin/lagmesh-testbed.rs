@@ -1,4 +1,4 @@
-//! `lagmesh-testbed`: runs scenarios and the testbed's own check.
+//! `lagmesh-testbed`: runs scenarios, the testbed's own check, and the bench of the mesh.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use lagmesh_tests::run::{self, report::Verdict};
 use lagmesh_tests::scenario::Scenario;
 use lagmesh_tests::wan::NotPossible;
-use lagmesh_tests::{files, selftest};
+use lagmesh_tests::{bench, files, selftest};
 
 /// Something that was expected was not seen, or the testbed itself broke.
 const FAILED: u8 = 1;
@@ -50,6 +50,21 @@ enum Command {
     },
     /// Hold the emulated network against its own settings
     Selftest,
+    /// Measure how right, how cheap and how soon the mesh is; a line for each figure
+    BenchMesh {
+        /// For how long it measures [s]; less gives fewer samples. What starts and ends takes about 150 s more
+        #[arg(long, default_value_t = bench::USUAL_SECONDS)]
+        seconds: u32,
+        /// Only these parts
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::Part>,
+    },
+    /// Probe for long without a loss: ten million probes, and what is told of them
+    Soak {
+        /// For how long [s]
+        #[arg(long, default_value_t = bench::SOAK_SECONDS)]
+        seconds: u64,
+    },
 }
 
 fn say(line: &str) {
@@ -90,7 +105,10 @@ async fn interrupted() {
 
 async fn carry_out(command: Command) -> Result<u8> {
     match command {
-        Command::Selftest => selftest_code().await,
+        Command::Selftest => code(selftest::run().await.map(|passed| if passed { 0 } else { FAILED })),
+        // A target that is missed is a figure, not a failure.
+        Command::BenchMesh { seconds, only } => code(bench::run(seconds, &only).await.map(|()| 0)),
+        Command::Soak { seconds } => code(bench::soak(seconds).await.map(|()| 0)),
         Command::Check { files } => {
             let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();
             Ok(if read.iter().all(Option::is_some) { 0 } else { WRONG_FILE })
@@ -102,15 +120,14 @@ async fn carry_out(command: Command) -> Result<u8> {
     }
 }
 
-async fn selftest_code() -> Result<u8> {
-    match selftest::run().await {
-        Ok(true) => Ok(0),
-        Ok(false) => Ok(FAILED),
+/// A check's exit code, which is another one if it could not run here.
+fn code(checked: Result<u8>) -> Result<u8> {
+    match checked {
         Err(error) if NotPossible::is_cause_of(&error) => {
             say(&format!("not run: {error:#}"));
             Ok(NOT_RUN)
         }
-        Err(error) => Err(error),
+        checked => checked,
     }
 }
 

@@ -127,7 +127,7 @@ pub(super) fn print(rows: &[Row]) -> String {
 }
 
 /// The router's own error as text.
-pub(super) fn router(part: &str, quality: &Quality, run_ns: i64) -> String {
+pub(crate) fn router(part: &str, quality: &Quality, run_ns: i64) -> String {
     let of_kind = |kind| quality.stalls.iter().filter(move |stall| stall.kind == kind);
     let (late, stolen) = (of_kind(StallKind::Late).count(), of_kind(StallKind::Stolen).count());
     let longest_ns = of_kind(StallKind::Late).map(|stall| stall.until - stall.from).max().unwrap_or(0);

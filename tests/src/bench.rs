@@ -1,0 +1,129 @@
+//! `make bench-mesh` and `make soak`: what the mesh measures, costs and notices, as figures, side by side with programs of others.
+//!
+//! Everything runs on one emulated network: `meter`, the host of the agent that is measured, and ten hosts on which real agents answer
+//! it. Modules stand in the order in which data passes them. What is found out is printed to stdout; what is going on, to stderr.
+
+mod bed;
+mod receiver;
+mod usage;
+mod pairs;
+mod burn;
+mod figure;
+
+mod accuracy;
+mod cost;
+mod loss;
+mod notice;
+mod rivals;
+mod soak;
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use self::bed::Bed;
+use self::figure::Figure;
+use crate::real::Real;
+
+/// How long the parts take together if nobody says otherwise [s]: with what starts and ends around them, within ten minutes.
+pub const USUAL_SECONDS: u32 = 300;
+/// How long a soak takes if nobody says otherwise [s]: long enough for its ten million probes.
+pub const SOAK_SECONDS: u64 = soak::USUAL_SECONDS;
+
+/// A part of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// How right round-trip times are
+    Accuracy,
+    /// Whether probes are lost that were answered
+    Loss,
+    /// What the agent costs
+    Cost,
+    /// What a probe costs beside others' programs
+    Rivals,
+    /// How soon faults are named
+    Notice,
+}
+
+/// How long each part measures.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    accuracy: Duration,
+    one_cost: Duration,
+    steady_cost: Duration,
+    rate: Duration,
+    rivals: Duration,
+    loss: Duration,
+}
+
+impl Times {
+    /// Shares the time out: about half for costs, which are many, the rest for what needs many probes.
+    fn of(seconds: u32) -> Times {
+        let share = |parts: u32| Duration::from_secs(u64::from(seconds)) * parts / USUAL_SECONDS;
+        Times {
+            accuracy: share(35),
+            one_cost: share(13),
+            steady_cost: share(35),
+            rate: share(8),
+            rivals: share(27),
+            loss: share(62),
+        }
+    }
+}
+
+/// Runs the parts that are asked for, or all, and prints a line for each figure, with how it was measured above it.
+///
+/// # Errors
+/// If a part cannot be run; [`crate::wan::NotPossible`] if this machine or account cannot run a network at all.
+pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
+    let times = Times::of(seconds.max(1));
+    let wanted: Vec<Part> =
+        Part::value_variants().iter().copied().filter(|part| only.is_empty() || only.contains(part)).collect();
+    let started = Real::now();
+    let bed = Bed::start().await?;
+    for (number, part) in wanted.iter().enumerate() {
+        progress(&format!(
+            "part {} of {}: {part:?}, {} s after the start",
+            number + 1,
+            wanted.len(),
+            (Real::now() - started) / 1_000_000_000
+        ));
+        match part {
+            Part::Accuracy => accuracy::measure(&bed, times.accuracy).await?,
+            Part::Loss => loss::measure(&bed, times.loss).await?,
+            Part::Cost => cost::measure(&bed, times.one_cost, times.steady_cost, times.rate).await?,
+            Part::Rivals => rivals::measure(&bed, times.rivals).await?,
+            Part::Notice => notice::measure(&bed).await?,
+        }
+    }
+    say(&bed.quality("the whole bench"));
+    Ok(())
+}
+
+/// Probes for so long at the highest rate at which everything on this machine keeps up, and prints what came of it.
+///
+/// # Errors
+/// As [`run`].
+pub async fn soak(seconds: u64) -> Result<()> {
+    soak::run(Duration::from_secs(seconds.max(1))).await
+}
+
+/// What was found out.
+fn say(line: &str) {
+    // Nobody is left to complain to if stdout is gone.
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+/// What is going on.
+fn progress(line: &str) {
+    drop(writeln!(std::io::stderr().lock(), "... {line}"));
+}
+
+fn say_figures(how: &str, figures: &[Figure]) {
+    say(&format!("\n{how}"));
+    for figure in figures {
+        say(&figure.to_string());
+    }
+}
