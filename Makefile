@@ -63,7 +63,7 @@ bench-mesh: ## Figures of the mesh beside fping and smokeping_prober (about seve
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-mesh $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 
-soak: ## Ten million probes without a loss, and whether memory grows (about 20 minutes); SOAK_SECONDS=60 for a short one
+soak: ## Ten million probes without a loss, and whether memory grows (about 25 minutes); SOAK_SECONDS=60 for a short one
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))

@@ -26,6 +26,7 @@ use clap::ValueEnum;
 use self::bed::Bed;
 use self::figure::Figure;
 use crate::real::Real;
+use crate::wan::WanPlan;
 
 /// How long the parts take together if nobody says otherwise [s]: with what starts and ends around them, within ten minutes.
 pub const USUAL_SECONDS: u32 = 300;
@@ -82,7 +83,7 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
     let wanted: Vec<Part> =
         Part::value_variants().iter().copied().filter(|part| only.is_empty() || only.contains(part)).collect();
     let started = Real::now();
-    let bed = Bed::start().await?;
+    let bed = Bed::start(WanPlan::default().log_records).await?;
     for (number, part) in wanted.iter().enumerate() {
         progress(&format!(
             "part {} of {}: {part:?}, {} s after the start",

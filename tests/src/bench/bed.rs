@@ -95,15 +95,15 @@ pub(super) struct At {
 }
 
 impl Bed {
-    /// Lays the network and starts the agents that answer.
+    /// Lays the network, which remembers so many packets, and starts the agents that answer.
     ///
     /// # Errors
     /// If that is not possible here, or a program is not built.
-    pub(super) async fn start() -> Result<Bed> {
+    pub(super) async fn start(log_records: usize) -> Result<Bed> {
         let folder = RunFolder::new("bench")?;
         let mut hosts = vec![HostPlan::new(METER, METER)];
         hosts.extend((0..HOSTS).map(|number| HostPlan::new(&host_name(number), &host_name(number))));
-        let wan = Wan::start(&WanPlan { hosts, ..WanPlan::default() })?;
+        let wan = Wan::start(&WanPlan { hosts, log_records, ..WanPlan::default() })?;
         let key = write(&folder, "mesh.key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n")?;
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).context("close the key to others")?;
         let receiver = Receiver::start(wan.host(METER)?).await?;
