@@ -1,21 +1,23 @@
 //! The mesh: STAMP probes to the agents of every other region and the reflector that answers theirs, with ICMP and TCP as second
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
-//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`] (of
-//! losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside the
-//! probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`sender`] and
-//! [`responder`] over [`socket`] (UDP), [`opinion`] with [`icmp`] and [`tcp`].
+//! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`]
+//! (of losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
+//! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`round`] over
+//! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`] and [`tcp`].
 
 pub mod budget;
 pub mod bulletin;
 pub mod direction;
 pub mod engine;
+pub mod finder;
 pub mod flow;
 pub mod flow_path;
 pub mod hearing;
 pub mod icmp;
 pub mod kernel;
 pub mod keys;
+pub mod line;
 pub mod mtu;
 pub mod offset;
 pub mod opinion;
@@ -23,8 +25,10 @@ pub mod peer;
 pub mod reflector;
 pub mod resolve;
 pub mod responder;
+pub mod round;
 pub mod schedule;
 pub mod sender;
+pub mod shared;
 pub mod socket;
 pub mod stamp;
 pub mod survey;
@@ -47,15 +51,17 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::{Clock, Progress, Shutdown, Supervisor};
 use lagmesh_model::fleet::{Address, Fleet};
 use lagmesh_model::ids::{AgentName, RegionName};
-use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
 use crate::mesh::engine::Engine;
+use crate::mesh::finder::find_peer;
 pub use crate::mesh::keys::{KeyError, MeshKeys};
-use crate::mesh::responder::{bind_reflector, reflect};
-use crate::mesh::sender::{Shared, probe_peer};
+use crate::mesh::line::Lines;
+use crate::mesh::responder::{Responder, bind_reflector};
+use crate::mesh::round::go_round;
+use crate::mesh::shared::Shared;
 
 /// How often the view is published, unless there is an announcement.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -110,17 +116,17 @@ async fn run(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox, progress } = context;
-    let socket = UdpSocket::from_std(socket).context("take over the mesh socket")?;
     tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
     let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
     let addresses: Vec<Address> =
         engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
-    let shared = Shared::new(engine, clock, observations);
+    let lines = Lines::new(addresses.len(), &socket).context("watch the mesh socket")?;
+    let (shared, mut responder) = (Shared::new(engine, clock, observations), Responder::new(socket));
     let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
     for (peer, address) in addresses.iter().enumerate() {
-        parts.push(Box::pin(probe_peer(&shared, peer, address, listen.ip())));
+        parts.push(Box::pin(find_peer(&shared, &lines, peer, address, listen.ip())));
     }
-    parts.push(Box::pin(reflect(&shared, &socket)));
+    parts.push(Box::pin(go_round(&shared, &lines, &mut responder)));
     parts.push(Box::pin(publish(&shared, views, &progress)));
     parts.push(Box::pin(follow(&shared, outbox)));
     tokio::select! {

@@ -129,34 +129,44 @@ impl Engine {
         self.stamps.note(reading);
     }
 
-    /// The flows of a peer on which something would be overdue by `now`: what waits on their sockets must be read first.
-    pub fn overdue(&self, peer: usize, now: Reading) -> Vec<usize> {
-        self.peers[peer].overdue(now.raw)
+    /// Whether what comes must be taken in at once: stamps of the kernel are not believed at present, so the moment of taking in
+    /// counts, or others than agents may ask, who may count how long we keep a request.
+    pub fn is_eager(&self, now: RawNanos) -> bool {
+        self.fleet.mesh.third_party || !self.stamps.is_believed(now)
     }
 
-    /// Time has passed for a peer, and all that had come by `read` has been read: returns the flows on which a probe must be sent now.
-    pub fn due(&mut self, peer: usize, read: RawNanos, now: Reading) -> Vec<usize> {
-        let mut due = Vec::new();
+    /// Time has passed, and all that had come by `read` has been read. Peers with something due are judged, or all of them. Returns
+    /// the probes that must be sent now, as peer and flow.
+    pub fn due(&mut self, read: RawNanos, all: bool, now: Reading) -> Vec<(usize, usize)> {
+        let (mut sending, mut due) = (Vec::new(), Vec::new());
+        let is_new = self.epoch != now.epoch;
         self.enter(now.epoch);
-        self.peers[peer].wake(now, &mut self.out);
-        self.peers[peer].judge(read, now, &mut self.out);
-        let peer = &mut self.peers[peer];
-        peer.take_due(now, &mut due, &mut self.out);
-        due.retain(|flow| {
-            let sent = self.budget.take(now.raw);
-            if !sent {
-                peer.not_sent(*flow, Outcome::HeldBack, now, &mut self.out);
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            if !(all || is_new || peer.next_due() <= now.raw) {
+                continue;
             }
-            sent
-        });
-        due
+            peer.wake(now, &mut self.out);
+            peer.judge(read, now, &mut self.out);
+            peer.take_due(now, &mut due, &mut self.out);
+            for flow in due.drain(..) {
+                if self.budget.take(now.raw) {
+                    sending.push((index, flow));
+                } else {
+                    peer.not_sent(flow, Outcome::HeldBack, now, &mut self.out);
+                }
+            }
+        }
+        sending
     }
 
-    /// The packets beside the probes that are to leave now.
-    pub fn errands(&mut self, peer: usize, now: Reading) -> Vec<Errand> {
-        let mut errands = Vec::new();
-        self.peers[peer].errands(now.raw, &mut errands, &mut self.out);
-        errands
+    /// The packets beside the probes that are to leave now, with their peers.
+    pub fn errands(&mut self, now: Reading) -> Vec<(usize, Errand)> {
+        let (mut all, mut errands) = (Vec::new(), Vec::new());
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            peer.errands(now.raw, &mut errands, &mut self.out);
+            all.extend(errands.drain(..).map(|errand| (index, errand)));
+        }
+        all
     }
 
     /// Writes one of them; returns its length.
@@ -208,7 +218,7 @@ impl Engine {
         self.enter(now.epoch);
         let peer = &mut self.peers[peer];
         peer.wake(now, &mut self.out);
-        let Told { recognised, records } = peer.on_packet(flow, came, (now, &self.stamps), self.keys.as_ref(), &mut self.out);
+        let Told { recognised, records } = peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
             self.heard = true;
             self.news |= self.hearing.hear(&peer.region, &peer.agent, now.raw, records);
@@ -303,9 +313,9 @@ mod tests {
         engine.heard = engine.hearing.hear(&region, &agent, now.raw, vec![announcement_record("tokyo-1", 5)]);
         let view = engine.view(now.raw).unwrap();
         assert_eq!((view.heard.len(), view.announcements.len()), (1, 1));
-        engine.due(0, now.raw, now);
+        engine.due(now.raw, true, now);
         assert!(engine.view(now.raw).is_none());
-        engine.due(0, now.raw, Reading { epoch: Epoch(2), ..now });
+        engine.due(now.raw, true, Reading { epoch: Epoch(2), ..now });
         let view = engine.view(now.raw).unwrap();
         assert_eq!((view.heard.len(), view.announcements.len(), view.clocks.len()), (0, 0, 0));
     }
@@ -376,7 +386,7 @@ mod tests {
         engine.budget = Budget::new(0, std::time::Duration::from_secs(1), now.raw);
         let later = now.after(std::time::Duration::from_millis(400));
         let due = engine.peers()[0].flows();
-        assert_eq!(engine.due(0, later.raw, later), [] as [usize; 0]);
+        assert_eq!(engine.due(later.raw, true, later), []);
         let fates: Vec<Outcome> = engine
             .observations()
             .filter_map(|said| if let Observation::Probe(probe) = said { Some(probe.outcome) } else { None })

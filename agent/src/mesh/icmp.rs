@@ -16,9 +16,9 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use crate::measurement::Observation;
+use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::Host;
-use crate::mesh::sender::outcome_of;
 
 /// As many octets of payload as ping sends.
 const PAYLOAD: [u8; 56] = [0x6C; 56];

@@ -30,6 +30,8 @@ const READINGS_MAX: usize = 512;
 const PROOF_WITHIN: Duration = Duration::from_micros(500);
 /// How long that stays shown.
 const PROOF_FOR: Duration = Duration::from_secs(60);
+/// So long after a refusal stamps are doubted.
+const DOUBT_FOR: Duration = Duration::from_secs(10);
 /// A packet that the kernel sent so long after it was asked to is stamped by user space. Nor can two probes be mixed up then.
 const SENT_WITHIN: Duration = Duration::from_millis(10);
 
@@ -118,6 +120,8 @@ pub struct StampClock {
     moved: Option<RawNanos>,
     /// When a transmit stamp last fitted.
     proven: Option<RawNanos>,
+    /// When a stamp was last refused.
+    refused: Option<RawNanos>,
 }
 
 impl StampClock {
@@ -146,6 +150,11 @@ impl StampClock {
     /// # Errors
     /// If the kernel's stamp cannot be used, with the reason.
     pub fn sent(&mut self, asked: RawNanos, stamp: WallNanos) -> Result<RawNanos, Refusal> {
+        let sent = self.sent_at(asked, stamp);
+        self.note_refusal(sent)
+    }
+
+    fn sent_at(&mut self, asked: RawNanos, stamp: WallNanos) -> Result<RawNanos, Refusal> {
         let converted = self.convert(asked, stamp);
         let now = self.newest.map_or(asked, |newest| newest.before);
         match converted {
@@ -166,11 +175,29 @@ impl StampClock {
     ///
     /// # Errors
     /// If the kernel's stamp cannot be used, with the reason.
-    pub fn received(&self, earliest: RawNanos, stamp: WallNanos) -> Result<RawNanos, Refusal> {
+    pub fn received(&mut self, earliest: RawNanos, stamp: WallNanos) -> Result<RawNanos, Refusal> {
+        let received = self.received_at(earliest, stamp);
+        self.note_refusal(received)
+    }
+
+    fn received_at(&self, earliest: RawNanos, stamp: WallNanos) -> Result<RawNanos, Refusal> {
         let newest = self.newest.ok_or(Refusal::Unproven)?;
         let Converted { at, error_ns } = self.convert(earliest, stamp)?;
         self.check_proof(newest.before)?;
         Ok(RawNanos(at.0.saturating_add(error_ns)).min(newest.before))
+    }
+
+    fn note_refusal(&mut self, result: Result<RawNanos, Refusal>) -> Result<RawNanos, Refusal> {
+        if result.is_err() {
+            self.refused = self.newest.map(|newest| newest.before);
+        }
+        result
+    }
+
+    /// Whether stamps are believed at present: nearly all of them are.
+    pub fn is_believed(&self, now: RawNanos) -> bool {
+        let is_recent = |at: RawNanos| now.since_ns(at) <= nanos(DOUBT_FOR).cast_signed();
+        self.check_proof(now).is_ok() && !self.refused.is_some_and(is_recent)
     }
 
     fn convert(&self, earliest: RawNanos, stamp: WallNanos) -> Result<Converted, Refusal> {

@@ -16,7 +16,7 @@ use crate::mesh::flow_path::FlowPath;
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::offset::{Exchange, OffsetWindow};
-use crate::mesh::schedule::phase;
+use crate::mesh::schedule::{phase, to_round};
 use crate::mesh::stamp::extension::{
     HEADER_LENGTH, HMAC_TLV_LENGTH, Integrity, TYPE_HMAC, TYPE_LAGMESH, put_header, seal, seal_base, verify, verify_base, vouched,
 };
@@ -90,7 +90,7 @@ impl Peer {
         let flow = |index: u16| {
             let spread = mesh.interval * u32::from(index) / u32::from(mesh.flows.max(1));
             let due_ns = nanos(first + spread) % nanos(mesh.interval).max(1);
-            Flow::new(timing, now.raw, std::time::Duration::from_nanos(due_ns))
+            Flow::new(timing, now.raw, to_round(now.raw, std::time::Duration::from_nanos(due_ns)))
         };
         Peer {
             region: peer.0.clone(),
@@ -154,11 +154,6 @@ impl Peer {
             self.flows.iter_mut().for_each(Flow::on_stall);
         }
         self.tell(fates, now, out);
-    }
-
-    /// The flows on which something would be overdue by `now`: what waits to be read on them must be read before [`Peer::judge`].
-    pub fn overdue(&self, now: RawNanos) -> Vec<usize> {
-        (0..self.flows.len()).filter(|flow| self.flows[*flow].is_overdue(now)).collect()
     }
 
     /// All that had come by `read` has been read: what is overdue by then is overdue.
@@ -323,7 +318,7 @@ impl Peer {
         &mut self,
         flow: usize,
         Came { packet, stamp, hops }: Came<'_>,
-        (now, stamps): (Reading, &StampClock),
+        (now, stamps): (Reading, &mut StampClock),
         keys: Option<&MeshKeys>,
         out: &mut Vec<Observation>,
     ) -> Told {

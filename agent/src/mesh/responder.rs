@@ -1,31 +1,46 @@
 //! The reflector's socket. It answers from the very address that was asked: senders with connected sockets take no other.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use anyhow::Context as _;
 use lagmesh_model::time::RawNanos;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 
 use crate::mesh::engine::Arrival;
 use crate::mesh::reflector::{Origin, REQUEST_MAX};
-use crate::mesh::sender::Shared;
+use crate::mesh::shared::Shared;
 use crate::mesh::socket::{Received, begin_at_largest_hop_limit, receive, stamp_arrivals};
 
 /// The room that the reflector asks the kernel for [octets].
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How many requests are answered before others get their turn.
-const REFLECT_AT_ONCE: usize = 64;
+const REFLECT_AT_ONCE: usize = 256;
+
+/// Answers what comes to the reflector's socket.
+#[derive(Debug)]
+pub struct Responder {
+    socket: UdpSocket,
+    /// When nothing waited there last.
+    empty: Option<RawNanos>,
+}
+
+/// What was done about the requests that waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many were taken.
+    pub taken: usize,
+    /// Whether those were all.
+    pub all: bool,
+}
 
 /// Binds the reflector's socket.
 ///
 /// # Errors
 /// If the address is not ours or taken.
-pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket> {
+pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
     let open = || {
         let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
@@ -52,27 +67,32 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<std::net::UdpSocket>
     open().with_context(|| format!("listen for mesh packets on {listen} (UDP); see --mesh-listen"))
 }
 
-/// Answers requests for ever.
-///
-/// # Errors
-/// If the socket fails.
-pub async fn reflect(shared: &Shared, socket: &UdpSocket) -> anyhow::Result<()> {
-    let mut packet = [0; REQUEST_MAX + 1];
-    let mut empty = None;
-    loop {
-        socket.readable().await.context("wait for mesh packets")?;
-        for _ in 0..REFLECT_AT_ONCE {
+impl Responder {
+    /// Answers on this socket, which must not block.
+    pub fn new(socket: UdpSocket) -> Responder {
+        Responder { socket, empty: None }
+    }
+
+    /// Nothing waited at that moment.
+    pub fn nothing_waits(&mut self, at: RawNanos) {
+        self.empty = Some(at);
+    }
+
+    /// Answers the requests that wait, up to a bound.
+    pub fn answer_waiting(&mut self, shared: &Shared) -> Waiting {
+        let mut packet = [0; REQUEST_MAX + 1];
+        for taken in 0..REFLECT_AT_ONCE {
             let looked = shared.with(|_, now| now.raw);
-            match socket.try_io(Interest::READABLE, || receive(socket, &mut packet)) {
-                Ok(received) => reflect_one(shared, socket, &mut packet[..received.length], &received, empty),
+            match receive(&self.socket, &mut packet) {
+                Ok(received) => reflect_one(shared, &self.socket, &mut packet[..received.length], &received, self.empty),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    empty = Some(looked);
-                    break;
+                    self.empty = Some(looked);
+                    return Waiting { taken, all: true };
                 }
                 Err(error) => tracing::debug!(%error, "receive mesh packet"),
             }
         }
-        tokio::task::yield_now().await;
+        Waiting { taken: REFLECT_AT_ONCE, all: false }
     }
 }
 

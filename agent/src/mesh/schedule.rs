@@ -5,6 +5,8 @@ use std::time::Duration;
 use lagmesh_model::time::{RawNanos, nanos};
 use sha2::{Digest, Sha256};
 
+/// Probes leave and answers are taken in so often, many at once: each waking up costs more than a packet.
+pub const ROUND: Duration = Duration::from_millis(10);
 /// After a longer stall the schedule starts anew: attempts that nobody made are then no longer counted one by one.
 pub const SKIPS_MAX: u64 = 10;
 
@@ -52,9 +54,10 @@ impl Schedule {
         Some(Due { skipped: skipped.min(SKIPS_MAX), send, lateness: Duration::from_nanos(late_ns) })
     }
 
-    /// Starts anew after the clock itself did: the same distance to the next moment, at most.
+    /// Starts anew after the clock itself did, within one period: schedules that were apart stay apart.
     pub fn restart(&mut self, now: RawNanos) {
-        self.due = RawNanos(now.0 + self.period_ns);
+        let ahead_ns = (self.due.0 % self.period_ns + self.period_ns - now.0 % self.period_ns) % self.period_ns;
+        self.due = RawNanos(now.0 + if ahead_ns > 0 { ahead_ns } else { self.period_ns });
     }
 }
 
@@ -70,6 +73,12 @@ pub fn phase(names: &[&str], period: Duration) -> Duration {
     Duration::from_nanos(u64::from_be_bytes(first) % nanos(period).max(1))
 }
 
+/// A phase that ends with a round, so that all that is due then leaves together.
+pub fn to_round(now: RawNanos, phase: Duration) -> Duration {
+    let beyond_ns = (now.0 + nanos(phase)) % nanos(ROUND);
+    phase + Duration::from_nanos(if beyond_ns > 0 { nanos(ROUND) - beyond_ns } else { 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -77,6 +86,28 @@ mod tests {
     use super::*;
 
     const PERIOD: Duration = Duration::from_secs(1);
+
+    proptest! {
+        /// First moments lie on rounds, no earlier than asked for and by less than a round later, and whole periods keep them there; a
+        /// clock that begins anew keeps schedules as far apart as they were.
+        #[test]
+        fn rounds(now in 0_u64..1 << 50, phases_ns in proptest::array::uniform2(0_u64..1_000_000_000), new in 0_u64..1 << 50) {
+            let now = RawNanos(now);
+            let mut schedules = phases_ns.map(|phase_ns| {
+                let phase = to_round(now, Duration::from_nanos(phase_ns));
+                assert!(phase >= Duration::from_nanos(phase_ns) && phase < Duration::from_nanos(phase_ns) + ROUND);
+                Schedule::new(now, phase, PERIOD)
+            });
+            prop_assert!(schedules.iter().all(|schedule| schedule.next().0.is_multiple_of(nanos(ROUND))));
+            let apart = |schedules: &[Schedule; 2]| (schedules[0].next().since_ns(schedules[1].next())).rem_euclid(1_000_000_000);
+            let before = apart(&schedules);
+            schedules.iter_mut().for_each(|schedule| schedule.restart(RawNanos(new)));
+            prop_assert_eq!(apart(&schedules), before);
+            for schedule in &schedules {
+                prop_assert!(schedule.next() > RawNanos(new) && schedule.next().since_ns(RawNanos(new)) <= 1_000_000_000);
+            }
+        }
+    }
 
     fn at(ms: u64) -> RawNanos {
         RawNanos(ms * 1_000_000)

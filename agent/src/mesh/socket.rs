@@ -65,6 +65,8 @@ pub enum Queued {
         /// The kernel's stamp of that.
         stamp: WallNanos,
     },
+    /// A stamp without a time, or a router without a name.
+    Unclear,
 }
 
 /// Has the kernel stamp what comes in. Where it does not, stamps are missing, and user space makes its own.
@@ -128,42 +130,42 @@ pub fn receive(socket: &impl AsRawFd, packet: &mut [u8]) -> io::Result<Received>
 
 /// Empties a socket's queue of errors and transmit stamps, up to a bound.
 pub fn queued(socket: &impl AsRawFd) -> Vec<Queued> {
-    let mut found = Vec::new();
-    let mut control = [0; CONTROL_LENGTH];
-    for _ in 0..QUEUED_AT_ONCE {
-        let mut quoted = [0; 4];
-        let mut room = [IoSliceMut::new(&mut quoted)];
-        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let Ok(message) = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), flags) else { break };
-        let whole = message.bytes == 4;
-        let (mut error, mut stamp, mut offender) = (None, None, None);
-        for control in message.cmsgs().into_iter().flatten() {
-            match control {
-                ControlMessageOwned::ScmTimestampsns(stamps) => stamp = wall(stamps.system),
-                ControlMessageOwned::Ipv4RecvErr(told, from) => {
-                    error = Some(told);
-                    offender = from.map(|from| IpAddr::from(SockaddrIn::from(from).ip()));
-                }
-                ControlMessageOwned::Ipv6RecvErr(told, from) => {
-                    error = Some(told);
-                    offender = from.map(|from| IpAddr::from(SockaddrIn6::from(from).ip()).to_canonical());
-                }
-                _ => {}
+    (0..QUEUED_AT_ONCE).map_while(|_| next_queued(socket)).collect()
+}
+
+/// Takes the next of them, if there is one.
+pub fn next_queued(socket: &impl AsRawFd) -> Option<Queued> {
+    let (mut control, mut quoted) = ([0; CONTROL_LENGTH], [0; 4]);
+    let mut room = [IoSliceMut::new(&mut quoted)];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut room, Some(&mut control[..]), flags).ok()?;
+    let whole = message.bytes == 4;
+    let (mut error, mut stamp, mut offender) = (None, None, None);
+    for control in message.cmsgs().into_iter().flatten() {
+        match control {
+            ControlMessageOwned::ScmTimestampsns(stamps) => stamp = wall(stamps.system),
+            ControlMessageOwned::Ipv4RecvErr(told, from) => {
+                error = Some(told);
+                offender = from.map(|from| IpAddr::from(SockaddrIn::from(from).ip()));
             }
-        }
-        match error {
-            Some(told) if told.ee_origin == SO_EE_ORIGIN_TIMESTAMPING => {
-                found.extend(stamp.map(|stamp| Queued::Left { id: told.ee_data, stamp }));
+            ControlMessageOwned::Ipv6RecvErr(told, from) => {
+                error = Some(told);
+                offender = from.map(|from| IpAddr::from(SockaddrIn6::from(from).ip()).to_canonical());
             }
-            Some(told) if told.ee_errno.cast_signed() == EMSGSIZE => found.push(Queued::TooLong),
-            Some(told) if has_expired(&told) => found.extend(offender.map(|from| Queued::Expired { from })),
-            told => found.push(Queued::Error {
-                number: told.and_then(|told| i32::try_from(told.ee_errno).ok()),
-                sequence: whole.then(|| u32::from_be_bytes(quoted)),
-            }),
+            _ => {}
         }
     }
-    found
+    Some(match error {
+        Some(told) if told.ee_origin == SO_EE_ORIGIN_TIMESTAMPING => {
+            stamp.map_or(Queued::Unclear, |stamp| Queued::Left { id: told.ee_data, stamp })
+        }
+        Some(told) if told.ee_errno.cast_signed() == EMSGSIZE => Queued::TooLong,
+        Some(told) if has_expired(&told) => offender.map_or(Queued::Unclear, |from| Queued::Expired { from }),
+        told => Queued::Error {
+            number: told.and_then(|told| i32::try_from(told.ee_errno).ok()),
+            sequence: whole.then(|| u32::from_be_bytes(quoted)),
+        },
+    })
 }
 
 /// ICMP type 11 (RFC 792), `ICMPv6` type 3 (RFC 4443): time exceeded.

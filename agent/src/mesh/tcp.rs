@@ -11,9 +11,9 @@ use lagmesh_postgres::conninfo::{ConnInfo, Target};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::Host;
-use crate::mesh::sender::outcome_of;
 
 /// The database ports of a region's nodes that can be reached by TCP. A connection string is written for the agents of the node's
 /// own region: what is local to them would lead us to our own host, and is left out unless the peer's agent is local, too.

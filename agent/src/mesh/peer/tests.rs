@@ -82,7 +82,7 @@ impl World {
         self.peer.on_packet(
             flow,
             Came { packet, stamp: None, hops: Some(self.hop_limit) },
-            (now(ms), &self.stamps),
+            (now(ms), &mut self.stamps),
             self.keys.as_ref(),
             &mut self.out,
         )

@@ -1,31 +1,18 @@
+use std::net::UdpSocket;
 use std::sync::Arc;
+use std::time::Duration;
 
+use lagmesh_daemon::Clock;
+use lagmesh_model::fleet::Address;
 use lagmesh_model::state::StampSource;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
-use crate::measurement::Probe;
-use crate::mesh::responder::{bind_reflector, reflect};
+use crate::measurement::{Observation, Observations, Probe};
+use crate::mesh::finder::find;
+use crate::mesh::line::Ready;
+use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::testing::fleet;
-
-/// A change that did not fit into the queue is told again once it fits: a dead flow never stays alive by an accident.
-#[test]
-fn changes_are_told_until_they_are_heard() {
-    let clock = Clock::new();
-    let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
-    let engine = Engine::new(&Arc::new(fleet(&[("tcp = false", "tcp = false\nflows = 1")])), &oslo, &oslo_a, None, clock.now());
-    let (observations, mut queue) = Observations::queue(1);
-    let shared = Shared::new(engine, clock, observations);
-    for _ in 0..2 {
-        shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
-    }
-    let mut heard = || std::iter::from_fn(|| queue.try_recv().ok()).any(|said| matches!(said, Observation::Flow(_)));
-    assert!(!heard(), "only the first fate fitted");
-    shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
-    assert!(heard());
-    shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
-    assert!(!heard(), "heard, and not told again");
-}
 
 fn agent(region: &str, quiet: &str) -> (Shared, Receiver<Observation>) {
     let (clock, fleet) = (Clock::new(), Arc::new(fleet(&[("tcp = false", quiet)])));
@@ -39,47 +26,58 @@ fn answered(queue: &mut Receiver<Observation>) -> Vec<Probe> {
     std::iter::from_fn(|| queue.try_recv().ok()).filter_map(probe).filter(|probe| probe.rtt_ns.is_some()).collect()
 }
 
+/// Oslo's sockets towards a reflector at `target`, which is Tokyo's.
+async fn connect(oslo: &Shared, reflector: &UdpSocket) -> Lines {
+    let lines = Lines::new(1, reflector).unwrap();
+    let target = reflector.local_addr().unwrap();
+    let place = Address { host: target.ip().to_string(), port: target.port() };
+    find(oslo, &lines, 0, &place, target.ip()).await.unwrap();
+    lines
+}
+
 /// This thread is held up for a while, which is not the flow's fault: after a lost probe an answer that waits in the socket keeps the flow
 /// alive although it would be overdue by now, and by the kernel its round trip ends when it came and not when it was read.
 #[tokio::test]
 async fn what_waits_is_read_before_anything_is_overdue() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(socket) = bind_reflector(address.parse().unwrap()) else { continue };
-        let target = socket.local_addr().unwrap();
-        let reflector = UdpSocket::from_std(socket).unwrap();
+        let Ok(reflector) = bind_reflector(address.parse().unwrap()) else { continue };
         // No probe is due while this runs.
         let quiet = "tcp = false\nflows = 1\ninterval = \"60s\"\ngive_up = \"60s\"";
         let ((oslo, mut queue), (tokyo, _)) = (agent("oslo", quiet), agent("tokyo", quiet));
-        let place = Address { host: target.ip().to_string(), port: target.port() };
-        let connected = find(&oslo, 0, &place, target.ip(), None).await.unwrap().unwrap();
-        let line = &connected.flows[0];
-        let reflect_all = || async { timeout(Duration::from_millis(20), reflect(&tokyo, &reflector)).await.unwrap_err() };
+        let lines = connect(&oslo, &reflector).await;
+        let stolen = reflector.try_clone().unwrap();
+        let mut responder = Responder::new(reflector);
         let judge = || {
-            let read = catch_up(&oslo, 0, Some(&connected));
-            oslo.with(|engine, now| engine.due(0, read, now));
+            let read = oslo.with(|_, now| now.raw);
+            for one in lines.look().unwrap().0 {
+                if let Ready::Flow { peer, flow, queued } = one {
+                    assert!(take_in(&oslo, &lines, (peer, flow), queued), "{address}: all was read");
+                }
+            }
+            oslo.with(|engine, now| engine.due(read, true, now));
             oslo.with(|engine, _| engine.peers()[0].is_alive())
         };
+        let hold_up = || std::thread::sleep(Duration::from_millis(250));
 
-        send_one(&oslo, 0, 0, Some(line));
-        reflect_all().await;
-        std::thread::sleep(Duration::from_millis(250));
-        assert!(!judge(), "{address}: nothing is known yet, and an answer is overdue only after the deadline");
-        let mut packet = [0; REQUEST_MAX];
-        let received = receive_one(&line.socket, &mut packet).unwrap();
-        oslo.with(|engine, now| engine.on_packet(0, 0, came(&packet, &received), now));
+        send_probe(&oslo, &lines, 0, 0);
+        assert!(!judge(), "{address}: nothing is known yet");
+        assert_eq!(responder.answer_waiting(&tokyo).taken, 1);
+        hold_up();
         assert!(judge());
 
-        send_one(&oslo, 0, 0, Some(line));
-        reflector.readable().await.unwrap();
-        receive_one(&reflector, &mut packet).unwrap();
-        std::thread::sleep(Duration::from_millis(250));
+        send_probe(&oslo, &lines, 0, 0);
+        receive(&stolen, &mut [0; REQUEST_MAX]).unwrap();
+        hold_up();
         assert!(judge(), "{address}: one lost probe is loss, not death");
 
-        send_one(&oslo, 0, 0, Some(line));
-        reflect_all().await;
-        std::thread::sleep(Duration::from_millis(250));
+        send_probe(&oslo, &lines, 0, 0);
+        responder.answer_waiting(&tokyo);
+        hold_up();
         assert!(judge(), "{address}: the answer waited to be read");
-        for probe in answered(&mut queue) {
+        oslo.hand_over(oslo.clock.now().raw);
+        let answered = answered(&mut queue);
+        assert_eq!(answered.len(), 2);
+        for probe in answered {
             assert_eq!(probe.outcome, Outcome::InTime, "{address}");
             // On a busy machine a stamp of the kernel may come with too wide a reading of the clocks to be believed.
             let by_kernel = probe.stamps != Some(StampSource::User);
@@ -92,15 +90,30 @@ async fn what_waits_is_read_before_anything_is_overdue() {
 #[tokio::test]
 async fn probes_carry_the_dscp() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(socket) = bind_reflector(address.parse().unwrap()) else { continue };
-        let target = socket.local_addr().unwrap();
-        let reflector = UdpSocket::from_std(socket).unwrap();
+        let Ok(reflector) = bind_reflector(address.parse().unwrap()) else { continue };
         let (oslo, _) = agent("oslo", "tcp = false\nflows = 1\ndscp = 46");
-        let place = Address { host: target.ip().to_string(), port: target.port() };
-        let connected = find(&oslo, 0, &place, target.ip(), None).await.unwrap().unwrap();
-        send_one(&oslo, 0, 0, Some(&connected.flows[0]));
-        reflector.readable().await.unwrap();
-        let received = receive_one(&reflector, &mut [0; REQUEST_MAX]).unwrap();
+        let lines = connect(&oslo, &reflector).await;
+        send_probe(&oslo, &lines, 0, 0);
+        let received = receive(&reflector, &mut [0; REQUEST_MAX]).unwrap();
         assert_eq!(received.class, Some(46 << 2), "{address}");
     }
+}
+
+/// What waits at any socket is told of, and with it whether that is a packet or a stamp; waiting ends once there is something.
+#[tokio::test]
+async fn all_sockets_are_watched() {
+    let reflector = bind_reflector("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (oslo, _) = agent("oslo", "tcp = false\nflows = 2\ninterval = \"60s\"");
+    let lines = connect(&oslo, &reflector).await;
+    assert_eq!(lines.look().unwrap(), (Vec::new(), true));
+    lines.wait(Duration::from_millis(1)).unwrap();
+    send_probe(&oslo, &lines, 0, 1);
+    lines.wait(Duration::from_secs(60)).unwrap();
+    assert_eq!(lines.look().unwrap().0, [Ready::Reflector]);
+    let mut responder = Responder::new(reflector);
+    let (tokyo, _) = agent("tokyo", "tcp = false");
+    assert_eq!(responder.answer_waiting(&tokyo).taken, 1);
+    assert_eq!(lines.look().unwrap().0, [Ready::Flow { peer: 0, flow: 1, queued: false }]);
+    assert!(take_in(&oslo, &lines, (0, 1), false));
+    assert_eq!(lines.look().unwrap(), (Vec::new(), true));
 }

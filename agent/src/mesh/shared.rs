@@ -1,0 +1,158 @@
+//! What the parts of the mesh thread share: the engine, the clock, and what was observed and not handed over yet.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use lagmesh_daemon::Clock;
+use lagmesh_model::time::{RawNanos, Reading, nanos};
+use tokio::sync::Notify;
+
+use crate::measurement::{Observation, Observations, Probe};
+use crate::mesh::engine::Engine;
+
+/// Observations are handed over so often, unless one of them is a change: each handing over wakes another thread.
+const HAND_OVER_EVERY: Duration = Duration::from_millis(100);
+/// So many are handed over at once, however young they are.
+const PENDING_MAX: usize = 1024;
+
+/// What the futures of the mesh thread share.
+#[derive(Debug)]
+pub struct Shared {
+    engine: RefCell<Engine>,
+    pub(super) clock: Clock,
+    observations: Observations,
+    pending: RefCell<Vec<Observation>>,
+    /// Whether something that is pending must not wait.
+    urgent: Cell<bool>,
+    handed_over: Cell<RawNanos>,
+    /// Rung when an announcement came.
+    pub news: Notify,
+}
+
+impl Shared {
+    /// Shares an engine.
+    pub fn new(engine: Engine, clock: Clock, observations: Observations) -> Shared {
+        let handed_over = Cell::new(clock.now().raw);
+        Shared {
+            engine: RefCell::new(engine),
+            clock,
+            observations,
+            pending: RefCell::default(),
+            urgent: Cell::default(),
+            handed_over,
+            news: Notify::new(),
+        }
+    }
+
+    /// Does something with the engine now; what it observed waits for [`Shared::hand_over`].
+    pub fn with<T>(&self, act: impl FnOnce(&mut Engine, Reading) -> T) -> T {
+        let mut engine = self.engine.borrow_mut();
+        let reading = self.clock.bracket();
+        engine.note(reading);
+        let result = act(&mut engine, reading.into());
+        let mut pending = self.pending.borrow_mut();
+        for observation in engine.observations() {
+            log(&observation);
+            self.urgent.set(self.urgent.get() || is_change(&observation));
+            pending.push(observation);
+        }
+        if engine.has_news() {
+            self.news.notify_one();
+        }
+        result
+    }
+
+    /// Hands over what was observed, if it has waited for long enough.
+    pub fn hand_over(&self, now: RawNanos) {
+        let waited = now.since_ns(self.handed_over.get()) >= nanos(HAND_OVER_EVERY).cast_signed();
+        if waited || self.urgent.get() || self.pending.borrow().len() >= PENDING_MAX {
+            self.handed_over.set(now);
+            self.hand_over_now();
+        }
+    }
+
+    fn hand_over_now(&self) {
+        let mut unheard = false;
+        for observation in self.pending.borrow_mut().drain(..) {
+            let is_change = is_change(&observation);
+            unheard |= !self.observations.tell(observation) && is_change;
+        }
+        self.urgent.set(false);
+        if unheard {
+            self.engine.borrow_mut().say_again();
+        }
+    }
+}
+
+fn is_change(observation: &Observation) -> bool {
+    matches!(observation, Observation::Flow(_))
+}
+
+/// Whoever wants each single round-trip time finds it in the log, at level `trace`; routes are kept there in any case.
+fn log(observation: &Observation) {
+    match observation {
+        Observation::Probe(Probe { peer, outcome, rtt_ns, at, .. }) => {
+            tracing::trace!(peer = %peer, outcome = outcome.as_str(), rtt_ns, wall_ns = at.wall.0, "probe");
+        }
+        Observation::Route(flow, route) => {
+            tracing::info!(peer = %flow.agent, flow = flow.index, cause = %route.cause, reached = route.reached, %route, "route");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lagmesh_model::state::Outcome;
+
+    use super::*;
+    use crate::mesh::testing::fleet;
+
+    /// A change that did not fit into the queue is told again once it fits: a dead flow never stays alive by an accident.
+    #[test]
+    fn changes_are_told_until_they_are_heard() {
+        let clock = Clock::new();
+        let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
+        let fleet = Arc::new(fleet(&[("tcp = false", "tcp = false\nflows = 1")]));
+        let engine = Engine::new(&fleet, &oslo, &oslo_a, None, clock.now());
+        let (observations, mut queue) = Observations::queue(1);
+        let shared = Shared::new(engine, clock, observations);
+        for _ in 0..2 {
+            shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
+        }
+        shared.hand_over_now();
+        let mut heard = || std::iter::from_fn(|| queue.try_recv().ok()).any(|said| matches!(said, Observation::Flow(_)));
+        assert!(!heard(), "only the first fate fitted");
+        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
+        shared.hand_over_now();
+        assert!(heard());
+        shared.with(|engine, now| engine.on_error(0, 0, Outcome::SendError, None, now));
+        shared.hand_over_now();
+        assert!(!heard(), "heard, and not told again");
+    }
+
+    /// What is no change waits, and is handed over together with one.
+    #[test]
+    fn observations_are_handed_over_together() {
+        let clock = Clock::new();
+        let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
+        let engine = Engine::new(&Arc::new(fleet(&[])), &oslo, &oslo_a, None, clock.now());
+        let (observations, mut queue) = Observations::queue(100);
+        let shared = Shared::new(engine, clock, observations);
+        let begun = shared.handed_over.get();
+        shared.pending.borrow_mut().push(Observation::Lateness(Duration::ZERO));
+        shared.hand_over(begun.after(HAND_OVER_EVERY / 2));
+        assert!(queue.try_recv().is_err());
+        for _ in 0..2 {
+            shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
+        }
+        shared.hand_over(begun.after(HAND_OVER_EVERY / 2));
+        assert!(matches!(queue.try_recv(), Ok(Observation::Lateness(_))));
+        assert!(std::iter::from_fn(|| queue.try_recv().ok()).any(|said| is_change(&said)));
+        shared.pending.borrow_mut().push(Observation::Lateness(Duration::ZERO));
+        shared.hand_over(begun.after(HAND_OVER_EVERY * 2));
+        assert!(queue.try_recv().is_ok());
+    }
+}
