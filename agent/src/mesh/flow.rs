@@ -245,10 +245,9 @@ impl Flow {
         self.alive = None;
     }
 
-    /// Whether [`Flow::on_tick`] would find anything: what waits to be read must be read before.
-    pub fn is_overdue(&self, now: RawNanos) -> bool {
-        let given_up = |sent: &Sent| now.since_ns(sent.at) > nanos(self.timing.give_up).cast_signed();
-        self.outstanding.front().is_some_and(given_up) || self.newly_overdue_after(now).is_some()
+    /// Whether an answer is overdue, and none came since.
+    pub fn misses_answer(&self) -> bool {
+        self.overdue > 0
     }
 
     /// All that had come by `now` has been read: gives up probes and notices overdue ones.

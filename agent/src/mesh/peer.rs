@@ -24,6 +24,8 @@ use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, Reply, Request, Times
 use crate::mesh::survey::{Errand, SESSION_PROBES, SURVEY_MAX, Survey, headers_length, is_survey};
 use crate::mesh::tlv::{self, AgentHash, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
 
+/// So many flows that all miss an answer are a cut.
+const CUT_FLOWS_MIN: usize = 8;
 /// The longest packet of ours [octets].
 pub const PACKET_MAX: usize = Mesh::PACKET_LENGTH_WITH_KEY;
 /// What follows the base packet, but for the HMAC [octets].
@@ -419,10 +421,20 @@ impl Peer {
         self.refused_at.is_some_and(|at| now.since_ns(at) <= counts_ns)
     }
 
+    /// Whether every flow misses an answer and none came since: of so many flows not one gets through, which one lost packet each does
+    /// not explain. A single flow is not called dead as soon.
+    fn is_cut(&self) -> bool {
+        self.flows.len() >= CUT_FLOWS_MIN && self.flows.iter().all(Flow::misses_answer)
+    }
+
     fn say_changes(&mut self, now: Reading, out: &mut Vec<Observation>) {
-        let (refuses, say_again) = (self.refuses(now.raw), std::mem::take(&mut self.say_again));
+        let (refuses, cut, say_again) = (self.refuses(now.raw), self.is_cut(), std::mem::take(&mut self.say_again));
         for (index, (flow, said)) in (0_u16..).zip(self.flows.iter().zip(&mut self.said)) {
-            let alive = if refuses { None } else { flow.alive() };
+            let alive = match flow.alive() {
+                _ if refuses => None,
+                Some(_) if cut => Some(false),
+                alive => alive,
+            };
             if alive == Some(false) && alive != *said {
                 self.survey.wish_route(usize::from(index), RouteCause::Dead, now.raw);
             }

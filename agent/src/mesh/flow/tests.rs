@@ -213,23 +213,6 @@ fn kernel_stamps_of_the_sending() {
     assert_eq!(flow.on_answer(&answer(third, 2000, 2020, false)), settled(19, 2001, StampSource::User));
 }
 
-/// Looking whether something is overdue tells exactly whether the tick finds something.
-#[test]
-fn overdue_is_what_the_tick_finds() {
-    let mut flow = flow();
-    send(&mut flow, 0);
-    send(&mut flow, 1000);
-    let mut found = Vec::new();
-    for ms in (0..12_000).step_by(100) {
-        let expected = flow.is_overdue(at(ms));
-        let before = flow.overdue;
-        let fates = tick(&mut flow, ms);
-        assert_eq!(expected, flow.overdue != before || !fates.is_empty(), "{ms}");
-        found.extend(expected.then_some(ms));
-    }
-    assert_eq!(found, [1100, 2100, 10_100, 11_100]);
-}
-
 proptest! {
     /// Whatever happens, each attempt has exactly one fate: attempts = fates + those still out; and no round trip is zero.
     #[test]

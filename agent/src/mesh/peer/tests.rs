@@ -34,7 +34,11 @@ fn tokyo(ms: u64) -> Reading {
 
 impl World {
     fn new(keys: Option<MeshKeys>) -> World {
-        let fleet = fleet(&[("tcp = false", "tcp = false\nflows = 2")]);
+        World::of_flows(2, keys)
+    }
+
+    fn of_flows(flows: u16, keys: Option<MeshKeys>) -> World {
+        let fleet = fleet(&[("tcp = false", &format!("tcp = false\nflows = {flows}"))]);
         let (oslo, tokyo) = ("oslo".parse().unwrap(), "tokyo".parse().unwrap());
         let (oslo_a, tokyo_a) = ("oslo-a".parse().unwrap(), "tokyo-a".parse().unwrap());
         let mut directory = Directory::new(&fleet, &tokyo);
@@ -220,6 +224,25 @@ fn a_flow_dies_alone() {
     assert_eq!(changes(&mut world), [(1, Some(false))]);
     run(&mut world, 8..10, |_, _| true);
     assert_eq!(changes(&mut world), [(1, Some(true))]);
+}
+
+/// Once every one of many flows misses an answer all are dead, sooner than each would be by itself; one answer shows that the peer can be
+/// reached, and then each flow speaks for itself again.
+#[test]
+fn a_cut_is_seen_by_all_flows_together() {
+    let mut world = World::of_flows(8, None);
+    run(&mut world, 0..5, |_, _| true);
+    world.out.clear();
+    run(&mut world, 5..6, |flow, _| flow == 3);
+    assert_eq!(changes(&mut world), [], "who misses one answer each while one gets through is not dead");
+    run(&mut world, 6..9, |_, _| true);
+    for ms in (9_000..10_300).step_by(10) {
+        world.send(ms);
+    }
+    let dead = changes(&mut world);
+    assert_eq!(dead, (0..8).map(|flow| (flow, Some(false))).collect::<Vec<_>>(), "within an interval and an answer's patience");
+    run(&mut world, 11..12, |flow, _| flow == 3);
+    assert!(changes(&mut world).contains(&(3, Some(true))));
 }
 
 /// While the peer's host refuses, nothing is known about any flow: nobody is called dead. Silence after that is death.
