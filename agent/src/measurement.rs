@@ -65,7 +65,8 @@ pub struct Probe {
     pub kind: ProbeKind,
     /// What became of it.
     pub outcome: Outcome,
-    /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`.
+    /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`, and not for a probe of the mesh whose
+    /// answer nobody stamped when it came.
     pub rtt_ns: Option<u64>,
     /// What made the stamps of its sending and its return; only for answered probes of the mesh.
     pub stamps: Option<StampSource>,

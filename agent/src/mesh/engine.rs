@@ -365,7 +365,7 @@ mod tests {
             let accepted = tokyo.check(&packet, Origin { source: sender, hops: None, class: None }, arrival, read).unwrap();
             tokyo.answer(&accepted, &mut packet, reading(24_050));
             let read = note(&mut oslo, 49_000);
-            oslo.on_packet(0, 0, Came { packet: &packet, stamp: Some(reading(44_050).wall), hops: None }, read);
+            oslo.on_packet(0, 0, Came { packet: &packet, stamp: Some(reading(44_050).wall), hops: None, prompt: false }, read);
             let answered =
                 oslo.observations().find_map(|said| if let Observation::Probe(probe) = said { Some(probe) } else { None });
             let answered = answered.unwrap();

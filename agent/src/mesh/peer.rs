@@ -56,6 +56,8 @@ pub struct Came<'p> {
     pub stamp: Option<WallNanos>,
     /// The hop limit with which it arrived, if that is known.
     pub hops: Option<u8>,
+    /// Whether it was taken in as soon as it came: else it may have waited until the next round.
+    pub prompt: bool,
 }
 
 /// One peer agent.
@@ -319,7 +321,7 @@ impl Peer {
     pub fn on_packet(
         &mut self,
         flow: usize,
-        Came { packet, stamp, hops }: Came<'_>,
+        Came { packet, stamp, hops, prompt }: Came<'_>,
         (now, stamps): (Reading, &mut StampClock),
         keys: Option<&MeshKeys>,
         out: &mut Vec<Observation>,
@@ -343,6 +345,8 @@ impl Peer {
         let reflected = clock.map(|clock| Reflected { run: clock.epoch.0, number: reply.sequence });
         let answer = Answer { sequence, echo: reply.sender_timestamp, dwell_ns, at, at_by_kernel, reflected };
         let (fate, sent, stamps) = match self.flows[flow].on_answer(&answer) {
+            // Without a stamp of the kernel only who was waiting for it knows how long it took.
+            Settled::Fate { fate, sent, stamps } if !at_by_kernel && !prompt => (Fate { rtt_ns: None, ..fate }, sent, stamps),
             Settled::Fate { fate, sent, stamps } => (fate, sent, stamps),
             Settled::Duplicate => return unwanted("duplicate", out),
             Settled::NotAwaited => return unwanted("not-awaited", out),

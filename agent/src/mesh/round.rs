@@ -29,6 +29,8 @@ struct Rounds {
     /// All that had come by then has been read.
     read: RawNanos,
     judged: RawNanos,
+    /// Whether this round began as soon as something came.
+    prompt: bool,
 }
 
 /// How much a round had to do.
@@ -46,19 +48,19 @@ enum Load {
 /// If the kernel refuses to say which sockets have something.
 pub async fn go_round(shared: &Shared, lines: &Lines, responder: &mut Responder) -> anyhow::Result<()> {
     let begun = shared.with(|_, now| now.raw);
-    let mut rounds = Rounds { read: begun, judged: begun };
+    let mut rounds = Rounds { read: begun, judged: begun, prompt: false };
     loop {
         match rounds.round(shared, lines, responder)? {
             Load::Left => tokio::task::yield_now().await,
             Load::Busy => sleep(SOON).await,
-            Load::Usual => pause(shared, lines).await?,
+            Load::Usual => rounds.prompt = pause(shared, lines).await?,
         }
     }
 }
 
 /// Sleeps until the next round, or until something comes where that must not wait. Then this thread really waits: that is no longer
-/// than a round, and its other parts can.
-async fn pause(shared: &Shared, lines: &Lines) -> anyhow::Result<()> {
+/// than a round, and its other parts can. Says whether it was so.
+async fn pause(shared: &Shared, lines: &Lines) -> anyhow::Result<bool> {
     let (until_next, eager) = shared.with(|engine, now| {
         let passed_ns = now.raw.0 % nanos(ROUND);
         (Duration::from_nanos(nanos(ROUND) - passed_ns), engine.is_eager(now.raw))
@@ -69,7 +71,7 @@ async fn pause(shared: &Shared, lines: &Lines) -> anyhow::Result<()> {
     } else {
         sleep(until_next).await;
     }
-    Ok(())
+    Ok(eager)
 }
 
 impl Rounds {
@@ -80,7 +82,7 @@ impl Rounds {
         // Answers first: requests may wait, their answers say for how long.
         for one in &ready {
             if let Ready::Flow { peer, flow, queued } = *one {
-                all &= take_in(shared, lines, (peer, flow), queued);
+                all &= take_in(shared, lines, (peer, flow), queued, self.prompt);
             }
         }
         if all {

@@ -6,7 +6,7 @@ use lagmesh_model::time::{RawNanos, nanos};
 use sha2::{Digest, Sha256};
 
 /// Probes leave and answers are taken in so often, many at once: each waking up costs more than a packet.
-pub const ROUND: Duration = Duration::from_millis(10);
+pub const ROUND: Duration = Duration::from_millis(20);
 /// After a longer stall the schedule starts anew: attempts that nobody made are then no longer counted one by one.
 pub const SKIPS_MAX: u64 = 10;
 

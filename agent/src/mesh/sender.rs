@@ -19,8 +19,9 @@ use crate::mesh::survey::{Errand, SURVEY_MAX};
 /// than can be out.
 const PACKETS_AT_ONCE: usize = 1024;
 
-/// Takes in what waits at the socket of a flow, stamps and errors first; says whether that was all.
-pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), errors: bool) -> bool {
+/// Takes in what waits at the socket of a flow, stamps and errors first, `prompt` if that is as soon as it came; says whether that was
+/// all.
+pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), errors: bool, prompt: bool) -> bool {
     let connected = lines.of(peer);
     let Some(line) = connected.as_ref().and_then(|connected| connected.flows.get(flow)) else { return true };
     if errors {
@@ -33,7 +34,8 @@ pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), err
     for _ in 0..PACKETS_AT_ONCE {
         match receive(&line.socket, &mut packet) {
             Ok(received) => {
-                let came = Came { packet: &packet[..received.length], stamp: received.stamp, hops: received.hops };
+                let packet = &packet[..received.length];
+                let came = Came { packet, stamp: received.stamp, hops: received.hops, prompt };
                 shared.with(|engine, now| engine.on_packet(peer, flow, came, now));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,

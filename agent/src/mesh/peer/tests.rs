@@ -19,6 +19,8 @@ struct World {
     out: Vec<Observation>,
     /// The hop limit with which its answers arrive.
     hop_limit: u8,
+    /// Whether its answers are taken in as soon as they come.
+    prompt: bool,
 }
 
 const THETA_NS: u64 = 5_000_000_000;
@@ -51,6 +53,7 @@ impl World {
             stamps: StampClock::default(),
             out: Vec::new(),
             hop_limit: 250,
+            prompt: true,
         }
     }
 
@@ -85,7 +88,7 @@ impl World {
         self.peer.wake(now(ms), &mut self.out);
         self.peer.on_packet(
             flow,
-            Came { packet, stamp: None, hops: Some(self.hop_limit) },
+            Came { packet, stamp: None, hops: Some(self.hop_limit), prompt: self.prompt },
             (now(ms), &mut self.stamps),
             self.keys.as_ref(),
             &mut self.out,
@@ -165,6 +168,27 @@ fn what_an_answer_says_of_the_path() {
         assert!(forward.contains(30_000_000) && backward.contains(40_000_000), "{path:?}");
         assert!(forward.width_ns() < 71_000_000);
         assert_eq!(path.hops, Directed { forward: None, backward: Some(5) });
+    }
+}
+
+/// What may have waited until the next round, and was not stamped by the kernel, was answered, but nobody knows after how long.
+#[test]
+fn no_round_trip_time_without_a_stamp() {
+    for prompt in [true, false] {
+        let mut world = World::new(None);
+        world.prompt = prompt;
+        let (sent_ms, flow, packet) = first(&mut world);
+        let reply = world.reflect(&packet, sent_ms + 30);
+        assert!(world.receive(flow, &reply, sent_ms + 61).recognised);
+        let fates: Vec<_> = world
+            .out
+            .iter()
+            .filter_map(
+                |said| if let Observation::Probe(probe) = said { Some((probe.outcome, probe.rtt_ns.is_some())) } else { None },
+            )
+            .collect();
+        assert_eq!(fates, [(Outcome::InTime, prompt)]);
+        assert!(world.peer.is_alive());
     }
 }
 
