@@ -101,7 +101,9 @@ mod tests {
             prop_assert!(schedules.iter().all(|schedule| schedule.next().0.is_multiple_of(nanos(ROUND))));
             let apart = |schedules: &[Schedule; 2]| (schedules[0].next().since_ns(schedules[1].next())).rem_euclid(1_000_000_000);
             let before = apart(&schedules);
-            schedules.iter_mut().for_each(|schedule| schedule.restart(RawNanos(new)));
+            for schedule in &mut schedules {
+                schedule.restart(RawNanos(new));
+            }
             prop_assert_eq!(apart(&schedules), before);
             for schedule in &schedules {
                 prop_assert!(schedule.next() > RawNanos(new) && schedule.next().since_ns(RawNanos(new)) <= 1_000_000_000);
