@@ -50,6 +50,7 @@ library! {
     delayed_cascade = "delayed-cascade",
     logical_one_way = "logical-one-way",
     longest_packet_and_route = "longest-packet-and-route",
+    stalled_host = "stalled-host",
     spool_disk_full = "spool-disk-full",
     hub_plan = "hub-plan",
     kernel_stamps_of_another_clock = "kernel-stamps-of-another-clock",
