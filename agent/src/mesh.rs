@@ -51,6 +51,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::{Clock, Progress, Shutdown, Supervisor};
 use lagmesh_model::fleet::{Address, Fleet};
 use lagmesh_model::ids::{AgentName, RegionName};
+use rustix::process::setpriority_process;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -65,6 +66,9 @@ use crate::mesh::shared::Shared;
 
 /// How often the view is published, unless there is an announcement.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+
+/// The niceness of the mesh's thread, which needs little time, but in time.
+const NICE: i32 = -10;
 
 /// What the mesh needs.
 #[derive(Debug)]
@@ -99,6 +103,10 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
     let (views, published) = watch::channel(Arc::new(PeerView::default()));
     let shutdown = supervisor.shutdown();
     supervisor.spawn_thread("mesh", move || {
+        // On a busy host probes must not be late. Who may not ask for that goes on like everybody else.
+        if let Err(error) = setpriority_process(None, NICE) {
+            tracing::debug!(%error, "the mesh thread runs at the usual priority");
+        }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
         let ended = runtime.block_on(run(context, socket, &views, &shutdown));
