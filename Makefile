@@ -2,13 +2,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh soak release
+.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh soak fuzz release
 
 DEMO_SECONDS ?=
 FILE ?=
 BENCH_SECONDS ?=
 BENCH_ONLY ?=
 SOAK_SECONDS ?=
+FUZZ_SECONDS ?= 60
 
 help: ## List the entries
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +68,12 @@ soak: ## Ten million probes without a loss, and whether memory grows (about 25 m
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
+
+fuzz: ## Fuzz the parsers of mesh packets for FUZZ_SECONDS=60 per target; needs a nightly toolchain and cargo-fuzz
+	@cargo fuzz --version >/dev/null || { echo 'fuzz: cargo-fuzz is missing: cargo install --locked cargo-fuzz' >&2; exit 1; }
+	@cd agent; for target in reflector peer tlv; do \
+	echo "fuzz: $$target for $(FUZZ_SECONDS) s; what is found stays in agent/fuzz/found/$$target"; mkdir -p fuzz/found/$$target; \
+	cargo +nightly fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=1600 -print_final_stats=1; done
 
 release:
 	@echo 'release: building in release mode (some minutes the first time)'

@@ -5,6 +5,7 @@
 //! (of losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
 //! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`round`] over
 //! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`] and [`tcp`].
+//! `fuzzing` holds what the fuzz targets run.
 
 pub mod budget;
 pub mod bulletin;
@@ -13,6 +14,8 @@ pub mod engine;
 pub mod finder;
 pub mod flow;
 pub mod flow_path;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod hearing;
 pub mod icmp;
 pub mod kernel;
@@ -33,7 +36,8 @@ pub mod socket;
 pub mod stamp;
 pub mod survey;
 pub mod tcp;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "the fuzz targets take a part of it"))]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

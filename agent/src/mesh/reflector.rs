@@ -107,6 +107,12 @@ impl Reflector {
         self.claim = claim;
     }
 
+    /// How many sources have a budget, and how many sessions are counted.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn remembered(&self) -> (usize, usize) {
+        (self.limiter.len(), self.sessions.len())
+    }
+
     /// Decides whether a request is answered.
     ///
     /// # Errors

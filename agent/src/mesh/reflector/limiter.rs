@@ -48,6 +48,12 @@ impl Limiter {
         *bucket = Bucket { filled_ns: left_ns.unwrap_or(filled_ns), at: now };
         left_ns.map(drop).ok_or(Drop::RateLimited)
     }
+
+    /// How many sources have one.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn len(&self) -> usize {
+        self.sources.len()
+    }
 }
 
 impl Bucket {

@@ -71,7 +71,7 @@ impl Sessions {
     }
 
     /// How many are counted.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn len(&self) -> usize {
         self.configured.len() + self.strangers.len()
     }
