@@ -83,4 +83,17 @@ if [ "$goal" = test ] && ! cargo deny --version >/dev/null 2>&1; then
   fi
   rm -f "$log"
 fi
+
+# Another implementation of STAMP, to measure against. Where it cannot be had, the tests against it are skipped by name.
+tools=$(dirname "$0")/../build/tools
+if [ "$goal" = test ] && [ ! -x "$tools/bin/stamp-suite" ]; then
+  echo "setup: installing stamp-suite into build/tools (a few minutes)"
+  log=$(mktemp)
+  if cargo install --quiet --locked stamp-suite --version 1.0.0 --root "$tools" >"$log" 2>&1; then
+    rm -f "$log"
+  else
+    tail -n 5 "$log" >&2
+    echo "setup: goes on without stamp-suite; the whole output is in $log"
+  fi
+fi
 echo "setup: everything for '$goal' is here"
