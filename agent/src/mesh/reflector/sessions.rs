@@ -12,6 +12,10 @@ pub(super) const SESSIONS_MAX: usize = 8192;
 /// A session that was silent for so long is forgotten when room is needed.
 const SESSION_IDLE: Duration = Duration::from_secs(60);
 
+/// How often a full table is searched for sessions that may be forgotten: it takes long, and a flood of new ones would ask for it with
+/// each of its packets.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// Which session: its sender and the identifier that it chose (RFC 8972, section 3). Our own end is one and the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SessionKey {
@@ -41,16 +45,26 @@ struct Session {
 /// All sessions.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    configured: HashMap<SessionKey, Session>,
-    strangers: HashMap<SessionKey, Session>,
+    configured: Table,
+    strangers: Table,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    sessions: HashMap<SessionKey, Session>,
+    swept: Option<RawNanos>,
 }
 
 impl Sessions {
     /// A request came. Without room its session is not counted.
     pub(super) fn receive(&mut self, key: SessionKey, now: RawNanos) {
-        let sessions = self.table(key);
+        let Table { sessions, swept } = self.table(key);
         if sessions.len() >= SESSIONS_MAX && !sessions.contains_key(&key) {
-            sessions.retain(|_, session| now.since_ns(session.newest) < nanos(SESSION_IDLE).cast_signed());
+            let since = swept.and_then(|swept| now.checked_since(swept));
+            if since.is_none_or(|since| since >= SWEEP_EVERY) {
+                *swept = Some(now);
+                sessions.retain(|_, session| now.since_ns(session.newest) < nanos(SESSION_IDLE).cast_signed());
+            }
             if sessions.len() >= SESSIONS_MAX {
                 return;
             }
@@ -63,7 +77,7 @@ impl Sessions {
 
     /// An answer is made at `wall`: what it tells. `None` if the session is not counted.
     pub(super) fn answer(&mut self, key: SessionKey, wall: WallNanos) -> Option<Counts> {
-        let session = self.table(key).get_mut(&key)?;
+        let session = self.table(key).sessions.get_mut(&key)?;
         let told = session.counts;
         session.counts.previous = Some((told.answered, wall));
         session.counts.answered = told.answered.wrapping_add(1);
@@ -73,10 +87,10 @@ impl Sessions {
     /// How many are counted.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn len(&self) -> usize {
-        self.configured.len() + self.strangers.len()
+        self.configured.sessions.len() + self.strangers.sessions.len()
     }
 
-    fn table(&mut self, key: SessionKey) -> &mut HashMap<SessionKey, Session> {
+    fn table(&mut self, key: SessionKey) -> &mut Table {
         if key.configured { &mut self.configured } else { &mut self.strangers }
     }
 }

@@ -381,6 +381,28 @@ fn tables_are_bounded() {
     assert_eq!(sessions.len(), 3);
 }
 
+/// A full table is searched for what may go once a second, not for each packet of a flood.
+#[test]
+fn full_tables_are_searched_seldom() {
+    let mut sessions = Sessions::default();
+    let session = |n: usize| SessionKey {
+        source: SocketAddr::new([10, 0, 0, 1].into(), 1),
+        identifier: u16::try_from(n).unwrap(),
+        configured: false,
+    };
+    let mut ask = |n, ms| {
+        sessions.receive(session(n), now(ms).raw);
+        sessions.len()
+    };
+    for n in 0..SESSIONS_MAX {
+        ask(n, 0);
+    }
+    // None may go yet; then all may, but the table was searched just now.
+    assert_eq!(ask(SESSIONS_MAX, 59_900), SESSIONS_MAX);
+    assert_eq!(ask(SESSIONS_MAX, 60_001), SESSIONS_MAX);
+    assert_eq!(ask(SESSIONS_MAX, 60_900), 1);
+}
+
 proptest! {
     /// Whatever is changed in a packet or cut off it, nothing panics and no answer is longer than its request.
     #[test]
