@@ -44,10 +44,10 @@ pub enum Observation {
     IcmpSocket(RegionName, IcmpSocket),
     /// Our own timer sent a probe this late.
     Lateness(Duration),
-    /// A mesh packet was dropped unanswered, for this reason.
-    MeshDropped(&'static str),
-    /// A stamp of the kernel could not be used, for this reason.
-    StampRefused(&'static str),
+    /// So many mesh packets were dropped unanswered, for this reason.
+    MeshDropped(&'static str, u64),
+    /// So many stamps of the kernel could not be used, for this reason.
+    StampRefused(&'static str, u64),
     /// Two clock intervals had no point in common.
     ClockContradiction(AgentName),
     /// News about a node.

@@ -157,6 +157,7 @@ async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>, progress
         let view = shared.with(|engine, now| {
             progress.mark(now);
             engine.claim(shared.clock.claim());
+            engine.tell_counts();
             engine.view(now.raw)
         });
         if let Some(view) = view {

@@ -55,6 +55,9 @@ pub struct Engine {
     bulletins: BTreeMap<RegionName, Bulletin>,
     heard: bool,
     news: bool,
+    /// Requests dropped and stamps of requests refused that nobody was told of yet, by reason.
+    dropped: BTreeMap<&'static str, u64>,
+    refused: BTreeMap<&'static str, u64>,
     out: Vec<Observation>,
 }
 
@@ -81,6 +84,8 @@ impl Engine {
             bulletins: fleet.peers_of(region).map(|peer| (peer.name.clone(), Bulletin::default())).collect(),
             heard: false,
             news: false,
+            dropped: BTreeMap::new(),
+            refused: BTreeMap::new(),
             out: Vec::new(),
         }
     }
@@ -239,7 +244,7 @@ impl Engine {
                 Some(accepted)
             }
             Err(reason) => {
-                self.out.push(Observation::MeshDropped(reason.as_str()));
+                *self.dropped.entry(reason.as_str()).or_default() += 1;
                 None
             }
         }
@@ -251,7 +256,7 @@ impl Engine {
         match self.stamps.received(empty, stamp) {
             Ok(raw) => Reading { raw, wall: stamp, ..now },
             Err(refusal) => {
-                self.out.push(Observation::StampRefused(refusal.as_str()));
+                *self.refused.entry(refusal.as_str()).or_default() += 1;
                 now
             }
         }
@@ -271,6 +276,14 @@ impl Engine {
             self.hearing.forget();
             self.heard = true;
         }
+    }
+
+    /// Says how many requests were dropped since the last call: together, for a flood must not crowd out what else was observed.
+    pub fn tell_counts(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped).into_iter();
+        let refused = std::mem::take(&mut self.refused).into_iter();
+        self.out.extend(dropped.map(|(reason, count)| Observation::MeshDropped(reason, count)));
+        self.out.extend(refused.map(|(reason, count)| Observation::StampRefused(reason, count)));
     }
 
     /// Whether an announcement came that nobody was told of yet.
@@ -318,6 +331,24 @@ mod tests {
         engine.due(now.raw, true, Reading { epoch: Epoch(2), ..now });
         let view = engine.view(now.raw).unwrap();
         assert_eq!((view.heard.len(), view.announcements.len(), view.clocks.len()), (0, 0, 0));
+    }
+
+    /// A flood of forged requests is one observation with its number, so that it crowds out no other.
+    #[test]
+    fn drops_are_told_together() {
+        let now = reading(0);
+        let mut engine = Engine::new(&Arc::new(fleet(&[])), &"oslo".parse().unwrap(), &"oslo-a".parse().unwrap(), None, now);
+        let origin = Origin { source: "192.0.2.1:5".parse().unwrap(), hops: None, class: None };
+        for _ in 0..1_000 {
+            assert!(engine.check(&[0; 3], origin, Arrival { stamp: None, empty: None }, now).is_none());
+        }
+        assert_eq!(engine.observations().count(), 0);
+        for told in [1, 0] {
+            engine.tell_counts();
+            let counts =
+                engine.observations().filter(|said| matches!(said, Observation::MeshDropped("too-short", 1_000))).count();
+            assert_eq!(counts, told);
+        }
     }
 
     const WALL_AHEAD_NS: u64 = 1_700_000_000_000_000_000;

@@ -275,7 +275,7 @@ fn counted(said: &[Observation], told: &Told) -> (usize, usize) {
                 let possible = |rtt_ns: u64| rtt_ns > 0 && rtt_ns <= CAME_MS * 1_000_000;
                 assert!(probe.rtt_ns.is_none_or(possible), "{:?} ns is longer than the probe was out", probe.rtt_ns);
             }
-            Observation::MeshDropped(reason) => {
+            Observation::MeshDropped(reason, _) => {
                 dropped += 1;
                 assert!(ANSWER_DROPS.contains(reason), "{reason} is not documented");
             }

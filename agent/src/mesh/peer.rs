@@ -287,7 +287,7 @@ impl Peer {
         let Some(asked) = self.flows[flow].sent_at(sequence) else { return };
         match clock.sent(asked, stamp) {
             Ok(at) => self.flows[flow].on_kernel_stamp(sequence, at),
-            Err(refusal) => out.push(Observation::StampRefused(refusal.as_str())),
+            Err(refusal) => out.push(Observation::StampRefused(refusal.as_str(), 1)),
         }
     }
 
@@ -351,7 +351,7 @@ impl Peer {
             Settled::Duplicate => return unwanted("duplicate", out),
             Settled::NotAwaited => return unwanted("not-awaited", out),
         };
-        out.extend(arrived.and_then(Result::err).map(|refusal| Observation::StampRefused(refusal.as_str())));
+        out.extend(arrived.and_then(Result::err).map(|refusal| Observation::StampRefused(refusal.as_str(), 1)));
         let believed = clock.filter(|_| fate.outcome != Outcome::Corrupt);
         let exchange = believed.map(|clock| Exchange { t1: sent, t2: clock.t2, t3: clock.t3, t4: at });
         let oneway = believed.zip(exchange).and_then(|(clock, exchange)| {
@@ -458,7 +458,7 @@ fn flow_index(flow: usize) -> u16 {
 
 /// An answer that settles nothing, and why.
 fn unwanted(reason: &'static str, out: &mut Vec<Observation>) -> Told {
-    out.push(Observation::MeshDropped(reason));
+    out.push(Observation::MeshDropped(reason, 1));
     Told::default()
 }
 

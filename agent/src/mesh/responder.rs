@@ -81,8 +81,9 @@ impl Responder {
     /// Answers the requests that wait, up to a bound.
     pub fn answer_waiting(&mut self, shared: &Shared) -> Waiting {
         let mut packet = [0; REQUEST_MAX + 1];
+        // Too early is the safe side, and once is cheap enough in a flood.
+        let looked = shared.with(|_, now| now.raw);
         for taken in 0..REFLECT_AT_ONCE {
-            let looked = shared.with(|_, now| now.raw);
             match receive(&self.socket, &mut packet) {
                 Ok(received) => reflect_one(shared, &self.socket, &mut packet[..received.length], &received, self.empty),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

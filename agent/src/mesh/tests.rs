@@ -127,7 +127,7 @@ async fn wrong_key() {
     let (fleet, [oslo, tokyo]) = loopback_fleet();
     let mut oslo = run(&fleet, "oslo", oslo, Some(key(b"a key of sixteen")));
     let tokyo = run(&fleet, "tokyo", tokyo, Some(key(b"another key of 16")));
-    oslo.until(|observation| matches!(observation, Observation::MeshDropped("bad-hmac"))).await;
+    oslo.until(|observation| matches!(observation, Observation::MeshDropped("bad-hmac", _))).await;
     oslo.until(|observation| matches!(observation, Observation::Flow(change) if change.alive == Some(false))).await;
     assert!(oslo.views.borrow().clocks.is_empty());
     oslo.stop().await;
@@ -155,7 +155,7 @@ async fn noise_is_not_amplified() {
     socket.connect(oslo).await.unwrap();
     for (length, dropped) in [(0, "too-short"), (43, "too-short"), (1501, "too-long"), (4000, "too-long")] {
         socket.send(&vec![0xA5; length]).await.unwrap();
-        agent.until(|observation| matches!(observation, Observation::MeshDropped(reason) if *reason == dropped)).await;
+        agent.until(|observation| matches!(observation, Observation::MeshDropped(reason, _) if *reason == dropped)).await;
     }
     let mut answer = [0; 4000];
     for length in [44, 45, 48, 300, 1500] {

@@ -86,8 +86,8 @@ impl Summary {
             Observation::Route(flow, route) => self.links.record_route(flow, route),
             Observation::PathMtu { peer, agent, mtu } => self.links.record_mtu(&peer, agent, mtu),
             Observation::Lateness(late) => self.lateness.record_ns(nanos(late)),
-            Observation::MeshDropped(reason) => *self.mesh_dropped.entry(reason).or_default() += 1,
-            Observation::StampRefused(reason) => *self.stamps_refused.entry(reason).or_default() += 1,
+            Observation::MeshDropped(reason, count) => *self.mesh_dropped.entry(reason).or_default() += count,
+            Observation::StampRefused(reason, count) => *self.stamps_refused.entry(reason).or_default() += count,
             Observation::ClockContradiction(_) => self.contradictions += 1,
             Observation::Node(event) => self.replications.record(event, view),
         }

@@ -315,7 +315,7 @@ fn unwanted_replies() {
         world.receive(flow, packet, 1003);
     }
     let dropped: Vec<_> =
-        world.out.iter().filter_map(|o| if let Observation::MeshDropped(reason) = o { Some(*reason) } else { None }).collect();
+        world.out.iter().filter_map(|o| if let Observation::MeshDropped(reason, _) = o { Some(*reason) } else { None }).collect();
     assert_eq!(dropped, ["bad-hmac", "wrong-agent", "duplicate", "too-short"]);
     assert_eq!(world.outcomes(), [Outcome::InTime]);
 }

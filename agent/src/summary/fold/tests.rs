@@ -95,10 +95,10 @@ fn own_series() {
     for observation in [
         Observation::Lateness(Duration::from_micros(100)),
         Observation::Lateness(Duration::from_millis(2)),
-        Observation::MeshDropped("too-short"),
-        Observation::MeshDropped("too-short"),
-        Observation::MeshDropped("bad-hmac"),
-        Observation::StampRefused("moved"),
+        Observation::MeshDropped("too-short", 1),
+        Observation::MeshDropped("too-short", 1),
+        Observation::MeshDropped("bad-hmac", 1),
+        Observation::StampRefused("moved", 1),
         Observation::ClockContradiction("tokyo".parse().unwrap()),
     ] {
         summary.record(observation, &view);
@@ -136,7 +136,7 @@ fn batches() {
     let outside = Outside::new(Level::default(), Delivery::default());
     let first = outside.snapshot(&mut summary, NOW);
     let first = summary.batch(&first);
-    summary.record(Observation::MeshDropped("too-short"), &PeerView::default());
+    summary.record(Observation::MeshDropped("too-short", 1), &PeerView::default());
     let later = NOW.after(Duration::from_secs(10));
     let second = outside.snapshot(&mut summary, later);
     let second = summary.batch(&second);
