@@ -5,7 +5,7 @@
 
 mod bed;
 mod receiver;
-mod usage;
+pub mod usage;
 mod pairs;
 mod burn;
 mod figure;

@@ -20,7 +20,7 @@ pub(super) fn cpu_s(pid: Pid) -> Result<f64> {
 ///
 /// # Errors
 /// If there is no such process.
-pub(super) fn rss_mib(pid: Pid) -> Result<f64> {
+pub fn rss_mib(pid: Pid) -> Result<f64> {
     let file = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
     rss_kib(&text).map(|kib| kib as f64 / 1024.0).with_context(|| format!("{file} is not as expected"))

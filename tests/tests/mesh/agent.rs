@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use lagmesh_model::status::{AgentStatus, Link};
 use lagmesh_tests::process::Process;
+use lagmesh_tests::prometheus::repository;
 use lagmesh_tests::{ports, world};
 use nix::unistd::Pid;
 
@@ -51,6 +52,13 @@ pub(crate) fn key_file(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The released agent; how much a debug build can take in is not what is shown here.
+fn released() -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository("target"), PathBuf::from);
+    let program = target.join("release/lagmesh-agent");
+    program.canonicalize().with_context(|| format!("{} is not built: `make test` does", program.display()))
+}
+
 impl Agent {
     /// Starts the agent of a region.
     pub(crate) fn start(folder: &Path, fleet: &Path, region: &str, key: Option<&Path>) -> Result<Agent> {
@@ -64,7 +72,9 @@ impl Agent {
             ("--state-dir", text(&folder.join(format!("{name}-state")))),
         ];
         args.extend(key.map(|key| ("--mesh-key-file", text(key))));
-        let process = Process::start(world::start::daemon(&name, "lagmesh-agent", &args)?, folder)?;
+        let mut program = world::start::daemon(&name, "lagmesh-agent", &args)?;
+        program.path = if std::env::var_os("LAGMESH_BIN_DIR").is_none() { released()? } else { program.path };
+        let process = Process::start(program, folder)?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
         Ok(Agent { process, http, page: format!("http://127.0.0.1:{port}") })
     }

@@ -2,6 +2,7 @@
 //! flood takes the processor from whatever is tested beside it.
 
 mod agent;
+mod flood;
 mod interoperability;
 
 use tokio::sync::{Mutex, MutexGuard};
