@@ -37,7 +37,8 @@ pub mod stamp;
 pub mod survey;
 pub mod tcp;
 #[cfg(any(test, feature = "fuzzing"))]
-#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "the fuzz targets take a part of it"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets take a part of it"))]
+#[allow(clippy::unwrap_used, reason = "names that are written here are good")]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

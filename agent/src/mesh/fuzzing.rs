@@ -209,8 +209,11 @@ const PROBED_MS: u64 = 1_000;
 const CAME_MS: u64 = 1_030;
 const FLOWS: usize = 2;
 
+/// Packets and the flows on which they left.
+type Probes = Vec<(usize, Vec<u8>)>;
+
 /// Oslo, which has sent probes to Tokyo on two flows: those probes, by flow, and what was observed.
-fn asked(keys: Option<&MeshKeys>) -> (Peer, Vec<(usize, Vec<u8>)>, Vec<Observation>) {
+fn asked(keys: Option<&MeshKeys>) -> (Peer, Probes, Vec<Observation>) {
     let fleet = fleet(&[("tcp = false", "tcp = false\nflows = 2")]);
     let (oslo, tokyo) = ((region("oslo"), agent("oslo-a")), (region("tokyo"), agent("tokyo-a")));
     let mut peer = Peer::new(&fleet, (&oslo.0, &oslo.1), (&tokyo.0, &tokyo.1), at(0));
