@@ -247,12 +247,12 @@ pub fn answer(input: &[u8]) -> (usize, usize) {
         make_good(&mut packet, keys);
     }
     let (mut peer, probes, mut out) = asked(keys.as_ref());
-    let (flow, now, stamps) = (usize::from(situation.is(SECOND)) % FLOWS, at(CAME_MS), StampClock::default());
+    let (flow, now, mut stamps) = (usize::from(situation.is(SECOND)) % FLOWS, at(CAME_MS), StampClock::default());
     let stamp = situation.is(TOLD).then_some(at(CAME_MS - 1).wall);
-    let came = Came { packet: &packet, stamp, hops: situation.is(TOLD).then_some(61) };
+    let came = Came { packet: &packet, stamp, hops: situation.is(TOLD).then_some(61), prompt: true };
     let mut take = |out: &mut Vec<Observation>| {
         let first = out.len();
-        let told = peer.on_packet(flow, came, (now, &stamps), keys.as_ref(), out);
+        let told = peer.on_packet(flow, came, (now, &mut stamps), keys.as_ref(), out);
         counted(&out[first..], &told)
     };
     let once = take(&mut out);
