@@ -14,8 +14,8 @@ use std::ops::Add;
 use std::time::Duration;
 
 use lagmesh_model::catalogue::{
-    Attribute, CLOCK_ERROR, LINK_DISAGREEMENT, LINK_FLOOR, LINK_FLOWS, LINK_ICMP_SOCKET, LINK_PROBES, LINK_RTT, LINK_STAMPS,
-    LINK_STATE, LINK_STRETCH,
+    Attribute, CLOCK_ERROR, LINK_DISAGREEMENT, LINK_FLOOR, LINK_FLOWS, LINK_ICMP_SOCKET, LINK_PHASE, LINK_PROBES, LINK_RTT,
+    LINK_STAMPS, LINK_STATE, LINK_STRETCH,
 };
 use lagmesh_model::disagreement::Disagreement;
 use lagmesh_model::fleet::{Fleet, Mesh};
@@ -40,6 +40,8 @@ const PATIENCE_MIN: Duration = Duration::from_millis(200);
 const MAY_NOT_PING: &str = "this agent may not send ICMP: give it CAP_NET_RAW, or its group a place in net.ipv4.ping_group_range";
 /// Beyond how many 99th percentiles an answer is overdue.
 const PATIENCE_FACTOR: u32 = 4;
+/// Who is asked more rarely cannot say whether anybody is there now.
+const WITNESS_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// All links of our region.
 #[derive(Debug)]
@@ -79,13 +81,14 @@ impl Links {
     /// The links of a region, nothing known about them.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Links {
         let track = |peer: &lagmesh_model::fleet::Region| {
-            let kinds = [(ProbeKind::Stamp, true), (ProbeKind::Icmp, fleet.mesh.icmp), (ProbeKind::Tcp, fleet.mesh.tcp)];
-            let window = |kind| Window::new(kind, fleet.mesh.interval_of(kind), fleet.mesh.give_up);
+            let mesh = &fleet.mesh;
+            let kinds = ProbeKind::ALL.iter().filter(|kind| mesh.asks(**kind, peer, true));
+            let window = |kind: &ProbeKind| Window::new(*kind, mesh.interval_of(*kind), mesh.give_up_of(*kind));
             let flows = |agent: &lagmesh_model::fleet::Agent| (agent.name.clone(), vec![None; usize::from(fleet.mesh.flows)]);
             let track = Track {
                 peer: peer.name.clone(),
                 flows: peer.agents.iter().map(flows).collect(),
-                windows: kinds.into_iter().filter(|(_, asked)| *asked).map(|(kind, _)| window(kind)).collect(),
+                windows: kinds.map(window).collect(),
                 path: Path::new(peer.agents.iter().map(|agent| &agent.name), fleet.mesh.flows, fleet.mesh.interval),
                 floor_s: fleet.soft_floor_s(region, &peer.name).filter(|floor_s| *floor_s > 0.0),
                 state: LinkState::Unknown,
@@ -335,24 +338,27 @@ impl Track {
         if known.is_some_and(|(alive, _)| alive > 0) {
             return Vec::new();
         }
+        let stamp_answered = self.window(ProbeKind::Stamp).and_then(Window::answered_at);
+        let quick = mesh.interval_of(ProbeKind::Tcp);
         let voice = |window: &Window| {
             if window.evidence_at().is_none() {
                 return Voice::Unmeasured;
             }
-            let Some(newest) = window.answered_at().max(window.refused_at()) else { return Voice::Silent };
+            let interval = mesh.interval_of(window.kind());
+            let newest = window.answered_at().max(window.refused_at());
+            // Where the interval is long, an answer from before the flows fell silent would hold up the news of an outage.
+            let newest = newest.filter(|at| interval <= quick || stamp_answered.is_none_or(|last| last < *at));
+            let Some(newest) = newest else { return Voice::Silent };
             let patience =
                 window.p99(now).map_or(mesh.deadline, |p99| (p99 * PATIENCE_FACTOR).max(PATIENCE_MIN).min(mesh.deadline));
             // Our own stall is no silence of theirs: the wait begins anew after it.
             let waited_since = self.stalled_at.map_or(newest, |stalled_at| stalled_at.max(newest));
-            if age_of(waited_since, now) <= mesh.interval_of(window.kind()) * 2 + patience {
-                Voice::Answers(age_of(newest, now))
-            } else {
-                Voice::Silent
-            }
+            if age_of(waited_since, now) <= interval * 2 + patience { Voice::Answers(age_of(newest, now)) } else { Voice::Silent }
         };
         self.windows
             .iter()
             .filter(|window| window.kind() != ProbeKind::Stamp)
+            .filter(|window| mesh.interval_of(window.kind()) <= quick.max(WITNESS_INTERVAL_MAX))
             .map(|window| (window.kind(), voice(window)))
             .collect()
     }
@@ -367,7 +373,7 @@ impl Track {
                 Some(IcmpSocket::None) => Known::unknown(MAY_NOT_PING),
                 _ => window.rtt(now.raw),
             };
-            LinkKind { kind, rtt, settled, answered, stamps, socket }
+            LinkKind { kind, rtt, settled, answered, stamps, phases: window.recent_phases(now.raw), socket }
         };
         let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
         let age_s = evidence_at.map(|at| age_of(at, now.raw).as_secs_f64());
@@ -397,6 +403,10 @@ impl Track {
             let attributes = attributes.clone().with(Attribute::Kind, window.kind());
             for (outcome, count) in window.outcomes().unwrap_or_default() {
                 out.push(Series::counter(&LINK_PROBES, attributes.clone().with(Attribute::Outcome, outcome), *count));
+            }
+            for (phase, took) in window.phases() {
+                let attributes = attributes.clone().with(Attribute::Phase, phase);
+                out.push(Series::histogram(&LINK_PHASE, attributes, took.clone()));
             }
             if !window.total().is_empty() {
                 out.push(Series::histogram(&LINK_RTT, attributes, window.total().clone()));

@@ -10,7 +10,7 @@ use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::directed::Directed;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{IcmpSocket, NodeRole, NodeState, Outcome, ProbeKind, RouteCause, StampSource, WriteOutcome};
+use lagmesh_model::state::{IcmpSocket, NodeRole, NodeState, Outcome, Phase, ProbeKind, RouteCause, StampSource, WriteOutcome};
 use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
@@ -68,6 +68,8 @@ pub struct Probe {
     /// The round-trip time without the responder's own [ns, > 0]; only for `InTime` and `Late`, and not for a probe of the mesh whose
     /// answer nobody stamped when it came.
     pub rtt_ns: Option<u64>,
+    /// How long its parts took, as far as they ended [ns, > 0]; only of kinds that need several round trips.
+    pub phases: Vec<(Phase, u64)>,
     /// What made the stamps of its sending and its return; only for answered probes of the mesh.
     pub stamps: Option<StampSource>,
     /// What its answer says of the path; only for answered probes of the mesh.

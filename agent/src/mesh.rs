@@ -28,12 +28,15 @@ pub mod peer;
 pub mod reflector;
 pub mod resolve;
 pub mod responder;
+pub mod rotation;
 pub mod round;
 pub mod schedule;
 pub mod sender;
 pub mod shared;
 pub mod socket;
+pub mod sql;
 pub mod stamp;
+pub mod step;
 pub mod survey;
 pub mod tcp;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -101,10 +104,10 @@ pub struct MeshContext {
 /// Starts the mesh: its thread, and a task for each second opinion. Must be called within a runtime.
 ///
 /// # Errors
-/// If the reflector cannot listen or the thread cannot be started.
+/// If the reflector cannot listen, a `sql_probe` cannot be understood, or the thread cannot be started.
 pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<PeerViews> {
     let socket = bind_reflector(context.listen)?;
-    opinion::start(&context, supervisor);
+    opinion::start(&context, supervisor)?;
     let (views, published) = watch::channel(Arc::new(PeerView::default()));
     let shutdown = supervisor.shutdown();
     supervisor.spawn_thread("mesh", move || {

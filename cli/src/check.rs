@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use lagmesh_model::document::{FileError, FileErrors};
 use lagmesh_model::fleet::traffic::{self, Traffic};
-use lagmesh_model::fleet::{Fleet, Mesh, Node, Plan};
+use lagmesh_model::fleet::{Fleet, Mesh, Node, Plan, Region};
 use lagmesh_model::ids::RegionName;
 use lagmesh_postgres::ConnInfo;
+use lagmesh_postgres::conninfo::{Host, Target};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -77,7 +78,20 @@ fn connection_strings(file: &str, text: &str, fleet: &Fleet) -> Result<(), FileE
         let message = ConnInfo::parse(&node.dsn, environment).err()?.to_string();
         Some(FileError { line: dsn_line(text, node.name.as_str())?, key: "cluster.node.dsn".to_owned(), message })
     };
-    let errors: Vec<FileError> = fleet.nodes().filter_map(mistake).collect();
+    let probe_mistake = |region: &Region| {
+        let info = ConnInfo::parse(region.sql_probe.as_ref()?, environment);
+        let on_a_socket = |host: &Host| matches!(host.target, Target::Socket(_));
+        let message = match info {
+            Err(error) => error.to_string(),
+            Ok(info) if info.hosts.iter().any(on_a_socket) => {
+                "needs a host that agents of other regions reach: host=NAME".to_owned()
+            }
+            Ok(_) => return None,
+        };
+        Some(FileError { line: probe_line(text, region.name.as_str())?, key: "region.sql_probe".to_owned(), message })
+    };
+    let errors = fleet.nodes().filter_map(mistake).chain(fleet.regions.iter().filter_map(probe_mistake));
+    let errors: Vec<FileError> = errors.collect();
     if errors.is_empty() { Ok(()) } else { Err(FileErrors { file: file.to_owned(), errors }) }
 }
 
@@ -89,6 +103,15 @@ fn dsn_line(text: &str, node: &str) -> Option<usize> {
     let mut nodes = clusters.iter().filter_map(|cluster| cluster.get_ref().get("node")?.get_ref().as_array()).flatten();
     let found = nodes.find(|entry| entry.get_ref().get("name").and_then(|name| name.get_ref().as_str()) == Some(node))?;
     Some(line(text.as_bytes(), inner(found, "dsn")?))
+}
+
+/// Where the `sql_probe` of a region stands.
+fn probe_line(text: &str, region: &str) -> Option<usize> {
+    let table = toml::de::DeTable::parse(text).ok()?.into_inner();
+    let regions = table.get("region")?.get_ref().as_array()?;
+    let found =
+        regions.iter().find(|entry| entry.get_ref().get("name").and_then(|name| name.get_ref().as_str()) == Some(region))?;
+    Some(line(text.as_bytes(), found.get_ref().get("sql_probe")?.span().start))
 }
 
 /// What a good file describes and costs.

@@ -59,33 +59,41 @@ fn bad_fleets() {
         (
             "region = \"tokyo\"",
             "region = \"tokio\"",
-            "fleet.toml:72: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
+            "fleet.toml:75: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
         ),
         (
             "name = \"spare\"",
             "name = \"main\"",
-            "fleet.toml:83: collector.name: \"main\" is the name of the collector of line 79 already\n",
+            "fleet.toml:86: collector.name: \"main\" is the name of the collector of line 82 already\n",
         ),
-        ("agent.new-york.example.com:8620", "foo", "fleet.toml:24: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:111: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("agent.new-york.example.com:8620", "foo", "fleet.toml:27: region.agent.mesh: \"foo\" is not host:port\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:117: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
         assert_eq!((code, out.as_str(), err.as_str()), (Some(78), "", line));
     }
-    let dsn = check(&GOOD.replacen("sslmode=verify-full", "sslmode=verify-all", 1));
+    let dsn = check(&GOOD.replacen("user=lagmesh sslmode=verify-full", "user=lagmesh sslmode=verify-all", 1));
     assert_eq!(dsn.0, Some(78));
     assert!(
-        dsn.2.starts_with("fleet.toml:63: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
+        dsn.2.starts_with("fleet.toml:66: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
         "{}",
         dsn.2
     );
+    for (probe, expected) in [("host=db user=x sslmode=never", "sslmode"), ("host=/run/postgresql user=x", "other regions")] {
+        let (code, _, err) = check(&GOOD.replacen("latitude = 40.71", &format!("sql_probe = \"{probe}\"\nlatitude = 40.71"), 1));
+        assert_eq!(code, Some(78), "{err}");
+        assert!(
+            err.starts_with("fleet.toml:21: region.sql_probe: ") && err.contains(expected) && err.lines().count() == 1,
+            "{err}"
+        );
+    }
     let two = GOOD.replace("insecure = false", "insecure = 7").replace("flows = 16", "flows = 0");
     let (code, _, err) = check(&two);
     assert_eq!(code, Some(78));
     assert_eq!(
         err,
-        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:95: mesh.flows: 0 is outside 1 to 64\n"
+        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:98: mesh.flows: 0 is outside 1 to 64\n"
     );
 }
 

@@ -43,6 +43,8 @@ attributes! {
     Collector = "collector";
     /// The kind of probe.
     Kind = "kind";
+    /// A part of an attempt.
+    Phase = "phase";
     /// The fate of an attempt.
     Outcome = "outcome";
     /// A named state; one series per state, 0 or 1.
@@ -210,6 +212,8 @@ macro_rules! catalogue {
 catalogue! {
     LINK_RTT = "lagmesh.link.rtt", Histogram, Seconds, Agent, [Region, Peer, Kind],
         "Round-trip time from region to peer, without the time spent in the responder";
+    LINK_PHASE = "lagmesh.link.phase", Histogram, Seconds, Agent, [Region, Peer, Kind, Phase],
+        "How long each part of an attempt took that needs several round trips, the peer's own time included; of failed ones what came before";
     LINK_PROBES = "lagmesh.link.probes", Counter, One, Agent, [Region, Peer, Kind, Outcome],
         "Probes from region to peer by their fate; the fates add up to the attempts";
     LINK_STAMPS = "lagmesh.link.stamps", Counter, One, Agent, [Region, Peer, Stamps],

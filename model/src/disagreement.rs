@@ -46,6 +46,13 @@ fn guess(failing: &[ProbeKind], working: &[ProbeKind]) -> &'static str {
         }
         () if fails(K::Stamp) => "UDP is filtered between the agents, or the peer's agent does not run",
         () if fails(K::Tcp) => "no server takes connections on the peer's database port, or a firewall is in the way",
+        () if fails(K::Sql) => {
+            "the database port is open, but no login or no query succeeds there; the agent's log says why: role, password, \
+             pg_hba.conf, certificate, or no connection left"
+        }
+        () if fails(K::SqlKept) => {
+            "new logins work, connections that are kept do not: something on the way forgets or cuts idle connections"
+        }
         () => "ICMP is filtered or rate limited on the way, which hurts nobody: icmp = false ends the question",
     }
 }
@@ -53,16 +60,19 @@ fn guess(failing: &[ProbeKind], working: &[ProbeKind]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ProbeKind::{Icmp, Stamp, Tcp};
+    use ProbeKind::{Icmp, Sql, SqlKept, Stamp, Tcp};
 
     /// Both sides are named with the likeliest cause, and one side alone is no disagreement.
     #[test]
     fn names_the_kinds() {
-        let table: [(&[ProbeKind], &[ProbeKind], &str); 4] = [
+        let table: [(&[ProbeKind], &[ProbeKind], &str); 7] = [
             (&[Stamp], &[Icmp, Tcp], "stamp fails while icmp and tcp get through: UDP is filtered"),
             (&[Stamp, Tcp], &[Icmp], "stamp and tcp fail while icmp gets through: the host is there"),
             (&[Tcp], &[Stamp, Icmp], "tcp fails while stamp and icmp get through: no server takes"),
             (&[Icmp], &[Stamp], "icmp fails while stamp gets through: ICMP is filtered"),
+            (&[Tcp, Sql], &[Stamp], "tcp and sql fail while stamp gets through: no server takes"),
+            (&[Sql, SqlKept], &[Tcp], "sql and sql-kept fail while tcp gets through: the database port is open"),
+            (&[SqlKept], &[Stamp, Sql], "sql-kept fails while stamp and sql get through: new logins work"),
         ];
         for (failing, working, begin) in table {
             let disagreement = Disagreement::of(failing, working).unwrap();

@@ -33,6 +33,10 @@ pub const BEAT_INTERVAL_MIN: Duration = Duration::from_millis(50);
 pub const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// The shortest interval between two probes of the other kinds: each TCP connection costs the database a process.
 pub const OPINION_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The shortest interval between two logins, queries or requests at a peer region: each makes a server there work.
+pub const APPLICATION_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// The longest: more rarely shows nothing in time.
+pub const APPLICATION_INTERVAL_MAX: Duration = Duration::from_secs(600);
 /// The longest wait for an answer: everything that is out is remembered for so long.
 pub const GIVE_UP_MAX: Duration = Duration::from_secs(60);
 /// The shortest interval between two summaries: each is a transaction on the disk and a request to every collector.
@@ -72,6 +76,8 @@ pub struct Region {
     pub coordinates: Option<Coordinates>,
     /// Its agents; at least one.
     pub agents: Vec<Agent>,
+    /// libpq connection string or URI, without a password, with which agents of its peers log in and query; none: they do not.
+    pub sql_probe: Option<String>,
 }
 
 /// One lagmesh-agent.
@@ -139,6 +145,10 @@ pub struct Mesh {
     pub icmp: bool,
     /// Whether the peer's database port is connected to too.
     pub tcp: bool,
+    /// The time between two logins with a peer's `sql_probe`.
+    pub sql_interval: Duration,
+    /// The time between two queries on the kept connection of a peer's `sql_probe`.
+    pub sql_kept_interval: Duration,
     /// Whether agents with a mesh key also answer standard STAMP and TWAMP-Light senders that have none.
     pub third_party: bool,
     /// Loss above this makes a link lossy [ratio, 0 to 1].
@@ -158,6 +168,27 @@ impl Mesh {
         match kind {
             ProbeKind::Stamp => self.interval,
             ProbeKind::Icmp | ProbeKind::Tcp => self.interval.max(OPINION_INTERVAL_MIN),
+            ProbeKind::Sql => self.sql_interval,
+            ProbeKind::SqlKept => self.sql_kept_interval,
+        }
+    }
+
+    /// When an attempt of a kind is given up. Where only one may be out, it ends well before the next is due, so that there is time
+    /// to cancel what the server still does.
+    pub fn give_up_of(&self, kind: ProbeKind) -> Duration {
+        match kind {
+            ProbeKind::Stamp | ProbeKind::Icmp | ProbeKind::Tcp => self.give_up,
+            ProbeKind::Sql | ProbeKind::SqlKept => self.give_up.min(self.interval_of(kind) / 2),
+        }
+    }
+
+    /// Whether agents ask a peer region in this way: the file switches it on, and there is someone to ask.
+    pub fn asks(&self, kind: ProbeKind, peer: &Region, has_node: bool) -> bool {
+        match kind {
+            ProbeKind::Stamp => true,
+            ProbeKind::Icmp => self.icmp,
+            ProbeKind::Tcp => self.tcp && has_node,
+            ProbeKind::Sql | ProbeKind::SqlKept => peer.sql_probe.is_some(),
         }
     }
 }
@@ -174,6 +205,8 @@ impl Default for Mesh {
             give_up: Duration::from_secs(10),
             icmp: true,
             tcp: true,
+            sql_interval: Duration::from_secs(60),
+            sql_kept_interval: Duration::from_secs(10),
             third_party: false,
             loss_enter: 0.01,
             loss_exit: 0.005,

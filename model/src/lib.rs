@@ -22,4 +22,5 @@ pub mod position;
 pub mod series;
 pub mod state;
 pub mod status;
+pub mod stopwatch;
 pub mod time;

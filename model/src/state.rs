@@ -43,6 +43,24 @@ words! {
         Icmp = "icmp", "ICMP echo to the peer's host";
         /// TCP connect to the peer's database port.
         Tcp = "tcp", "TCP connect to the peer's database port";
+        /// A login and a query at the peer's database on a new connection.
+        Sql = "sql", "login and query at the peer's database, on a new connection each time";
+        /// A query at the peer's database on a connection that is kept.
+        SqlKept = "sql-kept", "query at the peer's database on a connection that is kept open";
+    }
+}
+
+words! {
+    /// A part of an attempt that takes several round trips, in the order in which they follow each other.
+    Phase {
+        /// The TCP connection.
+        Connect = "connect", "the TCP connection: one round trip";
+        /// The TLS session.
+        Tls = "tls", "agreeing on TLS, handshake and check of the certificate";
+        /// The login.
+        Auth = "auth", "the login at the database, until it is ready for a query";
+        /// The query.
+        Query = "query", "one query and its answer: one round trip and the server's own time";
     }
 }
 

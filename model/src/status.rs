@@ -16,8 +16,8 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, ProbeKind, RegionState, ReplicationState, RouteCause,
-    StampSource, Vote,
+    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
+    RouteCause, StampSource, Vote,
 };
 use crate::time::WallNanos;
 
@@ -72,6 +72,10 @@ pub struct LinkKind {
     /// The round trips of the last minute by what stamped them; of the mesh's own kind only.
     #[serde(default)]
     pub stamps: BTreeMap<StampSource, u64>,
+    /// How long each part of the attempts of the last minute took; only of kinds that need several round trips. What was not measured
+    /// is not there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub phases: BTreeMap<Phase, Quantiles>,
     /// Through which socket; ICMP only, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<IcmpSocket>,

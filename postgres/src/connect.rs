@@ -2,31 +2,32 @@
 
 mod attempt;
 mod error;
+mod phased;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Socket};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::{AsyncMessage, CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use error::ConnectError;
+pub use phased::{Prepared, prepare};
 
 use crate::conninfo::{ConnInfo, Host, TargetSession};
 use crate::tls;
 use attempt::Attempt;
 
-type Wire = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
-
 /// A session on a server. Dropping it closes the socket and ends its driver task; a statement that still runs there goes on until the
 /// server notices, which is why statements run under [`with_deadline`](crate::with_deadline).
 pub struct Connection {
     client: Client,
-    driver: JoinHandle<()>,
+    driver: Driver,
     canceller: Canceller,
     host: Host,
     cut_waits: Arc<AtomicU64>,
@@ -48,6 +49,15 @@ impl Connection {
         &self.host
     }
 
+    /// Says goodbye before it closes, so that the server need not find out; waits for at most `limit`.
+    pub async fn close(self, limit: Duration) {
+        let Connection { client, mut driver, .. } = self;
+        drop(client);
+        if timeout(limit, &mut driver.0).await.is_err() {
+            tracing::debug!("the server did not let the connection be closed in time");
+        }
+    }
+
     /// Whether the server has gone.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
@@ -60,9 +70,12 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+/// The task that moves a session's bytes; it ends with the session.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.abort();
     }
 }
 
@@ -77,6 +90,15 @@ impl fmt::Debug for Connection {
 pub struct Canceller {
     token: CancelToken,
     tls: MakeRustlsConnect,
+    /// Where the session is, if tokio-postgres does not know because it did not connect by itself.
+    tcp: Option<Tcp>,
+}
+
+/// One address of a server, and the name that its certificate must carry.
+#[derive(Debug, Clone)]
+struct Tcp {
+    address: SocketAddr,
+    name: String,
 }
 
 impl Canceller {
@@ -84,9 +106,22 @@ impl Canceller {
     ///
     /// # Errors
     /// If the server cannot be reached.
-    pub async fn cancel(&self) -> Result<(), tokio_postgres::Error> {
-        self.token.cancel_query(self.tls.clone()).await
+    pub async fn cancel(&self) -> Result<(), CancelError> {
+        let Some(tcp) = &self.tcp else { return Ok(self.token.cancel_query(self.tls.clone()).await?) };
+        let session = tcp.session(&self.tls)?;
+        Ok(self.token.cancel_query_raw(tcp.connect().await?, session).await?)
     }
+}
+
+/// Why a cancel could not be asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// The server cannot be reached.
+    #[error("{0}")]
+    Unreachable(#[from] std::io::Error),
+    /// It was reached, or its library did not get that far.
+    #[error("{}", crate::deadline::words(.0))]
+    Failed(#[from] tokio_postgres::Error),
 }
 
 impl fmt::Debug for Canceller {
@@ -135,16 +170,23 @@ async fn try_hosts(
 }
 
 impl Connection {
-    fn start(client: Client, wire: Wire, host: &Host, tls: &MakeRustlsConnect) -> Connection {
+    fn start<S, T>(client: Client, wire: tokio_postgres::Connection<S, T>, host: &Host, canceller: Canceller) -> Connection
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let cut_waits = Arc::new(AtomicU64::new(0));
-        let canceller = Canceller { token: client.cancel_token(), tls: tls.clone() };
-        let driver = tokio::spawn(drive(wire, host.clone(), Arc::clone(&cut_waits)));
+        let driver = Driver(tokio::spawn(drive(wire, host.clone(), Arc::clone(&cut_waits))));
         Connection { client, driver, canceller, host: host.clone(), cut_waits }
     }
 }
 
 /// Moves bytes until the session ends; the statements in flight learn of a failure by themselves.
-async fn drive(mut wire: Wire, host: Host, cut_waits: Arc<AtomicU64>) {
+async fn drive<S, T>(mut wire: tokio_postgres::Connection<S, T>, host: Host, cut_waits: Arc<AtomicU64>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     loop {
         match std::future::poll_fn(|context| wire.poll_message(context)).await {
             // The server's messages may be translated; the name of its own function is not.

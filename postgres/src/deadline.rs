@@ -79,7 +79,7 @@ pub async fn with_deadline<T>(
     let cancel = async {
         let asked = by_second_connection.cancel().await;
         if let Err(error) = &asked {
-            tracing::debug!(host = %connection.host(), error = words(error), "cancel statement");
+            tracing::debug!(host = %connection.host(), %error, "cancel statement");
         }
         if asked.is_ok() { Some(work.await) } else { None }
     };

@@ -15,7 +15,7 @@ pub mod layout;
 
 pub mod bootstrap;
 
-pub use connect::{ConnectError, Connection, connect};
+pub use connect::{ConnectError, Connection, connect, prepare};
 pub use conninfo::ConnInfo;
 pub use deadline::{DeadlineExceeded, QueryError, with_deadline};
 pub use tokio_postgres::{Client, Error as PgError};

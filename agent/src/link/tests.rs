@@ -56,7 +56,8 @@ impl World {
         let agent = (kind == ProbeKind::Stamp).then(|| self.agent.parse().unwrap());
         let at = Reading { epoch: self.epoch, ..reading(ms) };
         let stamps = rtt_ns.filter(|_| kind == ProbeKind::Stamp).map(|_| self.stamps);
-        self.links.record_probe(&Probe { peer: "tokyo".parse().unwrap(), agent, kind, outcome, rtt_ns, stamps, path: None, at });
+        let (peer, phases) = ("tokyo".parse().unwrap(), Vec::new());
+        self.links.record_probe(&Probe { peer, agent, kind, outcome, rtt_ns, phases, stamps, path: None, at });
     }
 
     fn stamp_to(&mut self, agent: &'static str, outcome: Outcome) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::AgentName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Outcome, ProbeKind, StampSource};
+use lagmesh_model::state::{Outcome, Phase, ProbeKind, StampSource};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{RawNanos, nanos};
 
@@ -28,6 +28,7 @@ pub struct Window {
     interval: Duration,
     give_up: Duration,
     total: Exponential,
+    phases: BTreeMap<Phase, Exponential>,
     stamps: BTreeMap<StampSource, u64>,
     outcomes: Vec<(Outcome, u64)>,
     /// By the agent that was probed; `None` where a kind knows none.
@@ -43,6 +44,7 @@ pub struct Window {
 struct RttSlot {
     slot: u64,
     rtts: Exponential,
+    phases: BTreeMap<Phase, Exponential>,
     stamps: BTreeMap<StampSource, u64>,
 }
 
@@ -54,6 +56,7 @@ impl Window {
             interval,
             give_up,
             total: Exponential::new(),
+            phases: BTreeMap::new(),
             stamps: BTreeMap::new(),
             outcomes: Outcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
             tallies: BTreeMap::new(),
@@ -78,6 +81,9 @@ impl Window {
         if let Some(rtt_ns) = probe.rtt_ns {
             self.total.record_ns(rtt_ns);
         }
+        for (phase, took_ns) in &probe.phases {
+            self.phases.entry(*phase).or_default().record_ns(*took_ns);
+        }
         if let Some(source) = probe.stamps {
             *self.stamps.entry(source).or_default() += 1;
         }
@@ -86,9 +92,12 @@ impl Window {
     /// Takes the fate of a probe as evidence of the present. Its stamp is of the same clock epoch as those of all others here.
     pub fn record_recent(&mut self, probe: &Probe) {
         let at = probe.at.raw;
-        if let Some(rtt_ns) = probe.rtt_ns {
+        if probe.rtt_ns.is_some() || !probe.phases.is_empty() {
             let slot = self.rtt_slot(at);
-            slot.rtts.record_ns(rtt_ns);
+            probe.rtt_ns.into_iter().for_each(|rtt_ns| slot.rtts.record_ns(rtt_ns));
+            for (phase, took_ns) in &probe.phases {
+                slot.phases.entry(*phase).or_default().record_ns(*took_ns);
+            }
             if let Some(source) = probe.stamps {
                 *slot.stamps.entry(source).or_default() += 1;
             }
@@ -127,14 +136,19 @@ impl Window {
     }
 
     fn rtt_slot(&mut self, at: RawNanos) -> &mut RttSlot {
-        let slot = at.0 / RTT_SLOT_NS;
-        while self.rtts.front().is_some_and(|old| slot.abs_diff(old.slot) > nanos(RECENT) / RTT_SLOT_NS) {
+        let (slot, span) = (at.0 / RTT_SLOT_NS, nanos(self.span()) / RTT_SLOT_NS);
+        while self.rtts.front().is_some_and(|old| slot.abs_diff(old.slot) > span) {
             self.rtts.pop_front();
         }
         if self.rtts.back().is_none_or(|newest| newest.slot < slot) {
-            self.rtts.push_back(RttSlot { slot, rtts: Exponential::new(), stamps: BTreeMap::new() });
+            self.rtts.push_back(RttSlot { slot, rtts: Exponential::new(), phases: BTreeMap::new(), stamps: BTreeMap::new() });
         }
         self.rtts.back_mut().expect("a slot was pushed if there was none")
+    }
+
+    /// How far back round-trip times count: a minute, or three intervals where that is longer.
+    fn span(&self) -> Duration {
+        RECENT.max(self.interval * CURRENT_INTERVALS)
     }
 
     /// Probes sent within the last minute.
@@ -164,8 +178,8 @@ impl Window {
     }
 
     fn recent_slots(&self, now: RawNanos) -> impl Iterator<Item = &RttSlot> {
-        let newest = now.0 / RTT_SLOT_NS;
-        self.rtts.iter().filter(move |slot| newest.abs_diff(slot.slot) <= nanos(RECENT) / RTT_SLOT_NS)
+        let (newest, span) = (now.0 / RTT_SLOT_NS, nanos(self.span()) / RTT_SLOT_NS);
+        self.rtts.iter().filter(move |slot| newest.abs_diff(slot.slot) <= span)
     }
 
     /// The round-trip time of the last minute: current while the newest answer is at most three intervals old, then stale, and
@@ -181,9 +195,23 @@ impl Window {
         let age = age_of(answered_at, now);
         match self.recent_rtts(now).quantiles() {
             Some(value) if age <= self.interval * CURRENT_INTERVALS => Known::Known { value },
-            Some(value) if age <= RECENT => Known::Stale { value, age_s: age.as_secs_f64() },
+            Some(value) if age <= self.span() => Known::Stale { value, age_s: age.as_secs_f64() },
             _ => Known::unknown(format!("no {kind} probe was answered for {:.0} s", age.as_secs_f64())),
         }
+    }
+
+    /// How long each part of the recent attempts took; a part that never ended is not there.
+    pub fn recent_phases(&self, now: RawNanos) -> BTreeMap<Phase, Quantiles> {
+        let mut sum: BTreeMap<Phase, Exponential> = BTreeMap::new();
+        for (phase, took) in self.recent_slots(now).flat_map(|slot| &slot.phases) {
+            sum.entry(*phase).or_default().merge(took);
+        }
+        sum.into_iter().filter_map(|(phase, took)| Some((phase, took.quantiles()?))).collect()
+    }
+
+    /// How long each part of the attempts took since the start.
+    pub fn phases(&self) -> &BTreeMap<Phase, Exponential> {
+        &self.phases
     }
 
     /// All round-trip times since the start.

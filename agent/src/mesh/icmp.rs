@@ -76,7 +76,7 @@ impl Pings {
     /// One echo; `None` if this process may not send ICMP: nothing was attempted.
     async fn ping(&self, host: &Host, identifier: PingIdentifier, clock: &Clock, give_up: Duration) -> Option<Attempt> {
         let before = clock.now();
-        let failed = |error: &io::Error, ended| Some(Attempt { started: before, ended, end: End::Failed(outcome_of(error)) });
+        let failed = |error: &io::Error, ended| Some(Attempt::new(before, ended, End::Failed(outcome_of(error))));
         let address = match host.address().await {
             Ok(address) => address.ip(),
             Err(error) => return failed(&error, clock.now()),
@@ -86,7 +86,7 @@ impl Pings {
         let sequence = PingSequence(self.shared.sequence.fetch_add(1, Relaxed));
         let started = clock.now();
         let result = pinger.ping(sequence, &PAYLOAD).await;
-        Some(Attempt { started, ended: clock.now(), end: end_of(result.map(|(packet, _)| packet)) })
+        Some(Attempt::new(started, clock.now(), end_of(result.map(|(packet, _)| packet))))
     }
 }
 
@@ -109,7 +109,7 @@ pub async fn run(opinion: Opinion, host: String, pings: Pings, shutdown: Shutdow
         let (pings, host, clock) = (pings.clone(), Arc::clone(&host), opinion.clock.clone());
         async move {
             let now = clock.now();
-            let nothing = Attempt { started: now, ended: now, end: End::Failed(Outcome::SendError) };
+            let nothing = Attempt::new(now, now, End::Failed(Outcome::SendError));
             pings.ping(&host, identifier, &clock, give_up).await.unwrap_or(nothing)
         }
     };

@@ -6,17 +6,17 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::{Clock, Shutdown, Supervisor};
 use lagmesh_model::ids::RegionName;
-use lagmesh_model::state::{Outcome, ProbeKind};
+use lagmesh_model::state::{Outcome, Phase, ProbeKind};
 use lagmesh_model::time::{Reading, nanos};
 use tokio::time::sleep;
 
 use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::flow::{Fate, Timing};
 use crate::mesh::schedule::{Schedule, phase};
-use crate::mesh::{MeshContext, icmp, tcp};
+use crate::mesh::{MeshContext, icmp, sql, tcp};
 
 /// What came back from one attempt, and the clock before and after it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Attempt {
     /// Before it was made.
     pub started: Reading,
@@ -24,6 +24,15 @@ pub struct Attempt {
     pub ended: Reading,
     /// How it ended.
     pub end: End,
+    /// How long its parts took, as far as they ended [ns, > 0]; empty for kinds that need one round trip only.
+    pub phases: Vec<(Phase, u64)>,
+}
+
+impl Attempt {
+    /// An attempt in one part.
+    pub fn new(started: Reading, ended: Reading, end: End) -> Attempt {
+        Attempt { started, ended, end, phases: Vec::new() }
+    }
 }
 
 /// How an attempt ended.
@@ -37,9 +46,9 @@ pub enum End {
     Failed(Outcome),
 }
 
-/// The fate of an attempt. If our own host stalled or its clock began a new epoch meanwhile, nothing can be said.
+/// The fate of an attempt. What needs several round trips is in time if none of its parts was late. If our own host stalled or its clock began a new epoch meanwhile, nothing can be said.
 pub fn fate(attempt: &Attempt, timing: &Timing, stalled: bool) -> Fate {
-    let Attempt { started, ended, end } = attempt;
+    let Attempt { started, ended, end, phases } = attempt;
     if stalled || started.epoch != ended.epoch {
         return Fate::of(Outcome::Skipped);
     }
@@ -48,7 +57,8 @@ pub fn fate(attempt: &Attempt, timing: &Timing, stalled: bool) -> Fate {
         End::Silence => Fate::of(Outcome::Lost),
         End::Answered => {
             let rtt_ns = ended.raw.since_ns(started.raw).max(1).unsigned_abs();
-            let outcome = if rtt_ns <= nanos(timing.deadline) { Outcome::InTime } else { Outcome::Late };
+            let longest_ns = phases.iter().map(|(_, took_ns)| *took_ns).max().unwrap_or(rtt_ns);
+            let outcome = if longest_ns <= nanos(timing.deadline) { Outcome::InTime } else { Outcome::Late };
             Fate { outcome, rtt_ns: Some(rtt_ns) }
         }
     }
@@ -72,12 +82,15 @@ pub struct Opinion {
 }
 
 /// Starts the tasks of all second opinions that the fleet file asks for.
-pub fn start(context: &MeshContext, supervisor: &mut Supervisor) {
+///
+/// # Errors
+/// If a connection string cannot be understood. Who cannot be reached is data.
+pub fn start(context: &MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<()> {
     let mesh = &context.fleet.mesh;
     let opinion = |peer: &RegionName, kind: ProbeKind| Opinion {
         peer: peer.clone(),
         kind,
-        timing: Timing { interval: mesh.interval_of(kind), deadline: mesh.deadline, give_up: mesh.give_up },
+        timing: Timing { interval: mesh.interval_of(kind), deadline: mesh.deadline, give_up: mesh.give_up_of(kind) },
         phase: phase(&[context.agent.as_str(), peer.as_str(), kind.as_str()], mesh.interval_of(kind)),
         clock: context.clock.clone(),
         observations: context.observations.clone(),
@@ -94,7 +107,14 @@ pub fn start(context: &MeshContext, supervisor: &mut Supervisor) {
             let (opinion, shutdown) = (opinion(&peer.name, ProbeKind::Tcp), supervisor.shutdown());
             supervisor.spawn(format!("mesh tcp {}", peer.name), async move { tcp::run(opinion, targets, shutdown).await });
         }
+        for kind in [ProbeKind::Sql, ProbeKind::SqlKept] {
+            let opinion = opinion(&peer.name, kind);
+            let Some(target) = sql::Target::of(peer, &opinion)? else { continue };
+            let shutdown = supervisor.shutdown();
+            supervisor.spawn(format!("mesh {kind} {}", peer.name), async move { sql::run(opinion, target, shutdown).await });
+        }
     }
+    Ok(())
 }
 
 impl Opinion {
@@ -103,16 +123,14 @@ impl Opinion {
         let start = self.clock.now();
         let (mut epoch, mut schedule) = (start.epoch, Schedule::new(start.raw, self.phase, self.timing.interval));
         let (mut attempts, mut stalled_at) = (FuturesUnordered::<A>::new(), None);
-        let attempts_max = usize::try_from(nanos(self.timing.give_up) / nanos(self.timing.interval).max(1))
-            .unwrap_or(usize::MAX)
-            .saturating_add(2);
+        let attempts_max = self.attempts_max();
         loop {
             let wait = schedule.next().checked_since(self.clock.now().raw).unwrap_or(Duration::ZERO);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(attempt) = attempts.next() => {
                     let stalled = schedule.is_stalled(attempt.ended.raw) || stalled_at.is_some_and(|at| attempt.started.raw < at);
-                    self.tell(fate(&attempt, &self.timing, stalled), attempt.ended);
+                    self.tell(fate(&attempt, &self.timing, stalled), attempt.phases, attempt.ended);
                 }
                 () = sleep(wait.min(self.timing.interval)) => {
                     let now = self.clock.now();
@@ -122,10 +140,10 @@ impl Opinion {
                     }
                     let Some(due) = schedule.take(now.raw) else { continue };
                     stalled_at = if due.skipped > 0 { Some(now.raw) } else { stalled_at };
-                    (0..due.skipped).for_each(|_| self.tell(Fate::of(Outcome::Skipped), now));
+                    (0..due.skipped).for_each(|_| self.tell(Fate::of(Outcome::Skipped), Vec::new(), now));
                     match due.send {
                         true if attempts.len() < attempts_max => attempts.push(attempt()),
-                        true => self.tell(Fate::of(Outcome::SendError), now),
+                        true => self.tell(Fate::of(Outcome::SendError), Vec::new(), now),
                         false => {}
                     }
                 }
@@ -133,14 +151,28 @@ impl Opinion {
         }
     }
 
-    fn tell(&self, fate: Fate, at: Reading) {
+    /// How many attempts may be out.
+    fn attempts_max(&self) -> usize {
+        match self.kind {
+            ProbeKind::Stamp | ProbeKind::Icmp | ProbeKind::Tcp => {
+                let out = nanos(self.timing.give_up) / nanos(self.timing.interval).max(1);
+                usize::try_from(out).unwrap_or(usize::MAX).saturating_add(2)
+            }
+            // Each makes a server work.
+            ProbeKind::Sql | ProbeKind::SqlKept => 1,
+        }
+    }
+
+    fn tell(&self, fate: Fate, phases: Vec<(Phase, u64)>, at: Reading) {
         let Fate { outcome, rtt_ns } = fate;
+        let phases = if outcome == Outcome::Skipped { Vec::new() } else { phases };
         self.observations.tell(Observation::Probe(Probe {
             peer: self.peer.clone(),
             agent: None,
             kind: self.kind,
             outcome,
             rtt_ns,
+            phases,
             stamps: None,
             path: None,
             at,
@@ -171,9 +203,24 @@ mod tests {
             (other, End::Answered, Outcome::Skipped, None),
         ];
         for (ended, end, outcome, rtt_ns) in table {
-            let attempt = Attempt { started, ended, end };
+            let attempt = Attempt::new(started, ended, end);
             assert_eq!(fate(&attempt, &timing, false), Fate { outcome, rtt_ns });
             assert_eq!(fate(&attempt, &timing, true), Fate::of(Outcome::Skipped));
+        }
+    }
+
+    /// Several parts may take longer than the deadline together, but none alone.
+    #[test]
+    fn parts_are_late_alone() {
+        let timing =
+            Timing { interval: Duration::from_secs(60), deadline: Duration::from_secs(1), give_up: Duration::from_secs(10) };
+        let started = Reading { epoch: Epoch(1), raw: RawNanos(5_000), wall: WallNanos(0) };
+        for (connect_ms, query_ms, outcome) in [(900, 1_000, Outcome::InTime), (100, 1_001, Outcome::Late)] {
+            let ended = started.after(Duration::from_millis(connect_ms + query_ms));
+            let phases = vec![(Phase::Connect, connect_ms * 1_000_000), (Phase::Query, query_ms * 1_000_000)];
+            let attempt = Attempt { phases, ..Attempt::new(started, ended, End::Answered) };
+            let rtt_ns = Some((connect_ms + query_ms) * 1_000_000);
+            assert_eq!(fate(&attempt, &timing, false), Fate { outcome, rtt_ns });
         }
     }
 }

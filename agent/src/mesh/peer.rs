@@ -416,7 +416,17 @@ impl Peer {
         let Fate { outcome, rtt_ns } = fate;
         let (peer, agent) = (self.region.clone(), Some(self.agent.clone()));
         let (stamps, path) = answer.unzip();
-        Observation::Probe(Probe { peer, agent, kind: ProbeKind::Stamp, outcome, rtt_ns, stamps, path, at: now })
+        Observation::Probe(Probe {
+            peer,
+            agent,
+            kind: ProbeKind::Stamp,
+            outcome,
+            rtt_ns,
+            phases: Vec::new(),
+            stamps,
+            path,
+            at: now,
+        })
     }
 
     /// A refusal by one flow speaks for all: hosts send only so many of them.

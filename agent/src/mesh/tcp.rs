@@ -1,7 +1,6 @@
 //! TCP connect to the peer region's database ports: connect, then close at once. No octet of SQL.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use lagmesh_daemon::{Clock, Shutdown};
 use lagmesh_model::fleet::{Address, Fleet};
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::Host;
+use crate::mesh::rotation::Rotation;
 
 /// The database ports of a region's nodes that can be reached by TCP. A connection string is written for the agents of the node's
 /// own region: what is local to them would lead us to our own host, and is left out unless the peer's agent is local, too.
@@ -49,14 +49,14 @@ pub async fn run(opinion: Opinion, targets: Vec<Host>, shutdown: Shutdown) -> an
     Ok(())
 }
 
-async fn connect(rotation: &Rotation, clock: &Clock, give_up: std::time::Duration) -> Attempt {
+async fn connect(rotation: &Rotation<Host>, clock: &Clock, give_up: std::time::Duration) -> Attempt {
     let (number, host) = rotation.next();
     let before = clock.now();
     let address = match host.address().await {
         Ok(address) => address,
         Err(error) => {
             tracing::debug!(%error, "resolve database host");
-            return Attempt { started: before, ended: clock.now(), end: End::Failed(Outcome::SendError) };
+            return Attempt::new(before, clock.now(), End::Failed(Outcome::SendError));
         }
     };
     let started = clock.now();
@@ -65,41 +65,13 @@ async fn connect(rotation: &Rotation, clock: &Clock, give_up: std::time::Duratio
             let ended = clock.now();
             drop(stream);
             rotation.answered(number);
-            return Attempt { started, ended, end: End::Answered };
+            return Attempt::new(started, ended, End::Answered);
         }
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => End::Silence,
         Ok(Err(error)) => End::Failed(outcome_of(&error)),
         Err(_) => End::Silence,
     };
-    Attempt { started, ended: clock.now(), end }
-}
-
-/// Stays with one target as long as it answers; moves on when the newest attempt has not been answered by the time of the next.
-#[derive(Debug)]
-struct Rotation {
-    targets: Vec<Host>,
-    current: AtomicUsize,
-    attempts: AtomicU64,
-    answered: AtomicU64,
-}
-
-impl Rotation {
-    fn new(targets: Vec<Host>) -> Rotation {
-        Rotation { targets, current: AtomicUsize::new(0), attempts: AtomicU64::new(0), answered: AtomicU64::new(0) }
-    }
-
-    /// The number of the attempt, from 1, and its target.
-    fn next(&self) -> (u64, &Host) {
-        let before = self.attempts.fetch_add(1, Relaxed);
-        if self.answered.load(Relaxed) < before {
-            self.current.fetch_add(1, Relaxed);
-        }
-        (before + 1, &self.targets[self.current.load(Relaxed) % self.targets.len()])
-    }
-
-    fn answered(&self, number: u64) {
-        self.answered.fetch_max(number, Relaxed);
-    }
+    Attempt::new(started, clock.now(), end)
 }
 
 #[cfg(test)]
@@ -107,21 +79,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    /// The target stays while it answers, and the next one gets its turn when it does not.
-    #[tokio::test]
-    async fn rotation() {
-        let rotation = Rotation::new(vec![Host::new("127.0.0.1", 1), Host::new("127.0.0.2", 2)]);
-        let mut ports = Vec::new();
-        for answered in [true, true, false, true, false, false] {
-            let (number, host) = rotation.next();
-            ports.push(host.address().await.unwrap().port());
-            if answered {
-                rotation.answered(number);
-            }
-        }
-        assert_eq!(ports, [1, 1, 1, 2, 2, 1]);
-    }
 
     /// A listening port answers, a closed one refuses, and a refusal has no round-trip time.
     #[tokio::test]

@@ -34,6 +34,7 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
             settled: 960,
             answered: 960 - lost,
             stamps: BTreeMap::new(),
+            phases: BTreeMap::new(),
             socket: None,
         }],
         path: path(),
@@ -70,6 +71,7 @@ fn silent_link(region: &str, peer: &str) -> Link {
         settled: 0,
         answered: 0,
         stamps: BTreeMap::new(),
+        phases: BTreeMap::new(),
         socket: None,
     }];
     Link {

@@ -10,8 +10,9 @@ use super::key::Key;
 use super::recent::{Growth, Points, Seen};
 
 /// The counts of which the last minute is asked for. The others are only added up.
-static RECENT_METRICS: [&Metric; 5] = [
+static RECENT_METRICS: [&Metric; 6] = [
     &catalogue::LINK_RTT,
+    &catalogue::LINK_PHASE,
     &catalogue::LINK_PROBES,
     &catalogue::LINK_STAMPS,
     &catalogue::REPLICATION_LAG,

@@ -226,7 +226,8 @@ function stateWords(link, stamp) {
   return link.state;
 }
 const percent = (ratio) => `${ratio < 0.001 ? "<0.1" : (ratio * 100).toFixed(ratio < 0.1 ? 1 : 0)} %`;
-const kindWords = (one) => `${one.kind}: ${isKnown(one.rtt) ? `${words(one.rtt.value.p50_s)} (p99 ${words(one.rtt.value.p99_s)})` : `unknown, ${why(one.rtt) || "stale"}`}, ${one.answered} of ${one.settled} answered`;
+const kindWords = (one) => `${one.kind}: ${isKnown(one.rtt) ? `${words(one.rtt.value.p50_s)} (p99 ${words(one.rtt.value.p99_s)})` : `unknown, ${why(one.rtt) || "stale"}`}, ${one.answered} of ${one.settled} answered${phaseWords(one.phases)}`;
+const phaseWords = (phases) => (phases ? ` (${Object.entries(phases).map(([phase, took]) => `${phase} ${words(took.p50_s)}`).join(", ")})` : "");
 const clockWords = (link) => (isKnown(link.clock_error_s) ? `clock offset known to ±${words(link.clock_error_s.value)}` : null);
 
 function drawLegend() {

@@ -4,7 +4,7 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, ReplicationState,
+    Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, ReplicationState,
     RouteCause, Stage, StampSource, WriteOutcome,
 };
 
@@ -23,6 +23,7 @@ const OWN_WORD_BYTES_MAX: usize = 48;
 pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word: &str) -> bool {
     let is = |other: &Metric| metric.name == other.name;
     match attribute {
+        Attribute::Phase => Phase::from_word(word).is_some(),
         Attribute::Kind => ProbeKind::from_word(word).is_some(),
         Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
         Attribute::Outcome => Outcome::from_word(word).is_some(),

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use lagmesh_model::catalogue::{self, Attribute};
+use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::disagreement::Disagreement;
 use lagmesh_model::fleet::{Fleet, Region};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, ProbeKind, StampSource};
+use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, Phase, ProbeKind, StampSource};
 use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles};
 use lagmesh_model::time::Reading;
 
@@ -96,14 +96,9 @@ impl Flows {
     }
 }
 
-fn kinds(fleet: &Fleet, to: &Region) -> impl Iterator<Item = ProbeKind> {
+fn kinds<'f>(fleet: &'f Fleet, to: &'f Region) -> impl Iterator<Item = ProbeKind> + 'f {
     let has_node = fleet.nodes_of(&to.name).next().is_some();
-    let (icmp, tcp) = (fleet.mesh.icmp, fleet.mesh.tcp && has_node);
-    ProbeKind::ALL.iter().copied().filter(move |kind| match kind {
-        ProbeKind::Stamp => true,
-        ProbeKind::Icmp => icmp,
-        ProbeKind::Tcp => tcp,
-    })
+    ProbeKind::ALL.iter().copied().filter(move |kind| fleet.mesh.asks(*kind, to, has_node))
 }
 
 fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Option<&str>) -> LinkKind {
@@ -121,8 +116,19 @@ fn kind(sources: &[Witness<'_>], pair: &Attributes, kind: ProbeKind, silence: Op
         settled: count(SETTLED),
         answered: count(ANSWERED),
         stamps: if kind == ProbeKind::Stamp { stamps(sources, pair) } else { BTreeMap::new() },
+        phases: phases(sources, &attributes),
         socket: socket.filter(|_| kind == ProbeKind::Icmp),
     }
+}
+
+/// How long the parts of the attempts of the last minute took, where any ended.
+fn phases(sources: &[Witness<'_>], attributes: &Attributes) -> BTreeMap<Phase, Quantiles> {
+    let quantiles = |phase: &Phase| {
+        let attributes = attributes.clone().with(Attribute::Phase, phase);
+        let merged = recent(sources, &catalogue::LINK_PHASE, &attributes)?;
+        Some((*phase, merged.quantiles()?))
+    };
+    Phase::ALL.iter().filter_map(quantiles).collect()
 }
 
 /// What the agents of the region say together: a kind that fails for one of them fails.
@@ -159,14 +165,20 @@ fn stamps(sources: &[Witness<'_>], pair: &Attributes) -> BTreeMap<StampSource, u
 
 /// The round-trip times of the last minute, of all agents of the region together.
 fn rtt(sources: &[Witness<'_>], attributes: &Attributes, silence: Option<&str>) -> Known<Quantiles> {
-    let mut merged: Option<Exponential> = None;
-    for grown in sources.iter().filter_map(|witness| witness.recent_distribution(&catalogue::LINK_RTT, attributes)) {
-        merged.get_or_insert_default().merge(&grown);
-    }
+    let merged = recent(sources, &catalogue::LINK_RTT, attributes);
     let quantiles = merged.as_ref().and_then(Exponential::quantiles);
     match (sources.first(), quantiles, &merged) {
         (Some(newest), Some(quantiles), _) => newest.age.of_value(quantiles),
         (_, None, Some(_)) => Known::unknown(silence.unwrap_or("no answer in the last minute")),
         _ => Known::unknown(silence.unwrap_or("not measured yet: it takes two exports to see the last minute")),
     }
+}
+
+/// What was counted in the last minute by all agents of the region; `None` until two exports say so.
+fn recent(sources: &[Witness<'_>], metric: &'static Metric, attributes: &Attributes) -> Option<Exponential> {
+    let grown = sources.iter().filter_map(|witness| witness.recent_distribution(metric, attributes));
+    grown.reduce(|mut sum, grown| {
+        sum.merge(&grown);
+        sum
+    })
 }

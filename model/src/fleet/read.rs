@@ -9,8 +9,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector, DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN,
-    Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
+    APPLICATION_INTERVAL_MAX, APPLICATION_INTERVAL_MIN, Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector,
+    DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN,
+    Region, Replication, Url, dsn,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
@@ -22,7 +23,7 @@ const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 
 // The keys of each table.
 const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
-const REGION: &[&str] = &["name", "latitude", "longitude", "agent"];
+const REGION: &[&str] = &["name", "latitude", "longitude", "agent", "sql_probe"];
 const AGENT: &[&str] = &["name", "mesh"];
 const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_max", "node"];
 const NODE: &[&str] = &["name", "region", "dsn"];
@@ -40,6 +41,8 @@ pub const MESH_KEYS: &[&str] = &[
     "give_up",
     "icmp",
     "tcp",
+    "sql_interval",
+    "sql_kept_interval",
     "third_party",
     "loss_enter",
     "loss_exit",
@@ -140,7 +143,8 @@ fn regions(sections: &[Section<'_>]) -> Found<Vec<Region>> {
         let alone = agents.len() == 1;
         let agent = |section: &Section<'_>| agent(section, alone.then_some(&name), &mut agent_names, &mut addresses);
         let agents = all(agents.iter().map(agent));
-        Ok(Region { name: name?, coordinates: coordinates?, agents: agents? })
+        let sql_probe = section.get("sql_probe", dsn_without_secret);
+        Ok(Region { name: name?, coordinates: coordinates?, agents: agents?, sql_probe: sql_probe? })
     };
     all(sections.iter().map(&mut read))
 }
@@ -200,12 +204,14 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
 fn node(section: &Section<'_>, regions: &[String], names: &mut Unique) -> Found<Node> {
     let name = names.name(section);
     let region = section.require("region", |value| region_name(value, regions));
-    let dsn = section.require("dsn", |value| {
-        let dsn = text(value)?;
-        dsn::check(&dsn).map(|()| dsn).map_err(|error| error.to_string())
-    });
+    let dsn = section.require("dsn", dsn_without_secret);
     let region = region.and_then(|region| region.parse().map_err(|_| Reported::elsewhere()));
     Ok(Node { name: name?, region: region?, dsn: dsn? })
+}
+
+fn dsn_without_secret(value: &DeValue<'_>) -> Result<String, String> {
+    let dsn = text(value)?;
+    dsn::check(&dsn).map(|()| dsn).map_err(|error| error.to_string())
 }
 
 /// The name of one of the regions, as it is written.
@@ -246,6 +252,9 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
     let deadline = section.duration("deadline", ANY, default.deadline);
     let give_up = section.duration("give_up", Duration::ZERO..=GIVE_UP_MAX, default.give_up);
     let (icmp, tcp) = (section.switch("icmp", default.icmp), section.switch("tcp", default.tcp));
+    let slow = |key, default| section.duration(key, APPLICATION_INTERVAL_MIN..=APPLICATION_INTERVAL_MAX, default);
+    let sql_interval = slow("sql_interval", default.sql_interval);
+    let sql_kept_interval = slow("sql_kept_interval", default.sql_kept_interval);
     let third_party = section.switch("third_party", default.third_party);
     let ratio = |key, default| Ok(section.get(key, |value| number(value, 0.0..=1.0))?.unwrap_or(default));
     let (loss_enter, loss_exit) = (ratio("loss_enter", default.loss_enter), ratio("loss_exit", default.loss_exit));
@@ -274,6 +283,8 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
         give_up: give_up?,
         icmp: icmp?,
         tcp: tcp?,
+        sql_interval: sql_interval?,
+        sql_kept_interval: sql_kept_interval?,
         third_party: third_party?,
         loss_enter: loss_enter?,
         loss_exit: loss_exit?,

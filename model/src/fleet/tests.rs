@@ -178,6 +178,22 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "",
         "fleet.toml:10: region.agent: the region has no agent; add [[region.agent]] with mesh = \"host:8620\"",
     ),
+    // Second opinions.
+    (
+        "[[region]]\nname = \"west\"",
+        "[[region]]\nname = \"west\"\nsql_probe = \"host=db password=hunter2\"",
+        "fleet.toml:12: region.sql_probe: holds a password, but secrets never stand in the fleet file; put it into .pgpass or PGPASSWORD and take it out here",
+    ),
+    (
+        "[[collector]]",
+        "[mesh]\nsql_interval = \"4s\"\n[[collector]]",
+        "fleet.toml:23: mesh.sql_interval: \"4s\" is outside 5s to 10m",
+    ),
+    (
+        "[[collector]]",
+        "[mesh]\nsql_kept_interval = \"1h\"\n[[collector]]",
+        "fleet.toml:23: mesh.sql_kept_interval: \"1h\" is outside 5s to 10m",
+    ),
     // Databases.
     ("dsn = \"host=/run/postgresql dbname=app\"", "", "fleet.toml:17: cluster.node.dsn: is missing"),
     (
@@ -342,6 +358,43 @@ fn security() {
     let fleet = parse(&insecure).unwrap();
     assert!(!fleet.needs_mesh_key());
     assert_eq!(fleet.warnings().iter().filter(|w| w.starts_with("insecure")).count(), 2);
+}
+
+/// One attempt at a time: it is given up so early that a cancel of it ends before the next is due.
+#[test]
+fn one_at_a_time() {
+    let table = [("60s", "10s", 10_000), ("10s", "10s", 5_000), ("5s", "10s", 2_500), ("5s", "1s", 1_000)];
+    for (interval, give_up, expected_ms) in table {
+        let text =
+            format!("[mesh]\nsql_interval = \"{interval}\"\nsql_kept_interval = \"{interval}\"\ngive_up = \"{give_up}\"\n");
+        let mesh = parse(&GOOD.replace("[[collector]]", &format!("{text}[[collector]]"))).unwrap().mesh;
+        for kind in [ProbeKind::Sql, ProbeKind::SqlKept] {
+            assert_eq!(mesh.give_up_of(kind), Duration::from_millis(expected_ms), "{interval}");
+        }
+        assert_eq!(mesh.give_up_of(ProbeKind::Tcp), mesh.give_up);
+    }
+}
+
+/// Agents log in only where the file says how; what is probably not meant is told of.
+#[test]
+fn sql_probes() {
+    let probed = |east: &str, west: &str| {
+        let text = GOOD.replace("name = \"east\"\nlatitude", &format!("name = \"east\"\nsql_probe = \"{east}\"\nlatitude"));
+        parse(&text.replace("name = \"west\"", &format!("name = \"west\"\nsql_probe = \"{west}\""))).unwrap()
+    };
+    let fleet = probed("host=a", "host=b");
+    for (fleet, asked) in [(&parse(GOOD).unwrap(), false), (&fleet, true)] {
+        assert_eq!(fleet.mesh.asks(ProbeKind::Sql, &fleet.regions[0], true), asked);
+        assert_eq!(fleet.mesh.asks(ProbeKind::SqlKept, &fleet.regions[0], false), asked);
+    }
+    let told = |fleet: &Fleet| fleet.warnings().into_iter().filter(|warning| warning.contains("sql_probe")).collect::<Vec<_>>();
+    let no_node = "region west has a sql_probe, but no cluster has a node there: does it lead to another region?";
+    assert_eq!(told(&fleet), [no_node]);
+    let twin = "regions east and west have the same sql_probe: one of them is measured twice";
+    assert_eq!(told(&probed("host=a", "host=a")), [no_node, twin]);
+    let mut alone = fleet;
+    alone.mesh.plan = Plan::Pairs(std::collections::BTreeSet::new());
+    assert_eq!(told(&alone).len(), 3);
 }
 
 /// A plan that takes more than its budget is refused with the numbers; one bit too much is enough.

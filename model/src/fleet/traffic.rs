@@ -19,6 +19,12 @@ const IPV6_OCTETS: u64 = 40;
 /// (SYN) and three of 32.
 const TCP_PACKETS: u64 = 4;
 const TCP_OCTETS: u64 = 40 + 3 * 32;
+/// A login with TLS and a query, and a query on a kept connection with its acknowledgement. Taken is what the server sends, which is
+/// more because of its certificates; a long chain takes more. Packets and octets without the headers of IP.
+const SQL_PACKETS: u64 = 16;
+const SQL_OCTETS: u64 = 6000;
+const SQL_KEPT_PACKETS: u64 = 2;
+const SQL_KEPT_OCTETS: u64 = 300;
 /// An average month: 365.25 days over 12 [s].
 const MONTH_S: f64 = 365.25 * 24.0 * 3600.0 / 12.0;
 
@@ -87,6 +93,13 @@ fn of_link(fleet: &Fleet, region: &Region, peer: &Region, with_key: bool) -> Tra
             sum.add(agents * TCP_PACKETS, agents * octets, per_s(ProbeKind::Tcp));
         }
     }
+    for (from, _) in [(region, peer), (peer, region)].into_iter().filter(|(_, to)| to.sql_probe.is_some()) {
+        let agents = from.agents.len() as u64;
+        let kinds = [(ProbeKind::Sql, SQL_PACKETS, SQL_OCTETS), (ProbeKind::SqlKept, SQL_KEPT_PACKETS, SQL_KEPT_OCTETS)];
+        for (kind, packets, octets) in kinds {
+            sum.add(agents * packets, agents * (octets + packets * IPV6_OCTETS), per_s(kind));
+        }
+    }
     sum
 }
 
@@ -147,6 +160,19 @@ mod tests {
         let alone = bytes("icmp = false\ntcp = false");
         assert!((bytes("tcp = false") - alone - 2.0 * 84.0).abs() < 1e-6);
         assert!((bytes("icmp = false") - alone - (60.0 + 20.0 + 3.0 * (52.0 + 20.0))).abs() < 1e-6);
+    }
+
+    /// Logins and queries count for the region that asks and for the one that answers, and only where the file asks for them.
+    #[test]
+    fn sql() {
+        let quiet = fleet(&[&["10.0.0.1"], &["10.0.0.2"], &["10.0.0.3"]], "icmp = false\ntcp = false");
+        let mut asked = quiet.clone();
+        asked.regions[0].sql_probe = Some("host=db".to_owned());
+        let more = |region| rate(&asked, region, true).1 - rate(&quiet, region, true).1;
+        let each = (6000.0 + 16.0 * 40.0) / 60.0 + (300.0 + 2.0 * 40.0) / 10.0;
+        for (region, expected) in [(0, 2.0 * each), (1, each), (2, each)] {
+            assert!((more(region) - expected).abs() < 1e-6, "{region}");
+        }
     }
 
     /// A full mesh costs in proportion to the square of its regions, a hub plan in proportion to their number.

@@ -8,6 +8,7 @@ pub(super) fn warnings(fleet: &Fleet) -> Vec<String> {
     vantages(fleet, &mut found);
     plan(fleet, &mut found);
     security(fleet, &mut found);
+    applications(fleet, &mut found);
     for cluster in &fleet.clusters {
         self::cluster(cluster, &mut found);
         apart(fleet, cluster, &mut found);
@@ -107,6 +108,29 @@ fn security(fleet: &Fleet, found: &mut Vec<String>) {
     }
     if fleet.insecure && !outside && !plain {
         found.push("insecure = true is not needed here: everything is on loopback or uses TLS; take it out".to_owned());
+    }
+}
+
+/// Second opinions for which nobody or nothing is there.
+fn applications(fleet: &Fleet, found: &mut Vec<String>) {
+    for region in &fleet.regions {
+        let Some(sql_probe) = &region.sql_probe else { continue };
+        let name = &region.name;
+        if fleet.peers_of(name).next().is_none() {
+            found.push(format!("region {name} has a sql_probe, but no other region probes it"));
+        }
+        if fleet.nodes_of(name).next().is_none() {
+            found
+                .push(format!("region {name} has a sql_probe, but no cluster has a node there: does it lead to another region?"));
+        }
+        let twin = fleet
+            .regions
+            .iter()
+            .take_while(|other| other.name != *name)
+            .find(|other| other.sql_probe.as_ref() == Some(sql_probe));
+        if let Some(twin) = twin {
+            found.push(format!("regions {} and {name} have the same sql_probe: one of them is measured twice", twin.name));
+        }
     }
 }
 

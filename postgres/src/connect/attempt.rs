@@ -8,7 +8,7 @@ use tokio_postgres::config::{ChannelBinding, SslMode, SslNegotiation};
 use tokio_postgres::{Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{ConnectError, Connection};
+use super::{Canceller, ConnectError, Connection};
 use crate::conninfo::{self, ConnInfo, Host, Password, Target, TargetSession};
 use crate::passfile;
 
@@ -97,7 +97,8 @@ impl Attempt<'_> {
     async fn once(&self, config: &Config) -> Result<Connection, ConnectError> {
         let connected = config.connect(self.tls.clone()).await;
         let (client, wire) = connected.map_err(|error| ConnectError::from_server(self.host, self.info, error))?;
-        let connection = Connection::start(client, wire, self.host, self.tls);
+        let canceller = Canceller { token: client.cancel_token(), tls: self.tls.clone(), tcp: None };
+        let connection = Connection::start(client, wire, self.host, canceller);
         self.check_session(&connection).await?;
         Ok(connection)
     }
@@ -127,7 +128,7 @@ impl Attempt<'_> {
         Err(ConnectError::WrongSession { address: self.host.to_string(), wanted: self.wanted })
     }
 
-    fn config(&self, password: Option<&Password>) -> Config {
+    pub(super) fn config(&self, password: Option<&Password>) -> Config {
         let info = self.info;
         let mut config = Config::new();
         config.user(&info.user).dbname(&info.dbname).port(self.host.port).keepalives(info.keepalive.on);

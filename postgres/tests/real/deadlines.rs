@@ -1,11 +1,15 @@
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use lagmesh_model::state::Phase;
+use lagmesh_model::stopwatch::Stopwatch;
+use lagmesh_model::time::RawNanos;
 use lagmesh_postgres::deadline::CANCEL_DEADLINE;
-use lagmesh_postgres::{Connection, DeadlineExceeded, QueryError, with_deadline};
+use lagmesh_postgres::{Connection, DeadlineExceeded, QueryError, prepare, with_deadline};
 use tokio::time::Instant;
 
-use crate::support::{Server, Settings, open, run};
+use crate::support::{Server, Settings, info, open, run};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -27,6 +31,21 @@ async fn statements_are_cancelled_on_the_server() {
         let answer = with_deadline(&connection, LIMIT * 10, connection.client().query_one("SELECT 7", &[])).await.unwrap();
         assert_eq!(answer.get::<_, i32>(0), 7);
     }
+}
+
+/// A connection that was made in phases can be cancelled as any other, and one that is closed says goodbye.
+#[tokio::test]
+async fn phased_connections_are_cancelled() {
+    let server = Server::start(&Settings::default());
+    let info = info(&server.tcp("application_name=phased"));
+    let watch = Stopwatch::start(Arc::new(|| RawNanos(0)));
+    let connection = prepare(&info, &info.hosts[0]).await.unwrap().connect(&watch).await.unwrap();
+    let phases: Vec<Phase> = watch.phases().into_iter().map(|(phase, _)| phase).collect();
+    assert_eq!(phases, [Phase::Connect, Phase::Auth]);
+    assert!(exceed(&connection, "SELECT pg_sleep(60)").await.cancelled);
+    server.until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'phased' AND state = 'active'", "0").await;
+    connection.close(Duration::from_secs(5)).await;
+    server.until("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'phased'", "0").await;
 }
 
 /// A commit that waits for a synchronous standby is ended as well, and stays in doubt: it stands on this server.

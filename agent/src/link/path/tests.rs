@@ -28,6 +28,7 @@ fn probe(flow: u16, ms: u64, rtt_us: u64, oneway: Option<Directed<Interval>>) ->
         kind: ProbeKind::Stamp,
         outcome: Outcome::InTime,
         rtt_ns: Some(rtt_us * 1_000),
+        phases: Vec::new(),
         stamps: None,
         path: Some(PathSample { flow, oneway, hops }),
         at: Reading { epoch: Epoch(1), raw: at(ms), wall: WallNanos(0) },

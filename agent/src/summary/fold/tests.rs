@@ -185,6 +185,7 @@ fn awaited() {
         kind: ProbeKind::Tcp,
         outcome: Outcome::Refused,
         rtt_ns: None,
+        phases: Vec::new(),
         stamps: None,
         path: None,
         at: NOW,

@@ -17,6 +17,9 @@ pub(super) fn printed(fleet: &Fleet) -> String {
         if let Some(Coordinates { latitude, longitude }) = region.coordinates {
             write!(file, "latitude = {latitude:?}\nlongitude = {longitude:?}\n").unwrap();
         }
+        if let Some(dsn) = &region.sql_probe {
+            writeln!(file, "sql_probe = {dsn:?}").unwrap();
+        }
         for agent in &region.agents {
             write!(file, "[[region.agent]]\nname = \"{}\"\nmesh = \"{}\"\n", agent.name, agent.mesh).unwrap();
         }
@@ -41,6 +44,8 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
     file += &plan(m);
     writeln!(file, "dscp = {}", m.dscp).unwrap();
+    let (fresh, kept) = (text(m.sql_interval), text(m.sql_kept_interval));
+    write!(file, "sql_interval = {fresh}\nsql_kept_interval = {kept}\n").unwrap();
     write!(file, "flows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
     write!(
         file,
@@ -102,6 +107,7 @@ prop_compose! {
         (icmp, tcp, third_party, generous) in any::<(bool, bool, bool, bool)>(),
         loss_enter in 0.000_001..=1.0_f64,
         below in 0.0..0.999_f64,
+        (sql_ms, kept_ms) in (5_000_u64..600_000, 5_000_u64..600_000),
     ) -> Mesh {
         let deadline = Duration::from_micros(deadline_us);
         Mesh {
@@ -109,6 +115,8 @@ prop_compose! {
             plan: Plan::Full,
             budget_bits_per_s: generous.then_some(u64::MAX >> 1),
             interval: Duration::from_millis(interval_ms),
+            sql_interval: Duration::from_millis(sql_ms),
+            sql_kept_interval: Duration::from_millis(kept_ms),
             give_up: deadline + Duration::from_micros(patience_us),
             loss_exit: loss_enter * below,
         }
@@ -135,6 +143,7 @@ prop_compose! {
                 name: format!("agent-{r}.{a}").parse().unwrap(),
                 mesh: format!("[2001:db8::{r}]:{}", a + 1).parse().unwrap(),
             }).collect(),
+            sql_probe: at.map(|_| format!("host='db-{r}' user=probe")),
         }).collect();
         let clusters = clusters.into_iter().enumerate().map(|(c, (lag_ms, beat_ms, writers_max, nodes))| Cluster {
             name: format!("cluster-{c}").parse().unwrap(),
