@@ -17,6 +17,7 @@ pub mod flow_path;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod hearing;
+pub mod http;
 pub mod icmp;
 pub mod kernel;
 pub mod keys;

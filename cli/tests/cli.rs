@@ -59,15 +59,15 @@ fn bad_fleets() {
         (
             "region = \"tokyo\"",
             "region = \"tokio\"",
-            "fleet.toml:75: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
+            "fleet.toml:77: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
         ),
         (
             "name = \"spare\"",
             "name = \"main\"",
-            "fleet.toml:86: collector.name: \"main\" is the name of the collector of line 82 already\n",
+            "fleet.toml:88: collector.name: \"main\" is the name of the collector of line 84 already\n",
         ),
-        ("agent.new-york.example.com:8620", "foo", "fleet.toml:27: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:117: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("agent.new-york.example.com:8620", "foo", "fleet.toml:29: region.agent.mesh: \"foo\" is not host:port\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:121: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
@@ -76,7 +76,7 @@ fn bad_fleets() {
     let dsn = check(&GOOD.replacen("user=lagmesh sslmode=verify-full", "user=lagmesh sslmode=verify-all", 1));
     assert_eq!(dsn.0, Some(78));
     assert!(
-        dsn.2.starts_with("fleet.toml:66: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
+        dsn.2.starts_with("fleet.toml:68: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
         "{}",
         dsn.2
     );
@@ -84,7 +84,7 @@ fn bad_fleets() {
         let (code, _, err) = check(&GOOD.replacen("latitude = 40.71", &format!("sql_probe = \"{probe}\"\nlatitude = 40.71"), 1));
         assert_eq!(code, Some(78), "{err}");
         assert!(
-            err.starts_with("fleet.toml:21: region.sql_probe: ") && err.contains(expected) && err.lines().count() == 1,
+            err.starts_with("fleet.toml:22: region.sql_probe: ") && err.contains(expected) && err.lines().count() == 1,
             "{err}"
         );
     }
@@ -93,7 +93,7 @@ fn bad_fleets() {
     assert_eq!(code, Some(78));
     assert_eq!(
         err,
-        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:98: mesh.flows: 0 is outside 1 to 64\n"
+        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:100: mesh.flows: 0 is outside 1 to 64\n"
     );
 }
 

@@ -53,6 +53,10 @@ fn guess(failing: &[ProbeKind], working: &[ProbeKind]) -> &'static str {
         () if fails(K::SqlKept) => {
             "new logins work, connections that are kept do not: something on the way forgets or cuts idle connections"
         }
+        () if fails(K::Http) => {
+            "what http_probe names does not answer as it should; the agent's log says why: its certificate, its status, or nothing \
+             listens there"
+        }
         () => "ICMP is filtered or rate limited on the way, which hurts nobody: icmp = false ends the question",
     }
 }
@@ -60,18 +64,19 @@ fn guess(failing: &[ProbeKind], working: &[ProbeKind]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ProbeKind::{Icmp, Sql, SqlKept, Stamp, Tcp};
+    use ProbeKind::{Http, Icmp, Sql, SqlKept, Stamp, Tcp};
 
     /// Both sides are named with the likeliest cause, and one side alone is no disagreement.
     #[test]
     fn names_the_kinds() {
-        let table: [(&[ProbeKind], &[ProbeKind], &str); 7] = [
+        let table: [(&[ProbeKind], &[ProbeKind], &str); 8] = [
             (&[Stamp], &[Icmp, Tcp], "stamp fails while icmp and tcp get through: UDP is filtered"),
             (&[Stamp, Tcp], &[Icmp], "stamp and tcp fail while icmp gets through: the host is there"),
             (&[Tcp], &[Stamp, Icmp], "tcp fails while stamp and icmp get through: no server takes"),
             (&[Icmp], &[Stamp], "icmp fails while stamp gets through: ICMP is filtered"),
             (&[Tcp, Sql], &[Stamp], "tcp and sql fail while stamp gets through: no server takes"),
             (&[Sql, SqlKept], &[Tcp], "sql and sql-kept fail while tcp gets through: the database port is open"),
+            (&[Http], &[Tcp], "http fails while tcp gets through: what http_probe names"),
             (&[SqlKept], &[Stamp, Sql], "sql-kept fails while stamp and sql get through: new logins work"),
         ];
         for (failing, working, begin) in table {

@@ -78,6 +78,8 @@ pub struct Region {
     pub agents: Vec<Agent>,
     /// libpq connection string or URI, without a password, with which agents of its peers log in and query; none: they do not.
     pub sql_probe: Option<String>,
+    /// What agents of its peers ask for over HTTP; none: they do not.
+    pub http_probe: Option<Url>,
 }
 
 /// One lagmesh-agent.
@@ -149,6 +151,8 @@ pub struct Mesh {
     pub sql_interval: Duration,
     /// The time between two queries on the kept connection of a peer's `sql_probe`.
     pub sql_kept_interval: Duration,
+    /// The time between two requests for a peer's `http_probe`.
+    pub http_interval: Duration,
     /// Whether agents with a mesh key also answer standard STAMP and TWAMP-Light senders that have none.
     pub third_party: bool,
     /// Loss above this makes a link lossy [ratio, 0 to 1].
@@ -170,6 +174,7 @@ impl Mesh {
             ProbeKind::Icmp | ProbeKind::Tcp => self.interval.max(OPINION_INTERVAL_MIN),
             ProbeKind::Sql => self.sql_interval,
             ProbeKind::SqlKept => self.sql_kept_interval,
+            ProbeKind::Http => self.http_interval,
         }
     }
 
@@ -178,7 +183,7 @@ impl Mesh {
     pub fn give_up_of(&self, kind: ProbeKind) -> Duration {
         match kind {
             ProbeKind::Stamp | ProbeKind::Icmp | ProbeKind::Tcp => self.give_up,
-            ProbeKind::Sql | ProbeKind::SqlKept => self.give_up.min(self.interval_of(kind) / 2),
+            ProbeKind::Sql | ProbeKind::SqlKept | ProbeKind::Http => self.give_up.min(self.interval_of(kind) / 2),
         }
     }
 
@@ -189,6 +194,7 @@ impl Mesh {
             ProbeKind::Icmp => self.icmp,
             ProbeKind::Tcp => self.tcp && has_node,
             ProbeKind::Sql | ProbeKind::SqlKept => peer.sql_probe.is_some(),
+            ProbeKind::Http => peer.http_probe.is_some(),
         }
     }
 }
@@ -207,6 +213,7 @@ impl Default for Mesh {
             tcp: true,
             sql_interval: Duration::from_secs(60),
             sql_kept_interval: Duration::from_secs(10),
+            http_interval: Duration::from_secs(10),
             third_party: false,
             loss_enter: 0.01,
             loss_exit: 0.005,

@@ -47,12 +47,16 @@ words! {
         Sql = "sql", "login and query at the peer's database, on a new connection each time";
         /// A query at the peer's database on a connection that is kept.
         SqlKept = "sql-kept", "query at the peer's database on a connection that is kept open";
+        /// A request to a URL of the peer region.
+        Http = "http", "HTTP request to a URL of the peer region, on a new connection each time";
     }
 }
 
 words! {
     /// A part of an attempt that takes several round trips, in the order in which they follow each other.
     Phase {
+        /// The name.
+        Dns = "dns", "finding the address of a name, with whatever the host's own resolver remembers";
         /// The TCP connection.
         Connect = "connect", "the TCP connection: one round trip";
         /// The TLS session.
@@ -61,6 +65,8 @@ words! {
         Auth = "auth", "the login at the database, until it is ready for a query";
         /// The query.
         Query = "query", "one query and its answer: one round trip and the server's own time";
+        /// The request, until the head of its answer is here.
+        FirstByte = "first-byte", "from the request to the head of its answer: one round trip and the server's own time";
     }
 }
 

@@ -129,7 +129,11 @@ fn trust(ssl: &Ssl) -> Result<Trust, TlsError> {
     }
 }
 
-fn system_roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates that this system trusts. Reads files: not for an async worker.
+///
+/// # Errors
+/// If there are none.
+pub fn system_roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
         let reason = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);

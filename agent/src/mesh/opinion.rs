@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::flow::{Fate, Timing};
 use crate::mesh::schedule::{Schedule, phase};
-use crate::mesh::{MeshContext, icmp, sql, tcp};
+use crate::mesh::{MeshContext, http, icmp, sql, tcp};
 
 /// What came back from one attempt, and the clock before and after it.
 #[derive(Debug, Clone)]
@@ -107,6 +107,12 @@ pub fn start(context: &MeshContext, supervisor: &mut Supervisor) -> anyhow::Resu
             let (opinion, shutdown) = (opinion(&peer.name, ProbeKind::Tcp), supervisor.shutdown());
             supervisor.spawn(format!("mesh tcp {}", peer.name), async move { tcp::run(opinion, targets, shutdown).await });
         }
+        let opinion_of_http = opinion(&peer.name, ProbeKind::Http);
+        if let Some(target) = http::Target::of(peer, &opinion_of_http) {
+            let shutdown = supervisor.shutdown();
+            supervisor
+                .spawn(format!("mesh http {}", peer.name), async move { http::run(opinion_of_http, target, shutdown).await });
+        }
         for kind in [ProbeKind::Sql, ProbeKind::SqlKept] {
             let opinion = opinion(&peer.name, kind);
             let Some(target) = sql::Target::of(peer, &opinion)? else { continue };
@@ -159,7 +165,7 @@ impl Opinion {
                 usize::try_from(out).unwrap_or(usize::MAX).saturating_add(2)
             }
             // Each makes a server work.
-            ProbeKind::Sql | ProbeKind::SqlKept => 1,
+            ProbeKind::Sql | ProbeKind::SqlKept | ProbeKind::Http => 1,
         }
     }
 

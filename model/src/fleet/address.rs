@@ -66,7 +66,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The base URL of an OTLP/HTTP receiver; `/v1/metrics` is added by the sender. Displays without a slash at its end.
+/// The base URL of an OTLP/HTTP receiver, where `/v1/metrics` is added by the sender, or one that is asked as it is. Displays without a slash at its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Url {
     tls: bool,
@@ -112,6 +112,17 @@ impl Url {
     /// A name or an IP address (IPv6 without brackets).
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// The path; `/` where none is written.
+    pub fn path(&self) -> &str {
+        if self.path.is_empty() { "/" } else { &self.path }
+    }
+
+    /// Host and port as they stand in a request: the port only if it is written.
+    pub fn authority(&self) -> String {
+        let port = self.port.map(|port| format!(":{port}"));
+        format!("{}{}", Bracketed(&self.host), port.unwrap_or_default())
     }
 
     /// The port; 443 or 80 where none is written.
@@ -246,6 +257,12 @@ mod tests {
         ] {
             let url: Url = text.parse().unwrap();
             assert_eq!((url.to_string().as_str(), url.is_tls(), url.port()), (printed, tls, port));
+        }
+        for (text, authority, path) in
+            [("https://a.example/health/", "a.example", "/health"), ("http://[::1]:81", "[::1]:81", "/")]
+        {
+            let url: Url = text.parse().unwrap();
+            assert_eq!((url.authority().as_str(), url.path()), (authority, path));
         }
     }
 

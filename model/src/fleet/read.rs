@@ -23,7 +23,7 @@ const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 
 // The keys of each table.
 const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
-const REGION: &[&str] = &["name", "latitude", "longitude", "agent", "sql_probe"];
+const REGION: &[&str] = &["name", "latitude", "longitude", "agent", "sql_probe", "http_probe"];
 const AGENT: &[&str] = &["name", "mesh"];
 const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_max", "node"];
 const NODE: &[&str] = &["name", "region", "dsn"];
@@ -43,6 +43,7 @@ pub const MESH_KEYS: &[&str] = &[
     "tcp",
     "sql_interval",
     "sql_kept_interval",
+    "http_interval",
     "third_party",
     "loss_enter",
     "loss_exit",
@@ -73,7 +74,7 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
         top.tell("region", "there is no region; add [[region]] with a name and its [[region.agent]]");
     }
     let known = known_names(&region_sections);
-    let regions = regions(&region_sections);
+    let regions = regions(&region_sections, strict);
     let clusters = clusters(&top.sections("cluster", CLUSTER), &known);
     let collectors = collectors(&top.sections("collector", COLLECTOR), strict);
     let mesh_section = top.section("mesh", MESH_KEYS);
@@ -130,7 +131,7 @@ fn known_names(sections: &[Section<'_>]) -> Vec<String> {
     sections.iter().filter_map(|section| quiet(section).ok().flatten().flatten()).collect()
 }
 
-fn regions(sections: &[Section<'_>]) -> Found<Vec<Region>> {
+fn regions(sections: &[Section<'_>], strict: bool) -> Found<Vec<Region>> {
     let (mut names, mut agent_names) = (Unique::new("name of the region"), Unique::new("name of the agent"));
     let mut addresses = Unique::new("address of the agent");
     let mut read = |section: &Section<'_>| {
@@ -144,7 +145,14 @@ fn regions(sections: &[Section<'_>]) -> Found<Vec<Region>> {
         let agent = |section: &Section<'_>| agent(section, alone.then_some(&name), &mut agent_names, &mut addresses);
         let agents = all(agents.iter().map(agent));
         let sql_probe = section.get("sql_probe", dsn_without_secret);
-        Ok(Region { name: name?, coordinates: coordinates?, agents: agents?, sql_probe: sql_probe? })
+        let http_probe = section.get("http_probe", |value| {
+            let url = parsed::<Url>(value)?;
+            if strict && !url.is_tls() && !url.is_loopback() {
+                return Err(format!("\"{url}\" would be asked in plain text; use https://, or write insecure = true at the top"));
+            }
+            Ok(url)
+        });
+        Ok(Region { name: name?, coordinates: coordinates?, agents: agents?, sql_probe: sql_probe?, http_probe: http_probe? })
     };
     all(sections.iter().map(&mut read))
 }
@@ -254,6 +262,7 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
     let (icmp, tcp) = (section.switch("icmp", default.icmp), section.switch("tcp", default.tcp));
     let slow = |key, default| section.duration(key, APPLICATION_INTERVAL_MIN..=APPLICATION_INTERVAL_MAX, default);
     let sql_interval = slow("sql_interval", default.sql_interval);
+    let http_interval = slow("http_interval", default.http_interval);
     let sql_kept_interval = slow("sql_kept_interval", default.sql_kept_interval);
     let third_party = section.switch("third_party", default.third_party);
     let ratio = |key, default| Ok(section.get(key, |value| number(value, 0.0..=1.0))?.unwrap_or(default));
@@ -285,6 +294,7 @@ fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
         tcp: tcp?,
         sql_interval: sql_interval?,
         sql_kept_interval: sql_kept_interval?,
+        http_interval: http_interval?,
         third_party: third_party?,
         loss_enter: loss_enter?,
         loss_exit: loss_exit?,

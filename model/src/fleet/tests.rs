@@ -194,6 +194,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[mesh]\nsql_kept_interval = \"1h\"\n[[collector]]",
         "fleet.toml:23: mesh.sql_kept_interval: \"1h\" is outside 5s to 10m",
     ),
+    (
+        "[[region]]\nname = \"west\"",
+        "[[region]]\nname = \"west\"\nhttp_probe = \"http://app.example/health\"",
+        "fleet.toml:12: region.http_probe: \"http://app.example/health\" would be asked in plain text; use https://, or write insecure = true at the top",
+    ),
+    (
+        "[[region]]\nname = \"west\"",
+        "[[region]]\nname = \"west\"\nhttp_probe = \"https://me:secret@app.example\"",
+        "fleet.toml:12: region.http_probe: a user or password stands in the URL, but secrets never stand in the fleet file",
+    ),
+    (
+        "[[collector]]",
+        "[mesh]\nhttp_interval = \"1s\"\n[[collector]]",
+        "fleet.toml:23: mesh.http_interval: \"1s\" is outside 5s to 10m",
+    ),
     // Databases.
     ("dsn = \"host=/run/postgresql dbname=app\"", "", "fleet.toml:17: cluster.node.dsn: is missing"),
     (
@@ -365,10 +380,11 @@ fn security() {
 fn one_at_a_time() {
     let table = [("60s", "10s", 10_000), ("10s", "10s", 5_000), ("5s", "10s", 2_500), ("5s", "1s", 1_000)];
     for (interval, give_up, expected_ms) in table {
-        let text =
-            format!("[mesh]\nsql_interval = \"{interval}\"\nsql_kept_interval = \"{interval}\"\ngive_up = \"{give_up}\"\n");
+        let text = format!(
+            "[mesh]\nsql_interval = \"{interval}\"\nsql_kept_interval = \"{interval}\"\nhttp_interval = \"{interval}\"\ngive_up = \"{give_up}\"\n"
+        );
         let mesh = parse(&GOOD.replace("[[collector]]", &format!("{text}[[collector]]"))).unwrap().mesh;
-        for kind in [ProbeKind::Sql, ProbeKind::SqlKept] {
+        for kind in [ProbeKind::Sql, ProbeKind::SqlKept, ProbeKind::Http] {
             assert_eq!(mesh.give_up_of(kind), Duration::from_millis(expected_ms), "{interval}");
         }
         assert_eq!(mesh.give_up_of(ProbeKind::Tcp), mesh.give_up);
@@ -393,8 +409,14 @@ fn sql_probes() {
     let twin = "regions east and west have the same sql_probe: one of them is measured twice";
     assert_eq!(told(&probed("host=a", "host=a")), [no_node, twin]);
     let mut alone = fleet;
+    alone.regions[0].http_probe = Some("https://app.example/health".parse().unwrap());
+    assert!(
+        alone.mesh.asks(ProbeKind::Http, &alone.regions[0], false) && !alone.mesh.asks(ProbeKind::Http, &alone.regions[1], true)
+    );
+    assert_eq!(alone.warnings().iter().filter(|warning| warning.contains("http_probe")).count(), 0);
     alone.mesh.plan = Plan::Pairs(std::collections::BTreeSet::new());
     assert_eq!(told(&alone).len(), 3);
+    assert_eq!(alone.warnings().iter().filter(|warning| warning.contains("http_probe")).count(), 1);
 }
 
 /// A plan that takes more than its budget is refused with the numbers; one bit too much is enough.

@@ -25,6 +25,9 @@ const SQL_PACKETS: u64 = 16;
 const SQL_OCTETS: u64 = 6000;
 const SQL_KEPT_PACKETS: u64 = 2;
 const SQL_KEPT_OCTETS: u64 = 300;
+/// A handshake of TLS, a request and a short answer; likewise.
+const HTTP_PACKETS: u64 = 12;
+const HTTP_OCTETS: u64 = 6000;
 /// An average month: 365.25 days over 12 [s].
 const MONTH_S: f64 = 365.25 * 24.0 * 3600.0 / 12.0;
 
@@ -93,10 +96,14 @@ fn of_link(fleet: &Fleet, region: &Region, peer: &Region, with_key: bool) -> Tra
             sum.add(agents * TCP_PACKETS, agents * octets, per_s(ProbeKind::Tcp));
         }
     }
-    for (from, _) in [(region, peer), (peer, region)].into_iter().filter(|(_, to)| to.sql_probe.is_some()) {
+    for (from, to) in [(region, peer), (peer, region)] {
         let agents = from.agents.len() as u64;
-        let kinds = [(ProbeKind::Sql, SQL_PACKETS, SQL_OCTETS), (ProbeKind::SqlKept, SQL_KEPT_PACKETS, SQL_KEPT_OCTETS)];
-        for (kind, packets, octets) in kinds {
+        let kinds = [
+            (ProbeKind::Sql, SQL_PACKETS, SQL_OCTETS),
+            (ProbeKind::SqlKept, SQL_KEPT_PACKETS, SQL_KEPT_OCTETS),
+            (ProbeKind::Http, HTTP_PACKETS, HTTP_OCTETS),
+        ];
+        for (kind, packets, octets) in kinds.into_iter().filter(|(kind, ..)| mesh.asks(*kind, to, true)) {
             sum.add(agents * packets, agents * (octets + packets * IPV6_OCTETS), per_s(kind));
         }
     }
@@ -162,14 +169,21 @@ mod tests {
         assert!((bytes("icmp = false") - alone - (60.0 + 20.0 + 3.0 * (52.0 + 20.0))).abs() < 1e-6);
     }
 
-    /// Logins and queries count for the region that asks and for the one that answers, and only where the file asks for them.
+    /// Logins, queries and requests count for the region that asks and for the one that answers, and only where the file asks for them.
     #[test]
-    fn sql() {
+    fn applications() {
         let quiet = fleet(&[&["10.0.0.1"], &["10.0.0.2"], &["10.0.0.3"]], "icmp = false\ntcp = false");
         let mut asked = quiet.clone();
         asked.regions[0].sql_probe = Some("host=db".to_owned());
         let more = |region| rate(&asked, region, true).1 - rate(&quiet, region, true).1;
         let each = (6000.0 + 16.0 * 40.0) / 60.0 + (300.0 + 2.0 * 40.0) / 10.0;
+        for (region, expected) in [(0, 2.0 * each), (1, each), (2, each)] {
+            assert!((more(region) - expected).abs() < 1e-6, "{region}");
+        }
+        let mut asked = quiet.clone();
+        asked.regions[0].http_probe = Some("https://app".parse().unwrap());
+        let more = |region| rate(&asked, region, true).1 - rate(&quiet, region, true).1;
+        let each = (6000.0 + 12.0 * 40.0) / 10.0;
         for (region, expected) in [(0, 2.0 * each), (1, each), (2, each)] {
             assert!((more(region) - expected).abs() < 1e-6, "{region}");
         }

@@ -113,6 +113,11 @@ fn security(fleet: &Fleet, found: &mut Vec<String>) {
 
 /// Second opinions for which nobody or nothing is there.
 fn applications(fleet: &Fleet, found: &mut Vec<String>) {
+    for region in fleet.regions.iter().filter(|region| region.http_probe.is_some()) {
+        if fleet.peers_of(&region.name).next().is_none() {
+            found.push(format!("region {} has a http_probe, but no other region probes it", region.name));
+        }
+    }
     for region in &fleet.regions {
         let Some(sql_probe) = &region.sql_probe else { continue };
         let name = &region.name;

@@ -248,7 +248,7 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
             let (from, to) = fault::link(name, plan).map_err(tell)?;
             let kind = section.get("kind", |value| {
                 ProbeKind::from_word(&text(value)?)
-                    .ok_or_else(|| "must be \"stamp\", \"icmp\", \"tcp\", \"sql\" or \"sql-kept\"".to_owned())
+                    .ok_or_else(|| "must be \"stamp\", \"icmp\", \"tcp\", \"sql\", \"sql-kept\" or \"http\"".to_owned())
             })?;
             let kind = kind.unwrap_or(ProbeKind::Stamp);
             (Box::new(move |value| Quantity::Link { from, to, kind, value }), LINK)

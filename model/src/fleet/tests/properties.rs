@@ -20,6 +20,9 @@ pub(super) fn printed(fleet: &Fleet) -> String {
         if let Some(dsn) = &region.sql_probe {
             writeln!(file, "sql_probe = {dsn:?}").unwrap();
         }
+        if let Some(url) = &region.http_probe {
+            writeln!(file, "http_probe = \"{url}\"").unwrap();
+        }
         for agent in &region.agents {
             write!(file, "[[region.agent]]\nname = \"{}\"\nmesh = \"{}\"\n", agent.name, agent.mesh).unwrap();
         }
@@ -45,6 +48,7 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     file += &plan(m);
     writeln!(file, "dscp = {}", m.dscp).unwrap();
     let (fresh, kept) = (text(m.sql_interval), text(m.sql_kept_interval));
+    writeln!(file, "http_interval = {}", text(m.http_interval)).unwrap();
     write!(file, "sql_interval = {fresh}\nsql_kept_interval = {kept}\n").unwrap();
     write!(file, "flows = {}\ninterval = {interval}\ndeadline = {deadline}\ngive_up = {give_up}\n", m.flows).unwrap();
     write!(
@@ -107,7 +111,7 @@ prop_compose! {
         (icmp, tcp, third_party, generous) in any::<(bool, bool, bool, bool)>(),
         loss_enter in 0.000_001..=1.0_f64,
         below in 0.0..0.999_f64,
-        (sql_ms, kept_ms) in (5_000_u64..600_000, 5_000_u64..600_000),
+        (sql_ms, kept_ms, http_ms) in (5_000_u64..600_000, 5_000_u64..600_000, 5_000_u64..600_000),
     ) -> Mesh {
         let deadline = Duration::from_micros(deadline_us);
         Mesh {
@@ -117,6 +121,7 @@ prop_compose! {
             interval: Duration::from_millis(interval_ms),
             sql_interval: Duration::from_millis(sql_ms),
             sql_kept_interval: Duration::from_millis(kept_ms),
+            http_interval: Duration::from_millis(http_ms),
             give_up: deadline + Duration::from_micros(patience_us),
             loss_exit: loss_enter * below,
         }
@@ -144,6 +149,7 @@ prop_compose! {
                 mesh: format!("[2001:db8::{r}]:{}", a + 1).parse().unwrap(),
             }).collect(),
             sql_probe: at.map(|_| format!("host='db-{r}' user=probe")),
+            http_probe: at.map(|_| format!("https://app-{r}.example:8443/health").parse().unwrap()),
         }).collect();
         let clusters = clusters.into_iter().enumerate().map(|(c, (lag_ms, beat_ms, writers_max, nodes))| Cluster {
             name: format!("cluster-{c}").parse().unwrap(),
