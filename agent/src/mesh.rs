@@ -4,7 +4,8 @@
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`]
 //! (of losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
 //! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`round`] over
-//! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`] and [`tcp`].
+//! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
+//! [`http`].
 //! `fuzzing` holds what the fuzz targets run.
 
 pub mod budget;

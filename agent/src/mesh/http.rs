@@ -26,9 +26,9 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::{choose, lookup};
-use crate::mesh::sender::outcome_of;
 use crate::mesh::step::{Failure, Step, Told};
 
 /// What is read of a body [octets]: a page that says "well" is shorter.

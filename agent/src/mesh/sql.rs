@@ -16,9 +16,9 @@ use lagmesh_postgres::{ConnInfo, ConnectError, Connection, QueryError, prepare, 
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::rotation::Rotation;
-use crate::mesh::line::outcome_of;
 use crate::mesh::step::{Failure, Step, Told};
 
 /// The query: needs no table, no right and no disk.
@@ -130,7 +130,7 @@ impl Target {
 
     fn attempt(&self, started: Reading, phases: Vec<(Phase, u64)>, step: Step<()>) -> Attempt {
         let ended = self.clock.now();
-        self.told.tell(step.as_ref().map(|()| ()));
+        self.told.tell(step.as_ref().copied());
         let end = step.map_or_else(|failure| failure.end, |()| End::Answered);
         Attempt { started, ended, end, phases }
     }
