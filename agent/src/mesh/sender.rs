@@ -1,4 +1,4 @@
-//! What goes to and comes from the sockets of the flows, as [`Engine`](crate::mesh::engine::Engine) says.
+//! What goes to and comes from the sockets of the flows, as [`Engine`] says.
 //!
 //! A probe is stamped by the kernel where that can be believed ([`crate::mesh::kernel`]), else in user space, right before a send and
 //! right after a receive: on the safe side for bounds.
