@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, ProbeKind, RegionState,
+    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, RegionState,
     ReplicationState, RouteCause, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
@@ -50,6 +50,7 @@ fn states_are_those_of_the_model() -> Result<()> {
         PathCause,
         RouteCause,
         StampSource,
+        Phase,
         NodeRole,
         Axis,
         Stage,
