@@ -91,19 +91,14 @@ fn of_link(fleet: &Fleet, region: &Region, peer: &Region, with_key: bool) -> Tra
             let octets = ECHO_PAYLOAD as u64 + ICMP_OCTETS + ip(&asked.mesh);
             sum.add(agents, agents * octets, per_s(ProbeKind::Icmp));
         }
-        if mesh.tcp && fleet.nodes_of(&to.name).next().is_some() {
-            let octets = TCP_OCTETS + TCP_PACKETS * IPV6_OCTETS;
-            sum.add(agents * TCP_PACKETS, agents * octets, per_s(ProbeKind::Tcp));
-        }
-    }
-    for (from, to) in [(region, peer), (peer, region)] {
-        let agents = from.agents.len() as u64;
+        let has_node = fleet.nodes_of(&to.name).next().is_some();
         let kinds = [
+            (ProbeKind::Tcp, TCP_PACKETS, TCP_OCTETS),
             (ProbeKind::Sql, SQL_PACKETS, SQL_OCTETS),
             (ProbeKind::SqlKept, SQL_KEPT_PACKETS, SQL_KEPT_OCTETS),
             (ProbeKind::Http, HTTP_PACKETS, HTTP_OCTETS),
         ];
-        for (kind, packets, octets) in kinds.into_iter().filter(|(kind, ..)| mesh.asks(*kind, to, true)) {
+        for (kind, packets, octets) in kinds.into_iter().filter(|(kind, ..)| mesh.asks(*kind, to, has_node)) {
             sum.add(agents * packets, agents * (octets + packets * IPV6_OCTETS), per_s(kind));
         }
     }
