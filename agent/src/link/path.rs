@@ -76,8 +76,7 @@ impl Path {
     pub fn record(&mut self, probe: &Probe, is_current: bool) {
         let (Some(sample), Some(rtt_ns), Some(agent)) = (probe.path, probe.rtt_ns, &probe.agent) else { return };
         if let Some(oneway) = sample.oneway {
-            // A guess below zero counts as zero: a histogram has no place below.
-            let _ = self.oneway.as_mut().zip(oneway).map(|(total, delay)| total.record_ns(not_below_zero(delay.estimate_ns())));
+            let _ = self.oneway.as_mut().zip(oneway).map(|(total, delay)| total.record_difference_ns(delay.estimate_ns()));
         }
         if !is_current {
             return;
@@ -242,10 +241,6 @@ fn shorter(known: Option<Interval>, new: Interval) -> Interval {
     let least = |of: fn(&Interval) -> i64| of(&known).min(of(&new));
     Interval::new(least(Interval::lower_ns), least(Interval::estimate_ns), least(Interval::upper_ns))
         .expect("the least of each keep the order of all")
-}
-
-fn not_below_zero(ns: i64) -> u64 {
-    u64::try_from(ns).unwrap_or(0)
 }
 
 #[cfg(test)]

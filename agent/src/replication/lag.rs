@@ -279,7 +279,7 @@ impl Totals {
         for (histogram, ns) in
             [(&mut self.lower, lag.lower_ns()), (&mut self.estimate, lag.estimate_ns()), (&mut self.upper, lag.upper_ns())]
         {
-            histogram.record_ns(if ns > 0 { ns.cast_unsigned() } else { 0 });
+            histogram.record_difference_ns(ns);
         }
         let objective_ns = nanos(objective).cast_signed();
         if lag.upper_ns() <= objective_ns {

@@ -114,6 +114,11 @@ impl Exponential {
         self.sum_ns += u128::from(ns);
     }
 
+    /// One difference of stamps [ns]. Below zero it counts as zero: a histogram has no place there.
+    pub fn record_difference_ns(&mut self, ns: i64) {
+        self.record_ns(ns.max(0).cast_unsigned());
+    }
+
     /// Everything that a recorder took.
     pub fn add(&mut self, recorder: &Recorder) {
         let (Some(min_ns), Some(max_ns)) = (recorder.min_ns(), recorder.max_ns()) else { return };
