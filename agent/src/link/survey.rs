@@ -46,10 +46,10 @@ impl Surveyed {
 
     /// The longest packet that reaches every agent of the peer, of those to which it is known.
     pub(super) fn mtu_bytes(&self, now: RawNanos) -> Known<u64> {
-        let Some(oldest) = self.mtus.values().map(|mtu| age_of(mtu.at, now)).max() else {
+        let oldest = self.mtus.values().map(|mtu| age_of(mtu.at, now)).max();
+        let Some((oldest, value)) = oldest.zip(self.mtus.values().map(|mtu| u64::from(mtu.length)).min()) else {
             return Known::unknown("no search for the longest packet has come to an end yet");
         };
-        let value = self.mtus.values().map(|mtu| u64::from(mtu.length)).min().unwrap_or_default();
         if oldest <= MTU_CURRENT { Known::known(value) } else { Known::Stale { value, age_s: oldest.as_secs_f64() } }
     }
 

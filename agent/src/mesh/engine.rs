@@ -144,8 +144,7 @@ impl Engine {
     /// the probes that must be sent now, as peer and flow.
     pub fn due(&mut self, read: RawNanos, all: bool, now: Reading) -> Vec<(usize, usize)> {
         let (mut sending, mut due) = (Vec::new(), Vec::new());
-        let is_new = self.epoch != now.epoch;
-        self.enter(now.epoch);
+        let is_new = self.enter(now.epoch);
         for (index, peer) in self.peers.iter_mut().enumerate() {
             if !(all || is_new || peer.next_due() <= now.raw) {
                 continue;
@@ -271,11 +270,14 @@ impl Engine {
     }
 
     /// Nothing is combined across two epochs of our own clock: what was heard in the old one was heard nobody knows when.
-    fn enter(&mut self, epoch: Epoch) {
-        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+    /// Says whether this is another one than before.
+    fn enter(&mut self, epoch: Epoch) -> bool {
+        let is_new = std::mem::replace(&mut self.epoch, epoch) != epoch;
+        if is_new {
             self.hearing.forget();
             self.heard = true;
         }
+        is_new
     }
 
     /// Says how many requests were dropped since the last call: together, for a flood must not crowd out what else was observed.
