@@ -109,6 +109,26 @@ fn remove_abandoned(temporary: &Path) {
     }
 }
 
+/// Writes a file that nobody else may read.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn secret(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("close {} to others", path.display()))?;
+    Ok(path)
+}
+
+/// A key of 32 octets for the mesh, in a file as agents want it.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn mesh_key(folder: &Path) -> Result<PathBuf> {
+    secret(folder, "mesh.key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n")
+}
+
 /// The build folder of the repository, for what a run leaves on purpose (pictures, reports).
 ///
 /// # Errors

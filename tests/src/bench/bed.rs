@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::progress;
 use super::receiver::Receiver;
-use crate::files::RunFolder;
+use crate::files::{RunFolder, mesh_key};
 use crate::process::{Process, Program};
 use crate::real::Real;
 use crate::wait;
@@ -104,8 +103,7 @@ impl Bed {
         let mut hosts = vec![HostPlan::new(METER, METER)];
         hosts.extend((0..HOSTS).map(|number| HostPlan::new(&host_name(number), &host_name(number))));
         let wan = Wan::start(&WanPlan { hosts, log_records, ..WanPlan::default() })?;
-        let key = write(&folder, "mesh.key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n")?;
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).context("close the key to others")?;
+        mesh_key(folder.path())?;
         let receiver = Receiver::start(wan.host(METER)?).await?;
         let mut bed = Bed { reflectors: Vec::new(), receiver, wan, folder, started: AtomicU32::new(0), since: Real::now() };
         progress("starting the agents that answer");
@@ -189,7 +187,9 @@ impl Bed {
     /// # Errors
     /// If it cannot be written.
     pub(super) fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
-        write(&self.folder, name, text)
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
     }
 
     /// The addresses of all hosts with agents that answer.
@@ -288,12 +288,6 @@ pub(super) fn peer_name(peer: usize) -> String {
 /// A host with peers, and the network's region for it.
 pub(super) fn host_name(number: usize) -> String {
     format!("h{number}")
-}
-
-fn write(folder: &RunFolder, name: &str, text: &str) -> Result<PathBuf> {
-    let path = folder.path().join(name);
-    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
 }
 
 /// The way to the pages of an agent.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -294,14 +293,9 @@ async fn prepare(server: &Server) -> Result<()> {
 }
 
 fn write_secrets(run: &Path) -> Result<()> {
-    let secret = |name: &str, text: &str| -> Result<()> {
-        let path = run.join(name);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(())
-    };
-    secret("pgpass", &format!("*:*:*:{AGENT_ROLE}:{AGENT_PASSWORD}\n"))?;
-    secret("mesh.key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n")
+    files::secret(run, "pgpass", &format!("*:*:*:{AGENT_ROLE}:{AGENT_PASSWORD}\n"))?;
+    files::mesh_key(run)?;
+    Ok(())
 }
 
 /// A program of this workspace with flags and their values.

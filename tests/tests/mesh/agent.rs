@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::Duration;
@@ -42,14 +41,6 @@ pub(crate) fn fleet_file(folder: &Path, name: &str, mesh: &str, regions: &[(&str
     let file = folder.join(format!("{name}.toml"));
     fs::write(&file, text)?;
     Ok(file)
-}
-
-/// A key of 32 octets, in a file that nobody else may read.
-pub(crate) fn key_file(folder: &Path) -> Result<PathBuf> {
-    let path = folder.join("mesh.key");
-    let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
-    std::io::Write::write_all(&mut &file, b"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n")?;
-    Ok(path)
 }
 
 /// The released agent; how much a debug build can take in is not what is shown here.

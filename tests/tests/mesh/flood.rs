@@ -10,13 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::LinkState;
 use lagmesh_tests::bench::usage::rss_mib;
-use lagmesh_tests::files::RunFolder;
+use lagmesh_tests::files::{RunFolder, mesh_key};
 use lagmesh_tests::real::Real;
 use lagmesh_tests::wait;
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 
-use crate::agent::{Agent, Counts, PATIENCE, fleet_file, key_file, mesh_address, since};
+use crate::agent::{Agent, Counts, PATIENCE, fleet_file, mesh_address, since};
 use crate::alone;
 
 /// How many forged packets are sent in a second, if the machine can.
@@ -120,7 +120,7 @@ fn count(counts: &Counts, words: &[&str]) -> u64 {
 async fn a_flood_harms_nobody() -> Result<()> {
     let _alone = alone().await;
     let folder = RunFolder::new("flood")?;
-    let key = key_file(folder.path())?;
+    let key = mesh_key(folder.path())?;
     for third_party in [false, true] {
         let name = if third_party { "flood-open" } else { "flood" };
         let regions = [("a", mesh_address(1)?), ("b", mesh_address(2)?)];

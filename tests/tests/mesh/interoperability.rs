@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::ProbeKind;
-use lagmesh_tests::files::{self, RunFolder};
+use lagmesh_tests::files::{self, RunFolder, mesh_key};
 use lagmesh_tests::process::{Place, Process, Program};
 use lagmesh_tests::skip::skip;
 use lagmesh_tests::wait;
 use serde_json::Value;
 
-use crate::agent::{Agent, Counts, PATIENCE, fleet_file, key_file, mesh_address};
+use crate::agent::{Agent, Counts, PATIENCE, fleet_file, mesh_address};
 use crate::alone;
 
 /// How many packets its sender sends.
@@ -81,7 +81,7 @@ async fn its_sender_and_our_reflector() -> Result<()> {
     let Some(program) = stamp_suite("its_sender_and_our_reflector")? else { return Ok(()) };
     let _alone = alone().await;
     let folder = RunFolder::new("stamp-sender")?;
-    let (key, own) = (key_file(folder.path())?, mesh_address(1)?);
+    let (key, own) = (mesh_key(folder.path())?, mesh_address(1)?);
     let regions = [("a", own), ("b", mesh_address(2)?)];
     let fleet = fleet_file(folder.path(), "ours", "third_party = true", &regions)?;
     let agent = Agent::start(folder.path(), &fleet, "a", Some(&key))?;
@@ -110,7 +110,7 @@ async fn our_sender_and_its_reflector() -> Result<()> {
     let Some(program) = stamp_suite("our_sender_and_its_reflector")? else { return Ok(()) };
     let _alone = alone().await;
     let folder = RunFolder::new("stamp-reflector")?;
-    let key = key_file(folder.path())?;
+    let key = mesh_key(folder.path())?;
     for (name, key) in [("open", None), ("keyed", Some(key.as_path()))] {
         let (own, theirs) = (mesh_address(1)?, mesh_address(3)?);
         let at = [("--local-addr", theirs.ip().to_string()), ("--local-port", theirs.port().to_string())];
