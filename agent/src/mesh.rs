@@ -2,7 +2,8 @@
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`]
-//! (of losses), [`flow_path`] (whether it changed), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
+//! (of losses), [`flow_path`] (whether it changed), [`held`] (what waits for the reflector's
+//! word), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
 //! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`round`] over
 //! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
 //! [`http`].
@@ -18,6 +19,7 @@ pub mod flow_path;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod hearing;
+pub mod held;
 pub mod http;
 pub mod icmp;
 pub mod kernel;

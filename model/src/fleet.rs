@@ -163,9 +163,9 @@ pub struct Mesh {
 
 impl Mesh {
     /// What a packet between agents takes without a mesh key, both ways: base packet, clock, records [octets of UDP payload].
-    pub const PACKET_LENGTH: usize = 244;
+    pub const PACKET_LENGTH: usize = 264;
     /// The same with a mesh key: the longer base packet, and the HMAC of what follows it [octets of UDP payload].
-    pub const PACKET_LENGTH_WITH_KEY: usize = 332;
+    pub const PACKET_LENGTH_WITH_KEY: usize = 352;
 
     /// The time between two probes of a kind: of one flow for STAMP, of one peer for the others.
     pub fn interval_of(&self, kind: ProbeKind) -> Duration {

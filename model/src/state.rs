@@ -79,6 +79,8 @@ words! {
         KernelReceive = "kernel-receive", "the kernel made that of the return, the agent that of the sending";
         /// The kernel made both.
         Kernel = "kernel", "the kernel made both";
+        /// The kernel made both, and the reflector's answer was taken out to where its kernel let it go.
+        KernelBothEnds = "kernel-both-ends", "the kernel made both, and the reflector has told when its own kernel let the answer go";
     }
 }
 

@@ -17,7 +17,7 @@ use crate::mesh::hearing::{Directory, Hearing};
 use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{Came, PACKET_MAX, Peer, Told};
-use crate::mesh::reflector::{Accepted, Origin, Reflector};
+use crate::mesh::reflector::{Accepted, Answered, Origin, Reflector};
 use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::survey::{Errand, SURVEY_MAX};
 use crate::mesh::tlv::AgentHash;
@@ -262,11 +262,20 @@ impl Engine {
     }
 
     /// Turns a request into its answer, in place.
-    pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading) {
+    /// Returns what a stamp of its leaving is about.
+    pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading) -> Option<Answered> {
         let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
         let bulletin = entry.and_then(|entry| self.bulletins.get_mut(&entry.region));
         let records = bulletin.map(|bulletin| bulletin.next(now, None)).unwrap_or_default();
-        self.reflector.answer(accepted, packet, now, &records);
+        self.reflector.answer(accepted, packet, now, &records)
+    }
+
+    /// The kernel says when an answer left.
+    pub fn on_answer_left(&mut self, answered: &Answered, stamp: WallNanos) {
+        match self.stamps.sent(answered.at.raw, stamp) {
+            Ok(left) => self.reflector.left(answered, left),
+            Err(refusal) => *self.refused.entry(refusal.as_str()).or_default() += 1,
+        }
     }
 
     /// Nothing is combined across two epochs of our own clock: what was heard in the old one was heard nobody knows when.
@@ -317,6 +326,7 @@ mod tests {
     use lagmesh_model::state::StampSource;
 
     use super::*;
+    use crate::measurement::Probe;
     use crate::mesh::testing::{announcement_record, fleet};
 
     /// What was heard in one epoch of our clock is not said to have been heard in the next: the view is published without it.
@@ -366,49 +376,81 @@ mod tests {
         reading(us)
     }
 
-    /// Sends the first probe at 1 ms; the kernel lets it go at 1.1 ms.
-    fn probe(engine: &mut Engine) -> Vec<u8> {
+    /// Sends a probe at that moment; the kernel lets it go 100 us later.
+    fn probe(engine: &mut Engine, us: u64) -> Vec<u8> {
         let mut packet = [0; PACKET_MAX];
-        note(engine, 0);
-        let now = note(engine, 1_000);
+        note(engine, us - 1_000);
+        let now = note(engine, us);
         let length = engine.request(0, 0, now, &mut packet);
         let sequence = engine.sent(0, 0, now);
-        note(engine, 1_150);
-        engine.on_kernel_stamp(0, 0, sequence, reading(1_100).wall);
+        note(engine, us + 150);
+        engine.on_kernel_stamp(0, 0, sequence, reading(us + 100).wall);
         packet[..length].to_vec()
+    }
+
+    fn engine_of(region: &str) -> Engine {
+        let agent = format!("{region}-a").parse().unwrap();
+        Engine::new(&Arc::new(fleet(&[])), &region.parse().unwrap(), &agent, None, reading(0))
+    }
+
+    /// A request of Oslo that was sent at `us` and is at Tokyo 20 ms later, by its kernel. It is read there 3 ms late; the answer is made
+    /// 50 us after that, leaves `leaving_us` later and is at Oslo after 20 ms, where it is read late, too.
+    fn exchange(oslo: &mut Engine, tokyo: &mut Engine, us: u64, is_empty_known: bool, leaving_us: u64) -> Vec<Probe> {
+        let mut packet = probe(oslo, us);
+        let empty = note(tokyo, us + 19_000).raw;
+        let read = note(tokyo, us + 23_000);
+        let origin = Origin { source: "127.0.0.1:45000".parse().unwrap(), hops: None, class: None };
+        let arrival = Arrival { stamp: Some(reading(us + 20_100).wall), empty: is_empty_known.then_some(empty) };
+        let accepted = tokyo.check(&packet, origin, arrival, read).unwrap();
+        let now = note(tokyo, us + 23_050);
+        let answered = tokyo.answer(&accepted, &mut packet, now).unwrap();
+        note(tokyo, us + 23_050 + leaving_us + 10);
+        tokyo.on_answer_left(&answered, reading(us + 23_050 + leaving_us).wall);
+        let read = note(oslo, us + 48_000);
+        let stamp = Some(reading(us + 43_050 + leaving_us).wall);
+        oslo.on_packet(0, 0, Came { packet: &packet, stamp, hops: None, prompt: false }, read);
+        let probes = oslo.observations().filter_map(|said| if let Observation::Probe(probe) = said { Some(probe) } else { None });
+        probes.collect()
     }
 
     /// Both ends run late by milliseconds, but the kernels stamped in time: the round trip is that of the network, and so is the clock's
     /// interval. One reflector that cannot tell when its socket was empty stamps by itself.
     #[test]
     fn kernel_stamps_take_lateness_out() {
-        for (empty, expected_us) in [(Some(reading(20_000).raw), 40_000), (None, 42_900)] {
-            let engine = |region: &str| {
-                let agent = format!("{region}-a").parse().unwrap();
-                Engine::new(&Arc::new(fleet(&[])), &region.parse().unwrap(), &agent, None, reading(0))
-            };
-            let (mut oslo, mut tokyo) = (engine("oslo"), engine("tokyo"));
+        for (is_empty_known, expected_us) in [(true, 40_000), (false, 42_900)] {
+            let (mut oslo, mut tokyo) = (engine_of("oslo"), engine_of("tokyo"));
             tokyo.found(0, "127.0.0.1:18620".parse().unwrap());
-            probe(&mut tokyo);
-            let mut packet = probe(&mut oslo);
-            note(&mut tokyo, 20_000);
-            let read = note(&mut tokyo, 24_000);
-            let sender: SocketAddr = "127.0.0.1:45000".parse().unwrap();
-            let arrival = Arrival { stamp: Some(reading(21_100).wall), empty };
-            let accepted = tokyo.check(&packet, Origin { source: sender, hops: None, class: None }, arrival, read).unwrap();
-            tokyo.answer(&accepted, &mut packet, reading(24_050));
-            let read = note(&mut oslo, 49_000);
-            oslo.on_packet(0, 0, Came { packet: &packet, stamp: Some(reading(44_050).wall), hops: None, prompt: false }, read);
-            let answered =
-                oslo.observations().find_map(|said| if let Observation::Probe(probe) = said { Some(probe) } else { None });
-            let answered = answered.unwrap();
-            assert_eq!((answered.rtt_ns, answered.stamps), (Some(expected_us * 1_000), Some(StampSource::Kernel)));
-            let clock = oslo.peers()[0].clock(read.raw).unwrap();
+            probe(&mut tokyo, 1_000);
+            let answered = exchange(&mut oslo, &mut tokyo, 1_000, is_empty_known, 0);
+            assert_eq!((answered[0].rtt_ns, answered[0].stamps), (Some(expected_us * 1_000), Some(StampSource::Kernel)));
+            let clock = oslo.peers()[0].clock(reading(49_000).raw).unwrap();
             assert!(
                 clock.offset.contains(0) && clock.offset.width_ns() < (expected_us * 1_000 + 20_000).cast_signed(),
                 "{clock:?}"
             );
         }
+    }
+
+    /// What a busy reflector takes from its own stamp to the leaving of its answer is told with the next one, and taken out: only the very
+    /// first round trip of a session has it in it.
+    #[test]
+    fn the_next_answer_takes_out_what_the_reflector_took() {
+        let (mut oslo, mut tokyo) = (engine_of("oslo"), engine_of("tokyo"));
+        tokyo.found(0, "127.0.0.1:18620".parse().unwrap());
+        probe(&mut tokyo, 1_000);
+        let told: Vec<_> = [1_000, 61_000, 121_000]
+            .iter()
+            .flat_map(|us| exchange(&mut oslo, &mut tokyo, *us, true, 400))
+            .map(|probe| (probe.rtt_ns, probe.stamps, probe.at.raw))
+            .collect();
+        let at = |us: u64| reading(us).raw;
+        assert_eq!(
+            told,
+            [
+                (Some(40_400_000), Some(StampSource::Kernel), at(49_000)),
+                (Some(40_000_000), Some(StampSource::KernelBothEnds), at(109_000)),
+            ]
+        );
     }
 
     /// What is beyond the plan is not sent, each probe of it has its fate, and nobody else is accused.

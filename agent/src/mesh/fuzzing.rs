@@ -251,9 +251,10 @@ pub fn answer(input: &[u8]) -> (usize, usize) {
     let stamp = situation.is(TOLD).then_some(at(CAME_MS - 1).wall);
     let came = Came { packet: &packet, stamp, hops: situation.is(TOLD).then_some(61), prompt: true };
     let mut take = |out: &mut Vec<Observation>| {
-        let first = out.len();
+        let (first, waited) = (out.len(), peer.waiting());
         let told = peer.on_packet(flow, came, (now, &mut stamps), keys.as_ref(), out);
-        counted(&out[first..], &told)
+        assert!(peer.waiting() >= waited, "no answer tells of another flow's probe");
+        counted(&out[first..], &told, peer.waiting() - waited)
     };
     let once = take(&mut out);
     assert!(once.0 + once.1 <= 1, "one packet has two fates");
@@ -267,9 +268,9 @@ pub fn answer(input: &[u8]) -> (usize, usize) {
     once
 }
 
-/// How many probes a packet settled, and how many packets were dropped.
-fn counted(said: &[Observation], told: &Told) -> (usize, usize) {
-    let (mut settled, mut dropped) = (0, 0);
+/// How many probes a packet settled, with those that wait for another word of the reflector, and how many packets were dropped.
+fn counted(said: &[Observation], told: &Told, waiting: usize) -> (usize, usize) {
+    let (mut settled, mut dropped) = (waiting, 0);
     for observation in said {
         match observation {
             Observation::Probe(probe) => {

@@ -216,31 +216,34 @@ impl StampClock {
     }
 }
 
-/// How many of the packets that a socket sent are remembered.
-const SENT_MAX: usize = 64;
-
-/// Which probe of a socket a transmit stamp belongs to. The kernel numbers what a socket sends from 0 on (`SOF_TIMESTAMPING_OPT_ID`);
-/// some kernels also number what they then could not send.
-#[derive(Debug, Default, Clone)]
-pub struct SendIds {
+/// What a transmit stamp is about. The kernel numbers what a socket sends from 0 on (`SOF_TIMESTAMPING_OPT_ID`); some kernels also number
+/// what they then could not send.
+#[derive(Debug)]
+pub struct SendIds<T> {
     /// The number that the next packet gets at least.
     next: u32,
-    /// The sequence numbers of the newest packets, oldest first; `None` for those that are no probes.
-    recent: VecDeque<Option<u32>>,
+    /// The newest packets, oldest first; `None` for those of which no stamp is wanted.
+    recent: VecDeque<Option<T>>,
+    recent_max: usize,
 }
 
-impl SendIds {
-    /// The socket sent the probe of this sequence number, or something that is no probe.
-    pub fn sent(&mut self, sequence: Option<u32>) {
-        if self.recent.len() == SENT_MAX {
+impl<T: Copy> SendIds<T> {
+    /// Nothing was sent yet; `recent_max` packets are remembered.
+    pub fn new(recent_max: usize) -> SendIds<T> {
+        SendIds { next: 0, recent: VecDeque::new(), recent_max }
+    }
+
+    /// The socket sent a packet.
+    pub fn sent(&mut self, what: Option<T>) {
+        if self.recent.len() >= self.recent_max {
             self.recent.pop_front();
         }
-        self.recent.push_back(sequence);
+        self.recent.push_back(what);
         self.next = self.next.wrapping_add(1);
     }
 
-    /// The sequence number of the probe to which the kernel gave a number; `None` if that is none, or forgotten.
-    pub fn sequence_of(&mut self, id: u32) -> Option<u32> {
+    /// The packet to which the kernel gave a number; `None` if its stamp is not wanted, or it is forgotten.
+    pub fn of(&mut self, id: u32) -> Option<T> {
         let newest = self.recent.len().checked_sub(1)?;
         let back = self.next.wrapping_sub(1).wrapping_sub(id);
         if back.cast_signed() < 0 {

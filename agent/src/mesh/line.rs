@@ -16,6 +16,8 @@ use crate::mesh::socket::{Queued, begin_at_largest_hop_limit, never_fragment, qu
 
 /// How many sockets that have something are told of at once.
 const READY_AT_ONCE: usize = 256;
+/// Of how many packets of a flow the stamps find their probes.
+const SENT_MAX: usize = 64;
 /// Which socket is the reflector's.
 const REFLECTOR: u64 = u64::MAX;
 
@@ -41,8 +43,8 @@ pub struct Connected {
 pub struct Line {
     /// It never blocks.
     pub socket: UdpSocket,
-    /// Which of its packets is which probe.
-    pub ids: RefCell<SendIds>,
+    /// Which of its packets is the probe of which sequence number.
+    pub ids: RefCell<SendIds<u32>>,
 }
 
 /// A socket that has something.
@@ -159,7 +161,7 @@ impl Line {
         begin_at_largest_hop_limit(&socket, target.is_ipv4(), target.is_ipv6())?;
         never_fragment(&socket, target.is_ipv4())?;
         socket.connect(&target.into())?;
-        Ok(Line { socket: socket.into(), ids: RefCell::default() })
+        Ok(Line { socket: socket.into(), ids: RefCell::new(SendIds::new(SENT_MAX)) })
     }
 
     /// The errors and transmit stamps that wait. An error that is pending without being queued is one, too.

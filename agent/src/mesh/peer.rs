@@ -1,9 +1,11 @@
 //! One peer agent as we probe it: its flows, its clock, its packets. Pure.
 
+mod packet;
+
 use std::net::IpAddr;
 
 use lagmesh_model::directed::Directed;
-use lagmesh_model::fleet::{Fleet, Mesh};
+use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind, RouteCause, StampSource};
 use lagmesh_model::status::Losses;
@@ -13,28 +15,19 @@ use crate::measurement::{FlowChange, FlowId, Observation, PathChanged, PathSampl
 use crate::mesh::direction::Reflected;
 use crate::mesh::flow::{Answer, Fate, Flow, Settled, Timing};
 use crate::mesh::flow_path::FlowPath;
+use crate::mesh::held::{Held, Measured};
 use crate::mesh::kernel::StampClock;
-use crate::mesh::keys::{KeyIndex, MeshKeys};
+use crate::mesh::keys::MeshKeys;
 use crate::mesh::offset::{Exchange, OffsetWindow};
+use crate::mesh::peer::packet::Opened;
+pub use crate::mesh::peer::packet::PACKET_MAX;
 use crate::mesh::schedule::{phase, to_round};
-use crate::mesh::stamp::extension::{
-    HEADER_LENGTH, HMAC_TLV_LENGTH, Integrity, TYPE_HMAC, TYPE_LAGMESH, put_header, seal, seal_base, verify, verify_base, vouched,
-};
-use crate::mesh::stamp::{ErrorEstimate, HMAC_LENGTH, Mode, Reply, Request, Timestamp};
-use crate::mesh::survey::{Errand, SESSION_PROBES, SURVEY_MAX, Survey, headers_length, is_survey};
-use crate::mesh::tlv::{self, AgentHash, CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
+use crate::mesh::stamp::Timestamp;
+use crate::mesh::survey::{Errand, SURVEY_MAX, Survey, headers_length, is_survey};
+use crate::mesh::tlv::{AgentHash, Record};
 
 /// So many flows that all miss an answer are a cut.
 const CUT_FLOWS_MIN: usize = 8;
-/// The longest packet of ours [octets].
-pub const PACKET_MAX: usize = Mesh::PACKET_LENGTH_WITH_KEY;
-/// What follows the base packet, but for the HMAC [octets].
-const EXTENSIONS_LENGTH: usize = 2 * HEADER_LENGTH + CLOCK_LENGTH + RECORDS_LENGTH;
-const _: () = assert!(
-    Mode::Unauthenticated.base_length() + EXTENSIONS_LENGTH == Mesh::PACKET_LENGTH
-        && Mode::Authenticated.base_length() + EXTENSIONS_LENGTH + HMAC_TLV_LENGTH == Mesh::PACKET_LENGTH_WITH_KEY,
-    "the lengths that the fleet's costs are reckoned with are those of the codec"
-);
 /// For how many intervals a refusal counts.
 const REFUSAL_INTERVALS: u64 = 3;
 
@@ -72,6 +65,8 @@ pub struct Peer {
     timing: Timing,
     flows: Vec<Flow>,
     paths: Vec<FlowPath>,
+    /// By flow: its newest answer, as long as the reflector's word on it is awaited.
+    held: Vec<Held>,
     /// What was last said about each flow.
     said: Vec<Option<bool>>,
     /// Some of that was not heard.
@@ -103,6 +98,7 @@ impl Peer {
             timing,
             flows: (0..mesh.flows).map(flow).collect(),
             paths: (0..mesh.flows).map(|_| FlowPath::default()).collect(),
+            held: (0..mesh.flows).map(|_| Held::default()).collect(),
             said: vec![None; usize::from(mesh.flows)],
             say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
@@ -116,6 +112,7 @@ impl Peer {
 
     /// It was found at an address, where it was not before: the probes leave from other ports from now on.
     pub fn found(&mut self, address: IpAddr, out: &mut Vec<Observation>) {
+        self.tell_held(out);
         self.address = Some(address);
         self.flows.iter_mut().for_each(Flow::moved);
         self.paths.iter_mut().for_each(|path| *path = FlowPath::default());
@@ -149,6 +146,7 @@ impl Peer {
     pub fn wake(&mut self, now: Reading, out: &mut Vec<Observation>) {
         let mut fates = std::mem::take(&mut self.fates);
         if now.epoch != self.own_epoch {
+            self.tell_held(out);
             self.own_epoch = now.epoch;
             self.refused_at = None;
             self.flows.iter_mut().for_each(|flow| flow.on_new_epoch(now.raw, &mut fates));
@@ -164,9 +162,14 @@ impl Peer {
     pub fn judge(&mut self, read: RawNanos, now: Reading, out: &mut Vec<Observation>) {
         let mut fates = std::mem::take(&mut self.fates);
         let mut losses = Losses::default();
-        for flow in &mut self.flows {
+        for index in 0..self.flows.len() {
+            let flow = &mut self.flows[index];
             flow.on_tick(read, &mut fates);
             losses += flow.losses(read);
+            let wait = self.timing.interval + flow.patience();
+            if let Some(measured) = self.held[index].overdue(read, wait) {
+                self.tell_measured(index, &measured, out);
+            }
         }
         self.tell(fates, now, out);
         if losses.total() > 0 {
@@ -204,35 +207,6 @@ impl Peer {
     /// The round-trip time of the flow's newest exchange [ns].
     pub fn newest_rtt_ns(&self, flow: usize) -> Option<u64> {
         self.flows[flow].newest_rtt_ns()
-    }
-
-    /// Writes the flow's next probe, with our name on the wire and how far our wall clock may be off; returns its length. It counts
-    /// once [`Peer::sent`] or [`Peer::not_sent`] says so.
-    pub fn request(
-        &self,
-        flow: usize,
-        (own, error): (AgentHash, ErrorEstimate),
-        now: Reading,
-        records: &[Record],
-        keys: Option<&MeshKeys>,
-        packet: &mut [u8; PACKET_MAX],
-    ) -> usize {
-        let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        let sequence = self.flows[flow].next_sequence();
-        let request = Request { sequence, timestamp: Timestamp::ntp(now.wall), error, session: SESSION_PROBES };
-        request.encode(mode, packet);
-        let base = mode.base_length();
-        let clock_at = put_header(packet, base, TYPE_LAGMESH, length(CLOCK_LENGTH));
-        let body = ClockBody { agent: own, epoch: now.epoch, t1: now.raw, t2: RawNanos(0), t3: RawNanos(0) };
-        tlv::put_clock(&mut packet[clock_at..clock_at + CLOCK_LENGTH], &body);
-        let records_at = put_header(packet, clock_at + CLOCK_LENGTH, TYPE_LAGMESH, length(RECORDS_LENGTH));
-        let end = records_at + RECORDS_LENGTH;
-        tlv::put_records(&mut packet[records_at..end], records);
-        let Some(keys) = keys else { return end };
-        put_header(packet, end, TYPE_HMAC, length(HMAC_LENGTH));
-        seal(packet, base, end, keys, KeyIndex::FIRST);
-        seal_base(packet, keys, KeyIndex::FIRST);
-        end + HMAC_TLV_LENGTH
     }
 
     /// The packets of the survey that are to leave now.
@@ -326,7 +300,7 @@ impl Peer {
         keys: Option<&MeshKeys>,
         out: &mut Vec<Observation>,
     ) -> Told {
-        let (reply, clock, records) = match self.open(packet, keys) {
+        let Opened { reply, clock, records, follow_up } = match self.open(packet, keys) {
             Ok(opened) => opened,
             Err(reason) => return unwanted(reason, out),
         };
@@ -351,25 +325,60 @@ impl Peer {
             Settled::Duplicate => return unwanted("duplicate", out),
             Settled::NotAwaited => return unwanted("not-awaited", out),
         };
+        // Before anything that is new of the peer's clock: that may be another one by now.
+        if let Some(measured) = self.held[flow].follow_up(follow_up) {
+            self.tell_measured(flow, &measured, out);
+        }
         out.extend(arrived.and_then(Result::err).map(|refusal| Observation::StampRefused(refusal.as_str(), 1)));
         let believed = clock.filter(|_| fate.outcome != Outcome::Corrupt);
         let exchange = believed.map(|clock| Exchange { t1: sent, t2: clock.t2, t3: clock.t3, t4: at });
-        let oneway = believed.zip(exchange).and_then(|(clock, exchange)| {
-            if self.offset.record(now.epoch, clock.epoch, &exchange).is_err() {
-                out.push(Observation::ClockContradiction(self.agent.clone()));
-            }
-            self.offset.one_way(&exchange)
-        });
-        let hop_limits = Directed { forward: Some(reply.sender_hops).filter(|hops| *hops > 0), backward: hops };
-        self.note_path(flow, fate.rtt_ns, hop_limits, now.raw, out);
-        let path = PathSample { flow: flow_index(flow), oneway, hops: self.paths[flow].hops() };
-        out.push(self.probe(fate, fate.rtt_ns.map(|_| (stamps, path)), now));
+        if let Some((clock, exchange)) = believed.zip(exchange)
+            && self.offset.record(now.epoch, clock.epoch, &exchange).is_err()
+        {
+            out.push(Observation::ClockContradiction(self.agent.clone()));
+        }
+        let measured = Measured {
+            fate,
+            stamps,
+            exchange,
+            hop_limits: Directed { forward: Some(reply.sender_hops).filter(|hops| *hops > 0), backward: hops },
+            number: reply.sequence,
+            answered: (reply.timestamp, reply.error.format),
+            at: now,
+        };
+        if let Some(measured) = self.held[flow].hold(measured, follow_up, self.timing.interval) {
+            self.tell_measured(flow, &measured, out);
+        }
         if fate.outcome == Outcome::Corrupt {
             return Told::default();
         }
         self.refused_at = None;
         self.say_changes(now, out);
         Told { recognised: believed.is_some(), records }
+    }
+
+    /// Tells of an answered probe.
+    fn tell_measured(&mut self, flow: usize, measured: &Measured, out: &mut Vec<Observation>) {
+        let Measured { fate, stamps, exchange, hop_limits, at, .. } = *measured;
+        let oneway = exchange.and_then(|exchange| self.offset.one_way(&exchange));
+        self.note_path(flow, fate.rtt_ns, hop_limits, at.raw, out);
+        let path = PathSample { flow: flow_index(flow), oneway, hops: self.paths[flow].hops() };
+        out.push(self.probe(fate, fate.rtt_ns.map(|_| (stamps, path)), at));
+    }
+
+    /// How many answered probes still wait for the reflector's word.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn waiting(&self) -> usize {
+        self.held.iter().filter(|held| held.waits()).count()
+    }
+
+    /// Tells of what still waits for the reflector's word: that will not come any more.
+    fn tell_held(&mut self, out: &mut Vec<Observation>) {
+        for flow in 0..self.held.len() {
+            if let Some(measured) = self.held[flow].give_up() {
+                self.tell_measured(flow, &measured, out);
+            }
+        }
     }
 
     /// An answer may show that the path of its flow is another one than before: then its route is wanted.
@@ -390,26 +399,6 @@ impl Peer {
 
     fn flow_id(&self, flow: usize) -> FlowId {
         FlowId { peer: self.region.clone(), agent: self.agent.clone(), index: flow_index(flow) }
-    }
-
-    /// Reads and checks an answer. The private TLVs count only if the reflector filled them and is who it should be.
-    fn open(&self, packet: &[u8], keys: Option<&MeshKeys>) -> Result<(Reply, Option<ClockBody>, Vec<Record>), &'static str> {
-        let mode = if keys.is_some() { Mode::Authenticated } else { Mode::Unauthenticated };
-        let reply = Reply::decode(mode, packet).map_err(|_| "too-short")?;
-        let trusted = match keys {
-            None => true,
-            Some(keys) if verify_base(packet, keys).is_none() => return Err("bad-hmac"),
-            Some(keys) => match verify(packet, mode, keys) {
-                Integrity::Bad => return Err("bad-hmac"),
-                integrity => integrity == Integrity::Good,
-            },
-        };
-        let (clock, records) = tlv::told(packet, vouched(packet, mode.base_length()).filter(|_| trusted));
-        match clock {
-            Some(clock) if clock.agent != self.hash => Err("wrong-agent"),
-            Some(clock) => Ok((reply, Some(clock), records)),
-            None => Ok((reply, None, Vec::new())),
-        }
     }
 
     fn probe(&self, fate: Fate, answer: Option<(StampSource, PathSample)>, now: Reading) -> Observation {
@@ -470,10 +459,6 @@ fn flow_index(flow: usize) -> u16 {
 fn unwanted(reason: &'static str, out: &mut Vec<Observation>) -> Told {
     out.push(Observation::MeshDropped(reason, 1));
     Told::default()
-}
-
-fn length(octets: usize) -> u16 {
-    u16::try_from(octets).expect("TLVs of ours are short")
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lagmesh_daemon::clock::ClockClaim;
-use lagmesh_model::time::{Reading, nanos};
+use lagmesh_model::time::{RawNanos, Reading, WallNanos, nanos};
 
 use crate::mesh::hearing::Directory;
 use crate::mesh::keys::{KeyIndex, MeshKeys};
 use crate::mesh::reflector::answer::{Telling, wanted_class};
 use crate::mesh::reflector::limiter::Limiter;
-use crate::mesh::reflector::sessions::{SessionKey, Sessions};
+use crate::mesh::reflector::sessions::{Counts, SessionKey, Sessions};
 use crate::mesh::stamp::extension::{Integrity, TYPE_HMAC, frames, seal, seal_base, verify, verify_base};
 use crate::mesh::stamp::{ErrorEstimate, Mode, Reply, Request, Timestamp};
 use crate::mesh::tlv::{self, AgentHash, ClockBody, Record};
@@ -81,6 +81,15 @@ pub struct Accepted {
     pub speaker: Option<ClockBody>,
     /// What it told us.
     pub records: Vec<Record>,
+}
+
+/// An answer that was sent, of a session that is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    session: SessionKey,
+    number: u32,
+    /// Its own stamp of that (t3).
+    pub at: Reading,
 }
 
 /// The reflector's state.
@@ -169,8 +178,9 @@ impl Reflector {
         }
     }
 
-    /// Turns the request into its answer, in place: it keeps its length. `now` is read just before.
-    pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading, records: &[Record]) {
+    /// Turns the request into its answer, in place: it keeps its length. `now` is read just before. Returns what a stamp of its leaving
+    /// is about; `None` if nobody would be told of it.
+    pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading, records: &[Record]) -> Option<Answered> {
         let counts = self.sessions.answer(accepted.session(), now.wall);
         let Request { sequence, timestamp, error, session } = accepted.request;
         let reply = Reply {
@@ -185,9 +195,20 @@ impl Reflector {
             sender_error: error,
             sender_hops: accepted.origin.hops.unwrap_or(0),
         };
-        let (mode, base) = (accepted.mode, accepted.mode.base_length());
-        reply.encode(mode, packet);
+        reply.encode(accepted.mode, packet);
         self.answer_tlvs(accepted, packet, Telling { counts, now, records });
+        self.seal(accepted, packet);
+        counts.map(|Counts { answered, .. }| Answered { session: accepted.session(), number: answered, at: now })
+    }
+
+    /// The kernel says when an answer left: the next one of its session tells it.
+    pub fn left(&mut self, answered: &Answered, left: RawNanos) {
+        let wall_ns = answered.at.wall.0.saturating_add_signed(left.since_ns(answered.at.raw));
+        self.sessions.left(answered.session, answered.number, WallNanos(wall_ns));
+    }
+
+    fn seal(&self, accepted: &Accepted, packet: &mut [u8]) {
+        let (mode, base) = (accepted.mode, accepted.mode.base_length());
         let Some(keys) = &self.keys else { return };
         if accepted.integrity == Integrity::Good
             && let Some(hmac) = frames(packet, base).find(|frame| frame.kind == TYPE_HMAC)

@@ -10,19 +10,24 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrSt
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::mesh::engine::Arrival;
-use crate::mesh::reflector::{Origin, REQUEST_MAX};
+use crate::mesh::kernel::SendIds;
+use crate::mesh::reflector::{Answered, Origin, REQUEST_MAX};
 use crate::mesh::shared::Shared;
-use crate::mesh::socket::{Received, begin_at_largest_hop_limit, receive, stamp_arrivals};
+use crate::mesh::socket::{Queued, Received, begin_at_largest_hop_limit, next_queued, receive, stamp_both_ways};
 
 /// The room that the reflector asks the kernel for [octets].
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How many requests are answered before others get their turn.
 const REFLECT_AT_ONCE: usize = 256;
+/// Of how many answers the stamps of their leaving find them: of those of two turns.
+const SENT_MAX: usize = 2 * REFLECT_AT_ONCE;
 
 /// Answers what comes to the reflector's socket.
 #[derive(Debug)]
 pub struct Responder {
     socket: UdpSocket,
+    /// Which of its packets is which answer.
+    ids: SendIds<Answered>,
     /// When nothing waited there last.
     empty: Option<RawNanos>,
 }
@@ -59,7 +64,7 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
         if listen.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
-        stamp_arrivals(&socket);
+        stamp_both_ways(&socket);
         begin_at_largest_hop_limit(&socket, listen.is_ipv4() || listen.ip().is_unspecified(), listen.is_ipv6())?;
         socket.bind(&listen.into())?;
         io::Result::Ok(socket.into())
@@ -70,7 +75,7 @@ pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
 impl Responder {
     /// Answers on this socket, which must not block.
     pub fn new(socket: UdpSocket) -> Responder {
-        Responder { socket, empty: None }
+        Responder { socket, ids: SendIds::new(SENT_MAX), empty: None }
     }
 
     /// Nothing waited at that moment.
@@ -78,14 +83,21 @@ impl Responder {
         self.empty = Some(at);
     }
 
-    /// Answers the requests that wait, up to a bound.
+    /// Answers the requests that wait, up to a bound, and takes in when the answers left.
     pub fn answer_waiting(&mut self, shared: &Shared) -> Waiting {
+        let waiting = self.answer_requests(shared);
+        // The stamps are there as soon as an answer is sent, unless it waits in a queue of the host.
+        self.take_in_stamps(shared);
+        waiting
+    }
+
+    fn answer_requests(&mut self, shared: &Shared) -> Waiting {
         let mut packet = [0; REQUEST_MAX + 1];
         // Too early is the safe side, and once is cheap enough in a flood.
         let looked = shared.with(|_, now| now.raw);
         for taken in 0..REFLECT_AT_ONCE {
             match receive(&self.socket, &mut packet) {
-                Ok(received) => reflect_one(shared, &self.socket, &mut packet[..received.length], &received, self.empty),
+                Ok(received) => self.reflect_one(shared, &mut packet[..received.length], &received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.empty = Some(looked);
                     return Waiting { taken, all: true };
@@ -95,16 +107,30 @@ impl Responder {
         }
         Waiting { taken: REFLECT_AT_ONCE, all: false }
     }
-}
 
-fn reflect_one(shared: &Shared, socket: &UdpSocket, packet: &mut [u8], received: &Received, empty: Option<RawNanos>) {
-    let Some((source, address)) = received.source.as_ref().and_then(|source| Some((source, address_of(source)?))) else { return };
-    let arrival = Arrival { stamp: received.stamp, empty };
-    let origin = Origin { source: address, hops: received.hops, class: received.class };
-    let Some(accepted) = shared.with(|engine, now| engine.check(packet, origin, arrival, now)) else { return };
-    shared.with(|engine, now| engine.answer(&accepted, packet, now));
-    if let Err(error) = answer(socket, packet, source, received.asked.as_ref(), accepted.class.unwrap_or(0)) {
-        tracing::debug!(source = %address, %error, "answer mesh packet");
+    fn reflect_one(&mut self, shared: &Shared, packet: &mut [u8], received: &Received) {
+        let Some((source, address)) = received.source.as_ref().and_then(|source| Some((source, address_of(source)?))) else {
+            return;
+        };
+        let arrival = Arrival { stamp: received.stamp, empty: self.empty };
+        let origin = Origin { source: address, hops: received.hops, class: received.class };
+        let Some(accepted) = shared.with(|engine, now| engine.check(packet, origin, arrival, now)) else { return };
+        let answered = shared.with(|engine, now| engine.answer(&accepted, packet, now));
+        match answer(&self.socket, packet, source, received.asked.as_ref(), accepted.class.unwrap_or(0)) {
+            Ok(()) => self.ids.sent(answered),
+            Err(error) => tracing::debug!(source = %address, %error, "answer mesh packet"),
+        }
+    }
+
+    fn take_in_stamps(&mut self, shared: &Shared) {
+        for _ in 0..SENT_MAX {
+            let Some(queued) = next_queued(&self.socket) else { return };
+            if let Queued::Left { id, stamp } = queued
+                && let Some(answered) = self.ids.of(id)
+            {
+                shared.with(|engine, _| engine.on_answer_left(&answered, stamp));
+            }
+        }
     }
 }
 

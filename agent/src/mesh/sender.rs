@@ -132,7 +132,7 @@ fn settle(shared: &Shared, peer: usize, flow: usize, line: &Line, found: Vec<Que
 }
 
 fn left(engine: &mut Engine, peer: usize, flow: usize, line: &Line, id: u32, stamp: lagmesh_model::time::WallNanos) {
-    if let Some(sequence) = line.ids.borrow_mut().sequence_of(id) {
+    if let Some(sequence) = line.ids.borrow_mut().of(id) {
         engine.on_kernel_stamp(peer, flow, sequence, stamp);
     }
 }

@@ -16,6 +16,7 @@
 //! What is not named is zero. Extensions follow: see [`extension`].
 
 pub mod extension;
+pub mod follow_up;
 mod timestamp;
 
 pub use timestamp::{ErrorEstimate, Format, Timestamp};

@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_model::fleet::Mesh;
 use lagmesh_model::state::LinkState;
 use lagmesh_tests::bench::usage::rss_mib;
 use lagmesh_tests::files::{RunFolder, mesh_key};
@@ -95,7 +96,7 @@ fn forged(n: u32) -> (Ipv4Addr, Vec<u8>) {
     };
     match n % 8 {
         // As long as a probe of an agent, made with a wrong key; each host stays within its budget.
-        0 | 1 => (host(16, 2_000), filled(332)),
+        0 | 1 => (host(16, 2_000), filled(Mesh::PACKET_LENGTH_WITH_KEY)),
         2 => (host(17, 8), filled(4 + noise as usize % 1_400)),
         3 => (host(18, 8), filled(20)),
         4 => (host(19, 8), filled(1_501)),
@@ -106,7 +107,7 @@ fn forged(n: u32) -> (Ipv4Addr, Vec<u8>) {
             (host(20, 200), packet)
         }
         // Hosts that are new for long.
-        _ => (host(32, 1 << 20), filled(332)),
+        _ => (host(32, 1 << 20), filled(Mesh::PACKET_LENGTH_WITH_KEY)),
     }
 }
 

@@ -175,21 +175,23 @@ fn too_long_ago() {
     assert_eq!(clock.sent(raw(39_900_000_000), stamp(39_915_000_000)), Err(Refusal::TooOld));
 }
 
-/// A transmit stamp finds its probe, in any order, across the end of the numbers, and when the kernel has counted a failed send.
+const SENT_MAX: usize = 64;
+
+/// A transmit stamp finds its packet, in any order, across the end of the numbers, and when the kernel has counted a failed send.
 #[test]
 fn ids() {
-    let mut ids = SendIds::default();
-    assert_eq!(ids.sequence_of(0), None);
+    let mut ids = SendIds::new(SENT_MAX);
+    assert_eq!(ids.of(0), None);
     for sequence in [Some(u32::MAX), None, Some(0)] {
         ids.sent(sequence);
     }
-    assert_eq!([2, 0, 1].map(|id| ids.sequence_of(id)), [Some(0), Some(u32::MAX), None]);
+    assert_eq!([2, 0, 1].map(|id| ids.of(id)), [Some(0), Some(u32::MAX), None]);
     ids.sent(Some(1));
-    assert_eq!(ids.sequence_of(5), Some(1));
+    assert_eq!(ids.of(5), Some(1));
     ids.sent(Some(2));
-    assert_eq!([6, 5].map(|id| ids.sequence_of(id)), [Some(2), Some(1)]);
+    assert_eq!([6, 5].map(|id| ids.of(id)), [Some(2), Some(1)]);
     for _ in 0..SENT_MAX {
         ids.sent(None);
     }
-    assert_eq!((ids.sequence_of(6), ids.recent.len()), (None, SENT_MAX), "forgotten");
+    assert_eq!((ids.of(6), ids.recent.len()), (None, SENT_MAX), "forgotten");
 }

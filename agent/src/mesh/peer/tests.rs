@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mesh::hearing::Directory;
+use crate::mesh::keys::KeyIndex;
 use crate::mesh::reflector::{Origin, Reflector};
+use crate::mesh::stamp::ErrorEstimate;
+use crate::mesh::stamp::extension::seal_base;
 use crate::mesh::testing::{announcement_record, fleet};
 
 /// Oslo's view of Tokyo's agent and Tokyo's reflector, whose clock is ahead by [`THETA_NS`].
@@ -346,4 +349,26 @@ proptest! {
         reply.resize(length, 1);
         world.receive(flow, &reply, 1003);
     }
+}
+
+/// Each answered probe is told once, with its own outcome: at once as long as the reflector has not shown that it follows up, then with
+/// the next answer, and if that is lost, as soon as it is missed.
+#[test]
+fn answered_probes_wait_for_the_next_answer_but_not_for_ever() {
+    let mut world = World::of_flows(1, None);
+    let (mut told, mut sent) = (Vec::new(), 0);
+    for ms in 0..4_700 {
+        for (flow, packet) in world.send(ms) {
+            sent += 1;
+            if sent <= 3 {
+                let reply = world.reflect(&packet, ms);
+                world.receive(flow, &reply, ms + 1);
+            }
+        }
+        told.extend(world.outcomes().into_iter().map(|outcome| (sent, ms, outcome)));
+    }
+    let [(1, first, _), (3, third, _), (4, missed, _)] = told[..] else { panic!("{told:?}") };
+    assert!(told.iter().all(|(_, _, outcome)| *outcome == Outcome::InTime));
+    assert_eq!(third - first, 2_000, "the second one waited for the third");
+    assert_eq!(missed - third, 1_000 + 200 + 2, "an interval, the patience, and what the answer took");
 }

@@ -3,12 +3,13 @@
 use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::time::Reading;
 
-use super::sessions::Counts;
+use super::sessions::{Counts, Previous};
 use super::{Accepted, Reflector};
 use crate::mesh::stamp::extension::{
     Frame, Frames, INTEGRITY, Integrity, MALFORMED, TYPE_CLASS_OF_SERVICE, TYPE_DIRECT_MEASUREMENT, TYPE_FOLLOW_UP, TYPE_HMAC,
     TYPE_LAGMESH, TYPE_PADDING, TYPE_TIMESTAMP_INFORMATION, UNRECOGNIZED, frames,
 };
+use crate::mesh::stamp::follow_up::FollowUp;
 use crate::mesh::stamp::{Mode, Timestamp, put};
 use crate::mesh::tlv::{self, Body, ClockBody, Record};
 
@@ -16,7 +17,7 @@ use crate::mesh::tlv::{self, Body, ClockBody, Record};
 const SYNCHRONIZED_BY_NTP: u8 = 1;
 /// Timestamp Information: the clock runs freely.
 const SYNCHRONIZED_BY_NOTHING: u8 = 5;
-/// Timestamp Information and Follow-Up Telemetry: the stamp is made by software.
+/// Timestamp Information: the stamp is made by software.
 const STAMPED_BY_SOFTWARE: u8 = 2;
 
 /// What an answer says beside the request that it answers.
@@ -70,10 +71,9 @@ impl Reflector {
             }),
             TYPE_FOLLOW_UP => {
                 value.fill(0);
-                if let Some((sequence, sent)) = telling.counts.and_then(|counts| counts.previous) {
-                    put(value, 0, sequence.to_be_bytes());
-                    put(value, 4, Timestamp::of(sent, accepted.request.error.format).0.to_be_bytes());
-                    value[12] = STAMPED_BY_SOFTWARE;
+                if let Some(Previous { number, at, method }) = telling.counts.and_then(|counts| counts.previous) {
+                    let timestamp = Timestamp::of(at, accepted.request.error.format);
+                    FollowUp { number, timestamp, method }.put(value);
                 }
                 true
             }

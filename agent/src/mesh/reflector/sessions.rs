@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use lagmesh_model::time::{RawNanos, WallNanos, nanos};
 
+use crate::mesh::stamp::follow_up::Method;
+
 /// How many sessions of strangers are counted at once, and as many again of configured agents; towards those beyond that the reflector
 /// is stateless.
 pub(super) const SESSIONS_MAX: usize = 8192;
@@ -32,8 +34,19 @@ pub(super) struct Counts {
     pub(super) received: u32,
     /// How many answers were sent before this one: its number.
     pub(super) answered: u32,
-    /// The answer before this one: its number, and when it was sent.
-    pub(super) previous: Option<(u32, WallNanos)>,
+    /// The answer before this one.
+    pub(super) previous: Option<Previous>,
+}
+
+/// An answer that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Previous {
+    /// Its number.
+    pub(super) number: u32,
+    /// When it was sent.
+    pub(super) at: WallNanos,
+    /// Who says so.
+    pub(super) method: Method,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +92,18 @@ impl Sessions {
     pub(super) fn answer(&mut self, key: SessionKey, wall: WallNanos) -> Option<Counts> {
         let session = self.table(key).sessions.get_mut(&key)?;
         let told = session.counts;
-        session.counts.previous = Some((told.answered, wall));
+        session.counts.previous = Some(Previous { number: told.answered, at: wall, method: Method::ControlPlane });
         session.counts.answered = told.answered.wrapping_add(1);
         Some(told)
+    }
+
+    /// The kernel says when an answer left. Only the newest one is of interest.
+    pub(super) fn left(&mut self, key: SessionKey, number: u32, wall: WallNanos) {
+        let session = self.table(key).sessions.get_mut(&key);
+        let previous = session.and_then(|session| session.counts.previous.as_mut());
+        if let Some(previous) = previous.filter(|previous| previous.number == number) {
+            *previous = Previous { number, at: wall, method: Method::Local };
+        }
     }
 
     /// How many are counted.

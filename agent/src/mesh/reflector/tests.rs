@@ -11,6 +11,7 @@ use crate::mesh::stamp::extension::{
     HEADER_LENGTH, INTEGRITY, MALFORMED, TYPE_CLASS_OF_SERVICE, TYPE_DIRECT_MEASUREMENT, TYPE_FOLLOW_UP, TYPE_LAGMESH,
     TYPE_PADDING, TYPE_TIMESTAMP_INFORMATION, UNRECOGNIZED, put_header,
 };
+use crate::mesh::stamp::follow_up::FOLLOW_UP_LENGTH;
 use crate::mesh::stamp::{Format, put};
 use crate::mesh::testing::{announcement_record, fleet};
 use crate::mesh::tlv::Body;
@@ -124,8 +125,9 @@ fn strangers_are_not_listened_to() {
     assert!(accepted.speaker.is_none() && accepted.records.is_empty());
     let mut reply = request.clone();
     reflector.answer(&accepted, &mut reply, now(11), &[announcement_record("oslo-1", 7)]);
-    assert_eq!(flags(&reply, 44), [(TYPE_LAGMESH, UNRECOGNIZED), (TYPE_LAGMESH, UNRECOGNIZED)]);
-    assert_eq!(reply[44..], request[44..]);
+    assert_eq!(flags(&reply, 44), [(TYPE_LAGMESH, UNRECOGNIZED), (TYPE_LAGMESH, UNRECOGNIZED), (TYPE_FOLLOW_UP, 0)]);
+    let private = 44..request.len() - HEADER_LENGTH - FOLLOW_UP_LENGTH;
+    assert_eq!(reply[private.clone()], request[private]);
 }
 
 /// A wrong key is dropped; a good base packet with spoilt TLVs is answered with the I flag on each of them.
@@ -253,30 +255,33 @@ fn class_of_service() {
     assert_eq!(verify(&reply, Mode::Authenticated, &key), Integrity::Good);
 }
 
-/// A session's counts tell loss by direction, and each answer tells when the one before it left; sessions are told apart by their
-/// identifier too.
+/// A session's counts tell loss by direction, and each answer tells when the one before it left, by the kernel (2) if that said so in
+/// time, else by the program (3); sessions are told apart by their identifier too.
 #[test]
 fn counts_and_follow_up() {
     let mut reflector = reflector(None);
-    let mut ask = |session: u16, answered: bool, ms: u64| {
+    let mut ask = |session: u16, answered: bool, ms: u64, left_ms: &[u64]| {
         let mut packet = with_tlvs(&[(TYPE_DIRECT_MEASUREMENT, &[7; 12]), (TYPE_FOLLOW_UP, &[9; 16])]);
         Request { sequence: 50, timestamp: Timestamp(5), error: ErrorEstimate::UNKNOWN, session }
             .encode(Mode::Unauthenticated, &mut packet);
         let accepted = reflector.check(&packet, origin(SOURCE), &directory(), now(ms)).unwrap();
         if answered {
-            reflector.answer(&accepted, &mut packet, now(ms), &[]);
+            let answered = reflector.answer(&accepted, &mut packet, now(ms), &[]).unwrap();
+            left_ms.iter().for_each(|ms| reflector.left(&answered, now(*ms).raw));
         }
         let reply = Reply::decode(Mode::Unauthenticated, &packet).unwrap();
         (reply.sequence, values(&packet, 44))
     };
     let counts = |received: u32, answered: u32| [[7; 4], received.to_be_bytes(), answered.to_be_bytes()].concat();
-    let sent =
-        |sequence: u32, ms| [&sequence.to_be_bytes()[..], &Timestamp::ntp(now(ms).wall).0.to_be_bytes(), &[2, 0, 0, 0]].concat();
-    assert_eq!(ask(1, true, 10), (0, vec![counts(1, 1), vec![0; 16]]));
-    assert_eq!(ask(1, true, 20), (1, vec![counts(2, 2), sent(0, 10)]));
-    ask(1, false, 30);
-    assert_eq!(ask(1, true, 40), (2, vec![counts(4, 3), sent(1, 20)]));
-    assert_eq!(ask(2, true, 50), (0, vec![counts(1, 1), vec![0; 16]]));
+    let sent = |sequence: u32, ms, method: u8| {
+        [&sequence.to_be_bytes()[..], &Timestamp::ntp(now(ms).wall).0.to_be_bytes(), &[method, 0, 0, 0]].concat()
+    };
+    assert_eq!(ask(1, true, 10, &[13]), (0, vec![counts(1, 1), vec![0; 16]]));
+    assert_eq!(ask(1, true, 20, &[]), (1, vec![counts(2, 2), sent(0, 13, 2)]));
+    ask(1, false, 30, &[]);
+    assert_eq!(ask(1, true, 40, &[41]), (2, vec![counts(4, 3), sent(1, 20, 3)]));
+    assert_eq!(ask(2, true, 50, &[]), (0, vec![counts(1, 1), vec![0; 16]]));
+    assert_eq!(ask(1, true, 60, &[]), (3, vec![counts(5, 4), sent(2, 41, 2)]));
 }
 
 /// No answer is answered, neither one of ours nor one that another reflector made of it: two reflectors do not answer each other for ever.

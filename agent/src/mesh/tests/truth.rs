@@ -15,8 +15,8 @@ use crate::mesh::testing::fleet;
 
 const PORT: u16 = 18_620;
 const WATCHED: Duration = Duration::from_secs(6);
-/// The reflector's stamp of its reply is its own: between it and the leaving lies the work that is left [ns].
-const REPLYING_NS: i64 = 5_000_000;
+/// What the median may be beyond the truth on a machine that is busy [ns].
+const MEDIAN_NS: i64 = 1_000_000;
 /// What bringing a stamp onto another clock may cost [ns].
 const CONVERTED_NS: i64 = 20_000;
 
@@ -80,7 +80,9 @@ async fn round_trips_are_the_true_ones() {
                 shutdown.cancel();
             },
             async {
-                let probes = watch(&mut oslo).await;
+                let mut probes = watch(&mut oslo).await;
+                // One that waits for the reflector's word is told later than it was answered.
+                probes.sort_by_key(|probe| probe.at.raw);
                 let (from, to) = (wan.host("oslo").unwrap().id(), wan.host("tokyo").unwrap().id());
                 let mut truth = wan.log().rtt_truth(from, to, PORT, since, Real::now());
                 // The last ones may have been on their way when the agent ended.
@@ -104,9 +106,9 @@ fn judge(probes: &[Probe], truth_ns: &[i64]) {
         "{} round trips beyond the truth [ns]: {least}, p1 {p1}, p10 {p10}, p50 {p50}, p90 {p90}, p99 {p99}, {most}",
         errors.len()
     );
-    let by_kernel = probes.iter().filter(|probe| probe.stamps == Some(StampSource::Kernel)).count();
-    assert!(by_kernel * 2 > probes.len(), "{by_kernel} of {} by the kernel", probes.len());
+    let by_kernel = probes.iter().filter(|probe| probe.stamps == Some(StampSource::KernelBothEnds)).count();
+    assert!(by_kernel * 2 > probes.len(), "{by_kernel} of {} by the kernels of both ends", probes.len());
     // Where a processor is taken away in between, the network's own stamp of a release is late.
     assert!(p10 > -CONVERTED_NS, "round trips shorter than the true ones: {p10}");
-    assert!(p50 < REPLYING_NS, "{p50}");
+    assert!(p50 < MEDIAN_NS, "{p50}");
 }
