@@ -1,8 +1,7 @@
-//! The agent's own page for machines: metrics, health, readiness and status, from the last snapshot, on a listener of its own.
+//! The agent's own page for machines: metrics, health, readiness and status, on a listener of its own.
 
 mod listener;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,29 +10,24 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use lagmesh_daemon::{Clock, Readiness, Shutdown};
+use lagmesh_daemon::{Readiness, Shutdown};
 use lagmesh_model::exposition;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::summary::Snapshot;
+use crate::summary::{NoView, Viewer};
 use listener::Bounded;
 
-/// A snapshot is made twice a second; one that is older than this shows that the agent is stuck.
-const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(10);
 /// On shutdown: how long answers that are under way may take.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What the pages show.
 #[derive(Debug, Clone)]
 pub struct Pages {
-    /// The last snapshot.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What is known.
+    pub viewer: Viewer,
     /// What is still waited for.
     pub readiness: Readiness,
-    /// The clocks.
-    pub clock: Clock,
 }
 
 /// Serves until `shutdown`, then answers what was asked already.
@@ -63,37 +57,47 @@ fn router(pages: Pages) -> Router {
         .with_state(pages)
 }
 
-async fn index(State(pages): State<Pages>) -> String {
-    let snapshot = pages.snapshots.borrow().clone();
+async fn index(State(pages): State<Pages>) -> Result<String, Unseen> {
+    let snapshot = pages.viewer.look().await?;
     let status = &snapshot.status;
-    format!(
+    Ok(format!(
         "lagmesh-agent {} of region {}, fleet {}\n\n\
          /metrics    everything measured, for Prometheus\n\
          /v1/status  everything measured, as JSON\n\
          /health     200 while the agent does its work\n\
          /ready      200 once every peer was probed and every node was tried\n",
         status.version, status.region, status.fleet
-    )
+    ))
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
-    let snapshot = pages.snapshots.borrow().clone();
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&snapshot.series)).into_response()
+async fn metrics(State(pages): State<Pages>) -> Result<Response, Unseen> {
+    let snapshot = pages.viewer.look().await?;
+    Ok(([(CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&snapshot.series)).into_response())
 }
 
-async fn status(State(pages): State<Pages>) -> Response {
-    let snapshot = pages.snapshots.borrow().clone();
-    ([(CACHE_CONTROL, "no-store")], Json(&snapshot.status)).into_response()
+async fn status(State(pages): State<Pages>) -> Result<Response, Unseen> {
+    let snapshot = pages.viewer.look().await?;
+    Ok(([(CACHE_CONTROL, "no-store")], Json(&snapshot.status)).into_response())
 }
 
-/// Alive is who still makes snapshots: a process whose summary is stuck is dead, whatever its listener says.
-async fn health(State(pages): State<Pages>) -> (StatusCode, String) {
-    let made = pages.snapshots.borrow().made;
-    match pages.clock.now().raw.checked_since(made.raw) {
-        Some(age) if age > SNAPSHOT_AGE_MAX => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("stuck: nothing was summed up for {} s\n", age.as_secs()))
-        }
-        _ => (StatusCode::OK, "alive\n".to_owned()),
+/// Alive is who still sums up: a process whose summary is stuck is dead, whatever its listener says.
+async fn health(State(pages): State<Pages>) -> Result<&'static str, Unseen> {
+    pages.viewer.look().await?;
+    Ok("alive\n")
+}
+
+/// Nothing can be shown.
+struct Unseen(NoView);
+
+impl From<NoView> for Unseen {
+    fn from(why: NoView) -> Unseen {
+        Unseen(why)
+    }
+}
+
+impl IntoResponse for Unseen {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0)).into_response()
     }
 }
 

@@ -23,18 +23,17 @@ use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Clock, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use lagmesh_model::ids::BootId;
 use lagmesh_model::series::Exporter;
-use lagmesh_model::time::Reading;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::database::DatabaseContext;
 use crate::http::Pages;
-use crate::measurement::{Observations, Outbox, PeerView};
+use crate::measurement::{Observations, Outbox};
 use crate::mesh::MeshContext;
 use crate::send::SendContext;
 use crate::spool::{OpenError, Settings, Spool, Store};
-use crate::summary::{Around, Awaited, Summary, SummaryContext};
+use crate::summary::{Awaited, Summary, SummaryContext, Viewer};
 
 /// How long an orderly shutdown may take in all.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -97,15 +96,15 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     };
     let deliveries = send::start(sending, supervisor)?;
 
-    let mut summary = Summary::new(&config.fleet, exporter.clone(), config.keys.is_some(), begin);
-    let (snapshots, published) = watch::channel(Arc::new(first_snapshot(&mut summary, begin, &spool)));
+    let summary = Summary::new(&config.fleet, exporter.clone(), config.keys.is_some(), begin);
+    let (viewer, questions) = Viewer::new();
     let summing = SummaryContext {
         summary,
         queue,
         views,
         spool,
         deliveries,
-        snapshots,
+        questions,
         awaited,
         export_interval: config.fleet.export.interval,
         clock: clock.clone(),
@@ -113,7 +112,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
         last_batch,
     };
     supervisor.spawn("summary", summary::run(summing, observations, supervisor.shutdown()));
-    let pages = Pages { snapshots: published, readiness: readiness.clone(), clock };
+    let pages = Pages { viewer, readiness: readiness.clone() };
     supervisor.spawn("http", http::serve(listener, pages, supervisor.shutdown()));
     notify::spawn(supervisor, readiness, watchdog);
     tracing::info!(
@@ -184,17 +183,4 @@ fn database_context(
         observations: observations.clone(),
         outbox,
     }
-}
-
-/// What is known before anything was measured, so that whoever asks early gets an honest answer.
-fn first_snapshot(summary: &mut Summary, begin: Reading, spool: &Spool) -> summary::Snapshot {
-    let levels = spool.levels().borrow().clone();
-    let around = Around {
-        clock_epochs: 1,
-        dropped_observations: 0,
-        dropped_batches: 0,
-        levels: &levels,
-        deliveries: &send::Deliveries::new(),
-    };
-    summary.snapshot(begin, &PeerView::default(), &around)
 }

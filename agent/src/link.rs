@@ -179,6 +179,12 @@ impl Links {
         }
     }
 
+    /// Brings the states up to date.
+    pub fn step(&mut self, now: Reading, view: &PeerView) {
+        self.enter(now.epoch);
+        self.tracks.values_mut().for_each(|link| link.step(&self.mesh, now.raw, view));
+    }
+
     /// What to show.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<Link> {
         self.enter(now.epoch);

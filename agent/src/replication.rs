@@ -109,6 +109,11 @@ impl Replications {
         self.nodes.values().map(|node| node.status(&self.region, now)).collect()
     }
 
+    /// Brings the states up to date.
+    pub fn step(&mut self, now: Reading, view: &PeerView) {
+        self.status(now, view);
+    }
+
     /// Replication towards them.
     pub fn status(&mut self, now: Reading, view: &PeerView) -> Vec<status::Replication> {
         self.hear(now, view);

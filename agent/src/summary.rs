@@ -1,8 +1,9 @@
-//! One task owns everything that was measured: it folds observations, publishes a snapshot twice a second and makes a batch
-//! for the spool every export interval.
+//! One task owns everything that was measured: it folds observations, brings states up to date twice a second, makes a batch for the
+//! spool every export interval, and shows what it knows to those who ask.
 
 mod awaited;
 mod fold;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,12 @@ use crate::spool::{Levels, Spool};
 
 pub use awaited::Awaited;
 pub use fold::{Around, Summary};
+pub use view::{NoView, Questions, Viewer};
 
-/// How often the state is published.
-pub const PUBLISH_PERIOD: Duration = Duration::from_millis(500);
+/// How often states are brought up to date.
+const STEP_PERIOD: Duration = Duration::from_millis(500);
+/// A snapshot that is no older serves all who ask.
+const FRESH_FOR: Duration = Duration::from_millis(500);
 /// The first batch leaves this soon after the start, so that others learn at once that the agent is there.
 const FIRST_BATCH_AFTER: Duration = Duration::from_secs(2);
 /// How many observations are taken in one round, so that a flood of them cannot hold up the ticks.
@@ -55,8 +59,8 @@ pub struct SummaryContext {
     pub spool: Spool,
     /// How their delivery goes.
     pub deliveries: watch::Receiver<Deliveries>,
-    /// Where the state is published.
-    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Those who want to see what is known.
+    pub questions: Questions,
     /// What the process waits for before it is ready.
     pub awaited: Awaited,
     /// The time between two batches.
@@ -77,7 +81,8 @@ pub struct SummaryContext {
 pub async fn run(context: SummaryContext, observations: Observations, shutdown: Shutdown) -> anyhow::Result<()> {
     let last_batch = context.last_batch.clone().drop_guard();
     let levels = context.spool.levels();
-    let mut task = Task { context, levels, observations: Some(observations), dropped_observations: 0, dropped_batches: 0 };
+    let mut task =
+        Task { context, levels, observations: Some(observations), newest: None, dropped_observations: 0, dropped_batches: 0 };
     shutdown.run_until_cancelled(task.rounds()).await;
     task.finish().await;
     drop(last_batch);
@@ -89,6 +94,8 @@ struct Task {
     levels: watch::Receiver<Levels>,
     /// Given up on shutdown, because the queue ends only when every sender has.
     observations: Option<Observations>,
+    /// The newest snapshot that somebody asked for.
+    newest: Option<Arc<Snapshot>>,
     /// How many did not fit into the queue.
     dropped_observations: u64,
     /// Batches that did not even fit into the spool's queue.
@@ -98,19 +105,21 @@ struct Task {
 impl Task {
     async fn rounds(&mut self) {
         let period = self.context.export_interval;
-        let mut publish = interval(PUBLISH_PERIOD);
+        let mut step = interval(STEP_PERIOD);
         let mut export = interval_at(Instant::now() + period.min(FIRST_BATCH_AFTER), period);
-        publish.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        step.set_missed_tick_behavior(MissedTickBehavior::Skip);
         export.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut news = Vec::with_capacity(ROUND_MAX);
         loop {
             tokio::select! {
                 biased;
-                _ = publish.tick() => {
-                    self.publish();
-                }
+                _ = step.tick() => self.step(),
                 _ = export.tick() => {
                     self.export();
+                }
+                question = self.context.questions.next() => {
+                    // Who asked may have gone.
+                    question.send(self.show()).unwrap_or_default();
                 }
                 _ = self.context.queue.recv_many(&mut news, ROUND_MAX) => self.take(&mut news),
             }
@@ -149,7 +158,26 @@ impl Task {
         }
     }
 
-    fn publish(&mut self) -> Arc<Snapshot> {
+    fn step(&mut self) {
+        let now = self.context.clock.now();
+        let view = self.context.views.borrow().clone();
+        self.context.summary.step(now, &view);
+        self.context.progress.mark(now);
+    }
+
+    /// What is known now, for whoever asks.
+    fn show(&mut self) -> Arc<Snapshot> {
+        let now = self.context.clock.now().raw;
+        let is_fresh = |snapshot: &&Arc<Snapshot>| now.checked_since(snapshot.made.raw).is_some_and(|age| age < FRESH_FOR);
+        if let Some(newest) = self.newest.as_ref().filter(is_fresh) {
+            return newest.clone();
+        }
+        let snapshot = Arc::new(self.snapshot());
+        self.newest = Some(snapshot.clone());
+        snapshot
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
         self.count_dropped();
         let now = self.context.clock.now();
         let view = self.context.views.borrow().clone();
@@ -160,17 +188,15 @@ impl Task {
             levels: &self.levels.borrow(),
             deliveries: &self.context.deliveries.borrow(),
         };
-        let snapshot = Arc::new(self.context.summary.snapshot(now, &view, &around));
-        self.context.snapshots.send_replace(snapshot.clone());
-        self.context.progress.mark(now);
-        snapshot
+        self.context.summary.snapshot(now, &view, &around)
     }
 
     /// Makes a batch and hands it to the spool; the answer comes once it is kept.
     fn export(&mut self) -> Option<oneshot::Receiver<()>> {
-        let snapshot = self.publish();
-        let batch = self.context.summary.batch(&snapshot);
-        match self.context.spool.append(batch, snapshot.made) {
+        let snapshot = self.snapshot();
+        let made = snapshot.made;
+        let batch = self.context.summary.batch(snapshot);
+        match self.context.spool.append(batch, made) {
             Ok(kept) => Some(kept),
             Err(e) => {
                 self.dropped_batches += 1;

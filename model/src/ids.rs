@@ -1,7 +1,9 @@
-//! Names of things in the fleet file. A name is 1 to 63 characters of `a-z 0-9 - _ .`, so that it is safe as a label everywhere.
+//! Names of things in the fleet file. A name is 1 to 63 characters of `a-z 0-9 - _ .`, so that it is safe as a label everywhere. A copy
+//! of a name shares its text: every observation carries some.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,7 +26,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -36,20 +38,20 @@ macro_rules! name {
         impl FromStr for $name {
             type Err = BadName;
             fn from_str(name: &str) -> Result<Self, BadName> {
-                check(name).map(|()| $name(name.to_owned()))
+                check(name).map(|()| $name(name.into()))
             }
         }
 
         impl TryFrom<String> for $name {
             type Error = BadName;
             fn try_from(name: String) -> Result<Self, BadName> {
-                check(&name).map(|()| $name(name))
+                check(&name).map(|()| $name(name.into()))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

@@ -93,6 +93,12 @@ impl Summary {
         }
     }
 
+    /// Brings states up to date: they depend on how long something has lasted. Whoever looks does it, too.
+    pub fn step(&mut self, now: Reading, view: &PeerView) {
+        self.links.step(now, view);
+        self.replications.step(now, view);
+    }
+
     /// What is known at `now`.
     pub fn snapshot(&mut self, now: Reading, view: &PeerView, around: &Around<'_>) -> Snapshot {
         let mut series = Vec::new();
@@ -119,7 +125,7 @@ impl Summary {
     }
 
     /// The next batch, of what a snapshot says.
-    pub fn batch(&mut self, snapshot: &Snapshot) -> Batch {
+    pub fn batch(&mut self, snapshot: Snapshot) -> Batch {
         self.batches += 1;
         self.start = start_label(self.start, self.began, snapshot.made);
         Batch {
@@ -127,7 +133,7 @@ impl Summary {
             sequence: self.batches,
             start: self.start,
             time: snapshot.made.wall,
-            series: snapshot.series.clone(),
+            series: snapshot.series,
         }
     }
 

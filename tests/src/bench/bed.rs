@@ -168,7 +168,7 @@ impl Bed {
         ];
         if matches!(log, Log::EachProbe) {
             args.push(("--log-format", "json".to_owned()));
-            args.push(("--log-level", "info,lagmesh_agent::mesh::sender=trace".to_owned()));
+            args.push(("--log-level", "info,lagmesh_agent::mesh::shared=trace".to_owned()));
         }
         let program = daemon(&format!("agent-{name}"), "lagmesh-agent", &args)?;
         Process::start(Program { place: host.place(), ..program }, &folder)

@@ -135,11 +135,11 @@ fn batches() {
     let mut summary = summary();
     let outside = Outside::new(Level::default(), Delivery::default());
     let first = outside.snapshot(&mut summary, NOW);
-    let first = summary.batch(&first);
+    let first = summary.batch(first.clone());
     summary.record(Observation::MeshDropped("too-short", 1), &PeerView::default());
     let later = NOW.after(Duration::from_secs(10));
     let second = outside.snapshot(&mut summary, later);
-    let second = summary.batch(&second);
+    let second = summary.batch(second.clone());
     assert_eq!((first.sequence, second.sequence), (1, 2));
     assert_eq!((first.start, second.start, second.time), (NOW.wall, NOW.wall, later.wall));
     assert!(second.series.len() > first.series.len());
@@ -211,7 +211,7 @@ fn a_batch_never_begins_after_it_ends() {
     ];
     for (now, start) in table {
         let snapshot = outside.snapshot(&mut summary, now);
-        let batch = summary.batch(&snapshot);
+        let batch = summary.batch(snapshot);
         assert_eq!((batch.start.0, batch.time), (start, now.wall));
         assert!(batch.start <= batch.time);
     }
