@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
 use lagmesh_model::directed::Directed;
+use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::state::{IcmpSocket, NodeRole, NodeState, Outcome, Phase, ProbeKind, RouteCause, StampSource, WriteOutcome};
@@ -42,8 +43,8 @@ pub enum Observation {
     },
     /// ICMP echo to a peer region is sent through such a socket.
     IcmpSocket(RegionName, IcmpSocket),
-    /// Our own timer sent a probe this late.
-    Lateness(Duration),
+    /// How late our own timer sent some probes.
+    Lateness(Exponential),
     /// So many mesh packets were dropped unanswered, for this reason.
     MeshDropped(&'static str, u64),
     /// So many stamps of the kernel could not be used, for this reason.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lagmesh_daemon::clock::{Bracket, ClockClaim};
 use lagmesh_model::fleet::Fleet;
+use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::Outcome;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
@@ -18,6 +20,7 @@ use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{Came, PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Answered, Origin, Reflector};
+use crate::mesh::schedule::round_of;
 use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::survey::{Errand, SURVEY_MAX};
 use crate::mesh::tlv::AgentHash;
@@ -55,6 +58,8 @@ pub struct Engine {
     bulletins: BTreeMap<RegionName, Bulletin>,
     heard: bool,
     news: bool,
+    /// How late probes left of which nobody was told yet.
+    lateness: Exponential,
     /// Requests dropped and stamps of requests refused that nobody was told of yet, by reason.
     dropped: BTreeMap<&'static str, u64>,
     refused: BTreeMap<&'static str, u64>,
@@ -84,6 +89,7 @@ impl Engine {
             bulletins: fleet.peers_of(region).map(|peer| (peer.name.clone(), Bulletin::default())).collect(),
             heard: false,
             news: false,
+            lateness: Exponential::new(),
             dropped: BTreeMap::new(),
             refused: BTreeMap::new(),
             out: Vec::new(),
@@ -109,6 +115,11 @@ impl Engine {
     pub fn claim(&mut self, claim: Option<ClockClaim>) {
         self.reflector.claim(claim);
         self.error = ErrorEstimate::of(claim);
+    }
+
+    /// From one round to the next.
+    pub fn round(&self) -> Duration {
+        round_of(self.fleet.mesh.interval)
     }
 
     /// The traffic class of probes: the DSCP of the fleet file.
@@ -140,18 +151,20 @@ impl Engine {
         self.fleet.mesh.third_party || !self.stamps.is_believed(now)
     }
 
-    /// Time has passed, and all that had come by `read` has been read. Peers with something due are judged, or all of them. Returns
-    /// the probes that must be sent now, as peer and flow.
-    pub fn due(&mut self, read: RawNanos, all: bool, now: Reading) -> Vec<(usize, usize)> {
+    /// Time has passed, and all that had come by `read` has been read; peers are judged by that if `judge` says so. Returns the probes
+    /// that must be sent now, as peer and flow.
+    pub fn due(&mut self, read: RawNanos, judge: bool, now: Reading) -> Vec<(usize, usize)> {
         let (mut sending, mut due) = (Vec::new(), Vec::new());
         let is_new = self.enter(now.epoch);
         for (index, peer) in self.peers.iter_mut().enumerate() {
-            if !(all || is_new || peer.next_due() <= now.raw) {
+            if !(judge || is_new || peer.next_probe() <= now.raw) {
                 continue;
             }
             peer.wake(now, &mut self.out);
-            peer.judge(read, now, &mut self.out);
-            peer.take_due(now, &mut due, &mut self.out);
+            if judge || is_new {
+                peer.judge(read, now, &mut self.out);
+            }
+            peer.take_due(now, &mut due, &mut self.lateness, &mut self.out);
             for flow in due.drain(..) {
                 if self.budget.take(now.raw) {
                     sending.push((index, flow));
@@ -289,10 +302,13 @@ impl Engine {
         is_new
     }
 
-    /// Says how many requests were dropped since the last call: together, for a flood must not crowd out what else was observed.
+    /// Says what was only counted since the last call: together, for a flood must not crowd out what else was observed.
     pub fn tell_counts(&mut self) {
         let dropped = std::mem::take(&mut self.dropped).into_iter();
         let refused = std::mem::take(&mut self.refused).into_iter();
+        if !self.lateness.is_empty() {
+            self.out.push(Observation::Lateness(std::mem::take(&mut self.lateness)));
+        }
         self.out.extend(dropped.map(|(reason, count)| Observation::MeshDropped(reason, count)));
         self.out.extend(refused.map(|(reason, count)| Observation::StampRefused(reason, count)));
     }
@@ -458,8 +474,8 @@ mod tests {
     fn beyond_the_plan_nothing_is_sent() {
         let now = Reading { epoch: Epoch(1), raw: RawNanos(1_000_000_000_000), wall: WallNanos(0) };
         let mut engine = Engine::new(&Arc::new(fleet(&[])), &"oslo".parse().unwrap(), &"oslo-a".parse().unwrap(), None, now);
-        engine.budget = Budget::new(0, std::time::Duration::from_secs(1), now.raw);
-        let later = now.after(std::time::Duration::from_millis(400));
+        engine.budget = Budget::new(0, Duration::from_secs(1), now.raw);
+        let later = now.after(Duration::from_millis(400));
         let due = engine.peers()[0].flows();
         assert_eq!(engine.due(later.raw, true, later), []);
         let fates: Vec<Outcome> = engine

@@ -11,6 +11,7 @@ mod tests;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use lagmesh_daemon::clock::ClockClaim;
+use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::Outcome;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
@@ -223,7 +224,7 @@ fn asked(keys: Option<&MeshKeys>) -> (Peer, Probes, Vec<Observation>) {
         let mut due = Vec::new();
         peer.wake(at(ms), &mut out);
         peer.judge(at(ms).raw, at(ms), &mut out);
-        peer.take_due(at(ms), &mut due, &mut out);
+        peer.take_due(at(ms), &mut due, &mut Exponential::new(), &mut out);
         for flow in due {
             let mut packet = [0; PACKET_MAX];
             let length = peer.request(flow, (hash("oslo-a"), ErrorEstimate::UNKNOWN), at(ms), &[], keys, &mut packet);

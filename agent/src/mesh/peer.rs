@@ -3,9 +3,11 @@
 mod packet;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use lagmesh_model::directed::Directed;
 use lagmesh_model::fleet::Fleet;
+use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, ProbeKind, RouteCause, StampSource};
 use lagmesh_model::status::Losses;
@@ -21,7 +23,7 @@ use crate::mesh::keys::MeshKeys;
 use crate::mesh::offset::{Exchange, OffsetWindow};
 use crate::mesh::peer::packet::Opened;
 pub use crate::mesh::peer::packet::PACKET_MAX;
-use crate::mesh::schedule::{phase, to_round};
+use crate::mesh::schedule::{phase, round_of, to_round};
 use crate::mesh::stamp::Timestamp;
 use crate::mesh::survey::{Errand, SURVEY_MAX, Survey, headers_length, is_survey};
 use crate::mesh::tlv::{AgentHash, Record};
@@ -64,11 +66,15 @@ pub struct Peer {
     pub hash: AgentHash,
     timing: Timing,
     flows: Vec<Flow>,
+    /// When the next probe is due.
+    next_probe: RawNanos,
     paths: Vec<FlowPath>,
     /// By flow: its newest answer, as long as the reflector's word on it is awaited.
     held: Vec<Held>,
     /// What was last said about each flow.
     said: Vec<Option<bool>>,
+    /// Whether that came of all flows together: the peer refuses, or is cut off.
+    said_of_all: bool,
     /// Some of that was not heard.
     say_again: bool,
     offset: OffsetWindow,
@@ -88,18 +94,21 @@ impl Peer {
         let first = phase(&[own.1.as_str(), peer.1.as_str()], mesh.interval);
         let flow = |index: u16| {
             let spread = mesh.interval * u32::from(index) / u32::from(mesh.flows.max(1));
-            let due_ns = nanos(first + spread) % nanos(mesh.interval).max(1);
-            Flow::new(timing, now.raw, to_round(now.raw, std::time::Duration::from_nanos(due_ns)))
+            let due = Duration::from_nanos(nanos(first + spread) % nanos(mesh.interval).max(1));
+            Flow::new(timing, now.raw, to_round(now.raw, due, round_of(mesh.interval)))
         };
+        let flows: Vec<Flow> = (0..mesh.flows).map(flow).collect();
         Peer {
             region: peer.0.clone(),
             agent: peer.1.clone(),
             hash: AgentHash::of(peer.1),
             timing,
-            flows: (0..mesh.flows).map(flow).collect(),
+            next_probe: earliest(&flows),
+            flows,
             paths: (0..mesh.flows).map(|_| FlowPath::default()).collect(),
             held: (0..mesh.flows).map(|_| Held::default()).collect(),
             said: vec![None; usize::from(mesh.flows)],
+            said_of_all: false,
             say_again: false,
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
             own_epoch: now.epoch,
@@ -129,10 +138,9 @@ impl Peer {
         self.flows.iter().any(|flow| flow.alive() == Some(true))
     }
 
-    /// When the next probe, or another packet, is due.
-    pub fn next_due(&self) -> RawNanos {
-        let survey = self.survey.next_due();
-        self.flows.iter().map(Flow::next_due).min().map_or(survey, |probe| probe.min(survey))
+    /// When the next probe is due.
+    pub fn next_probe(&self) -> RawNanos {
+        self.next_probe
     }
 
     /// Its clock for the moment `now`; `None` as long as nothing is known about it.
@@ -150,10 +158,14 @@ impl Peer {
             self.own_epoch = now.epoch;
             self.refused_at = None;
             self.flows.iter_mut().for_each(|flow| flow.on_new_epoch(now.raw, &mut fates));
+            self.next_probe = earliest(&self.flows);
             self.survey.on_new_epoch(now.raw);
             self.paths.iter_mut().for_each(FlowPath::on_new_epoch);
-        } else if self.flows.iter().any(|flow| flow.is_stalled(now.raw)) {
+        } else if self.next_probe < now.raw && self.flows.iter().any(|flow| flow.is_stalled(now.raw)) {
             self.flows.iter_mut().for_each(Flow::on_stall);
+        } else {
+            self.fates = fates;
+            return;
         }
         self.tell(fates, now, out);
     }
@@ -186,10 +198,13 @@ impl Peer {
     }
 
     /// Takes what is due: returns the flows on which a probe must be sent now.
-    pub fn take_due(&mut self, now: Reading, due_flows: &mut Vec<usize>, out: &mut Vec<Observation>) {
+    pub fn take_due(&mut self, now: Reading, due_flows: &mut Vec<usize>, lateness: &mut Exponential, out: &mut Vec<Observation>) {
+        if self.next_probe > now.raw {
+            return;
+        }
         for index in 0..self.flows.len() {
             let Some(due) = self.flows[index].on_due(now.raw) else { continue };
-            out.push(Observation::Lateness(due.lateness));
+            lateness.record_ns(nanos(due.lateness));
             for _ in 0..due.skipped {
                 out.push(self.probe(Fate::of(Outcome::Skipped), None, now));
             }
@@ -197,6 +212,7 @@ impl Peer {
                 due_flows.push(index);
             }
         }
+        self.next_probe = earliest(&self.flows);
     }
 
     /// Something that was said of the flows was not heard: everything is said again.
@@ -211,6 +227,9 @@ impl Peer {
 
     /// The packets of the survey that are to leave now.
     pub fn errands(&mut self, now: RawNanos, errands: &mut Vec<Errand>, out: &mut Vec<Observation>) {
+        if self.survey.next_due() > now {
+            return;
+        }
         let alive = self.flows.iter().position(|flow| flow.alive() == Some(true));
         self.survey.on_tick(alive, now, errands);
         self.tell_survey(out);
@@ -353,7 +372,9 @@ impl Peer {
             return Told::default();
         }
         self.refused_at = None;
-        self.say_changes(now, out);
+        if self.said[flow] != Some(true) || self.said_of_all || self.say_again {
+            self.say_changes(now, out);
+        }
         Told { recognised: believed.is_some(), records }
     }
 
@@ -432,6 +453,7 @@ impl Peer {
 
     fn say_changes(&mut self, now: Reading, out: &mut Vec<Observation>) {
         let (refuses, cut, say_again) = (self.refuses(now.raw), self.is_cut(), std::mem::take(&mut self.say_again));
+        self.said_of_all = refuses || cut;
         for (index, (flow, said)) in (0_u16..).zip(self.flows.iter().zip(&mut self.said)) {
             let alive = match flow.alive() {
                 _ if refuses => None,
@@ -448,6 +470,11 @@ impl Peer {
             }
         }
     }
+}
+
+/// When the first of them is due; never if there are none.
+fn earliest(flows: &[Flow]) -> RawNanos {
+    flows.iter().map(Flow::next_due).min().unwrap_or(RawNanos(u64::MAX))
 }
 
 /// A flow's place among those of its peer.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::mesh::line::{Lines, Ready};
 use crate::mesh::responder::{Responder, Waiting};
-use crate::mesh::schedule::ROUND;
+use crate::mesh::schedule::until_round;
 use crate::mesh::sender::{run_errand, send_probe, take_in};
 use crate::mesh::shared::Shared;
 
@@ -61,10 +61,7 @@ pub async fn go_round(shared: &Shared, lines: &Lines, responder: &mut Responder)
 /// Sleeps until the next round, or until something comes where that must not wait. Then this thread really waits: that is no longer
 /// than a round, and its other parts can. Says whether it was so.
 async fn pause(shared: &Shared, lines: &Lines) -> anyhow::Result<bool> {
-    let (until_next, eager) = shared.with(|engine, now| {
-        let passed_ns = now.raw.0 % nanos(ROUND);
-        (Duration::from_nanos(nanos(ROUND) - passed_ns), engine.is_eager(now.raw))
-    });
+    let (until_next, eager) = shared.with(|engine, now| (until_round(now.raw, engine.round()), engine.is_eager(now.raw)));
     if eager {
         lines.wait(until_next).context("wait for mesh packets")?;
         tokio::task::yield_now().await;

@@ -5,8 +5,10 @@ use std::time::Duration;
 use lagmesh_model::time::{RawNanos, nanos};
 use sha2::{Digest, Sha256};
 
-/// Probes leave and answers are taken in so often, many at once: each waking up costs more than a packet.
-pub const ROUND: Duration = Duration::from_millis(20);
+/// Probes leave and answers are taken in so often at least.
+const ROUND_MAX: Duration = Duration::from_millis(50);
+/// So many rounds go into an interval where that is short: what is due must not look late by a round.
+const ROUNDS_PER_INTERVAL: u32 = 10;
 /// After a longer stall the schedule starts anew: attempts that nobody made are then no longer counted one by one.
 pub const SKIPS_MAX: u64 = 10;
 
@@ -73,10 +75,21 @@ pub fn phase(names: &[&str], period: Duration) -> Duration {
     Duration::from_nanos(u64::from_be_bytes(first) % nanos(period).max(1))
 }
 
+/// From one round of the mesh to the next, for probes of that interval: as long as may be, because each waking up costs more than a
+/// packet. Rounds begin at whole multiples of it.
+pub fn round_of(interval: Duration) -> Duration {
+    (interval / ROUNDS_PER_INTERVAL).clamp(Duration::from_millis(1), ROUND_MAX)
+}
+
+/// How long it is until the next round begins.
+pub fn until_round(now: RawNanos, round: Duration) -> Duration {
+    Duration::from_nanos(nanos(round) - now.0 % nanos(round))
+}
+
 /// A phase that ends with a round, so that all that is due then leaves together.
-pub fn to_round(now: RawNanos, phase: Duration) -> Duration {
-    let beyond_ns = (now.0 + nanos(phase)) % nanos(ROUND);
-    phase + Duration::from_nanos(if beyond_ns > 0 { nanos(ROUND) - beyond_ns } else { 0 })
+pub fn to_round(now: RawNanos, phase: Duration, round: Duration) -> Duration {
+    let rest = until_round(now.after(phase), round);
+    phase + if rest < round { rest } else { Duration::ZERO }
 }
 
 #[cfg(test)]
@@ -86,6 +99,17 @@ mod tests {
     use super::*;
 
     const PERIOD: Duration = Duration::from_secs(1);
+    const ROUND: Duration = Duration::from_millis(20);
+
+    /// A round is short beside the interval, but no longer than 50 ms and no shorter than the timer's own millisecond.
+    #[test]
+    fn length_of_rounds() {
+        for (interval_ms, expected_ms) in [(60_000, 50), (1_000, 50), (500, 50), (200, 20), (100, 10), (5, 1)] {
+            assert_eq!(round_of(Duration::from_millis(interval_ms)), Duration::from_millis(expected_ms));
+        }
+        assert_eq!(until_round(RawNanos(70_000_000), ROUND), Duration::from_millis(10));
+        assert_eq!(until_round(RawNanos(80_000_000), ROUND), ROUND);
+    }
 
     proptest! {
         /// First moments lie on rounds, no earlier than asked for and by less than a round later, and whole periods keep them there; a
@@ -94,7 +118,7 @@ mod tests {
         fn rounds(now in 0_u64..1 << 50, phases_ns in proptest::array::uniform2(0_u64..1_000_000_000), new in 0_u64..1 << 50) {
             let now = RawNanos(now);
             let mut schedules = phases_ns.map(|phase_ns| {
-                let phase = to_round(now, Duration::from_nanos(phase_ns));
+                let phase = to_round(now, Duration::from_nanos(phase_ns), ROUND);
                 assert!(phase >= Duration::from_nanos(phase_ns) && phase < Duration::from_nanos(phase_ns) + ROUND);
                 Schedule::new(now, phase, PERIOD)
             });

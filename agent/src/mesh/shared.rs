@@ -142,16 +142,16 @@ mod tests {
         let (observations, mut queue) = Observations::queue(100);
         let shared = Shared::new(engine, clock, observations);
         let begun = shared.handed_over.get();
-        shared.pending.borrow_mut().push(Observation::Lateness(Duration::ZERO));
+        shared.pending.borrow_mut().push(Observation::MeshDropped("loop", 1));
         shared.hand_over(begun.after(HAND_OVER_EVERY / 2));
         assert!(queue.try_recv().is_err());
         for _ in 0..2 {
             shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
         }
         shared.hand_over(begun.after(HAND_OVER_EVERY / 2));
-        assert!(matches!(queue.try_recv(), Ok(Observation::Lateness(_))));
+        assert!(matches!(queue.try_recv(), Ok(Observation::MeshDropped(..))));
         assert!(std::iter::from_fn(|| queue.try_recv().ok()).any(|said| is_change(&said)));
-        shared.pending.borrow_mut().push(Observation::Lateness(Duration::ZERO));
+        shared.pending.borrow_mut().push(Observation::MeshDropped("loop", 1));
         shared.hand_over(begun.after(HAND_OVER_EVERY * 2));
         assert!(queue.try_recv().is_ok());
     }

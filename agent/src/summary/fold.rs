@@ -85,7 +85,7 @@ impl Summary {
             Observation::Moved(peer, agent) => self.links.record_move(&peer, &agent),
             Observation::Route(flow, route) => self.links.record_route(flow, route),
             Observation::PathMtu { peer, agent, mtu } => self.links.record_mtu(&peer, agent, mtu),
-            Observation::Lateness(late) => self.lateness.record_ns(nanos(late)),
+            Observation::Lateness(late) => self.lateness.merge(&late),
             Observation::MeshDropped(reason, count) => *self.mesh_dropped.entry(reason).or_default() += count,
             Observation::StampRefused(reason, count) => *self.stamps_refused.entry(reason).or_default() += count,
             Observation::ClockContradiction(_) => self.contradictions += 1,

@@ -65,7 +65,7 @@ impl World {
         let mut due = Vec::new();
         self.peer.wake(now(ms), &mut self.out);
         self.peer.judge(now(ms).raw, now(ms), &mut self.out);
-        self.peer.take_due(now(ms), &mut due, &mut self.out);
+        self.peer.take_due(now(ms), &mut due, &mut Exponential::new(), &mut self.out);
         let mut packets = Vec::new();
         for flow in due {
             let mut packet = [0; PACKET_MAX];
@@ -332,7 +332,7 @@ fn our_own_new_epoch() {
     let moved = Reading { epoch: Epoch(8), ..now(50) };
     world.peer.wake(moved, &mut world.out);
     assert_eq!(world.outcomes(), [Outcome::Skipped; 6]);
-    assert!(world.peer.next_due() <= moved.raw.after(Duration::from_secs(1)));
+    assert!(world.peer.next_probe() <= moved.raw.after(Duration::from_secs(1)));
 }
 
 proptest! {

@@ -54,6 +54,12 @@ fn collector() -> CollectorName {
     "main".parse().unwrap()
 }
 
+fn late(late_ns: &[u64]) -> Exponential {
+    let mut distribution = Exponential::new();
+    late_ns.iter().for_each(|ns| distribution.record_ns(*ns));
+    distribution
+}
+
 struct Outside {
     levels: Levels,
     deliveries: Deliveries,
@@ -93,8 +99,8 @@ fn own_series() {
     let mut summary = summary();
     let view = PeerView::default();
     for observation in [
-        Observation::Lateness(Duration::from_micros(100)),
-        Observation::Lateness(Duration::from_millis(2)),
+        Observation::Lateness(late(&[100_000])),
+        Observation::Lateness(late(&[2_000_000])),
         Observation::MeshDropped("too-short", 1),
         Observation::MeshDropped("too-short", 1),
         Observation::MeshDropped("bad-hmac", 1),
