@@ -56,7 +56,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -65,7 +64,6 @@ use lagmesh_model::fleet::{Address, Fleet};
 use lagmesh_model::ids::{AgentName, RegionName};
 use rustix::process::setpriority_process;
 use tokio::sync::watch;
-use tokio::time::sleep;
 
 use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
 use crate::mesh::engine::Engine;
@@ -74,10 +72,7 @@ pub use crate::mesh::keys::{KeyError, MeshKeys};
 use crate::mesh::line::Lines;
 use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::round::go_round;
-use crate::mesh::shared::Shared;
-
-/// How often the view is published, unless there is an announcement.
-const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+use crate::mesh::shared::{Ends, Shared};
 
 /// The niceness of the mesh's thread, which needs little time, but in time.
 const NICE: i32 = -10;
@@ -121,7 +116,7 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
-        let ended = runtime.block_on(run(context, socket, &views, &shutdown));
+        let ended = runtime.block_on(run(context, socket, views, &shutdown));
         // A resolver that hangs must not hold up the end.
         runtime.shutdown_background();
         ended
@@ -132,7 +127,7 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
 async fn run(
     context: MeshContext,
     socket: std::net::UdpSocket,
-    views: &watch::Sender<Arc<PeerView>>,
+    views: watch::Sender<Arc<PeerView>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox, progress } = context;
@@ -141,36 +136,16 @@ async fn run(
     let addresses: Vec<Address> =
         engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
     let lines = Lines::new(addresses.len(), &socket).context("watch the mesh socket")?;
-    let (shared, mut responder) = (Shared::new(engine, clock, observations), Responder::new(socket));
+    let (shared, mut responder) = (Shared::new(engine, clock, Ends { observations, views, progress }), Responder::new(socket));
     let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
     for (peer, address) in addresses.iter().enumerate() {
         parts.push(Box::pin(find_peer(&shared, &lines, peer, address, listen.ip())));
     }
     parts.push(Box::pin(go_round(&shared, &lines, &mut responder)));
-    parts.push(Box::pin(publish(&shared, views, &progress)));
     parts.push(Box::pin(follow(&shared, outbox)));
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         ended = parts.next() => ended.unwrap_or(Ok(())),
-    }
-}
-
-/// Publishes the view while something is heard, at once if it is an announcement.
-async fn publish(shared: &Shared, views: &watch::Sender<Arc<PeerView>>, progress: &Progress) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            () = shared.news.notified() => {}
-            () = sleep(PUBLISH_EVERY) => {}
-        }
-        let view = shared.with(|engine, now| {
-            progress.mark(now);
-            engine.claim(shared.clock.claim());
-            engine.tell_counts();
-            engine.view(now.raw)
-        });
-        if let Some(view) = view {
-            views.send_replace(Arc::new(view));
-        }
     }
 }
 

@@ -172,6 +172,11 @@ impl Flow {
         oldest.map(|sent| self.give_up(&sent))
     }
 
+    /// Whether any probe is still out.
+    pub fn awaits(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
     /// When the probe of this number was sent; `None` if it is not out.
     pub fn sent_at(&self, sequence: u32) -> Option<RawNanos> {
         self.outstanding.iter().find(|sent| sent.sequence == sequence).map(|sent| sent.at)

@@ -79,7 +79,6 @@ impl Held {
     }
 
     /// Whether an answer waits.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub fn waits(&self) -> bool {
         self.0.is_some()
     }

@@ -12,8 +12,11 @@ use tokio::time::sleep;
 
 use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::flow::{Fate, Timing};
-use crate::mesh::schedule::{Schedule, phase};
+use crate::mesh::schedule::{Schedule, phase, to_round};
 use crate::mesh::{MeshContext, http, icmp, sql, tcp};
+
+/// Attempts of several peers that are due within this are made together: each waking up costs more than an attempt.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 /// What came back from one attempt, and the clock before and after it.
 #[derive(Debug, Clone)]
@@ -127,7 +130,8 @@ impl Opinion {
     /// Makes attempts on schedule until shutdown; none waits for the one before. The attempts give up by themselves.
     pub async fn run<A: Future<Output = Attempt>>(&self, mut attempt: impl FnMut() -> A, shutdown: &Shutdown) {
         let start = self.clock.now();
-        let (mut epoch, mut schedule) = (start.epoch, Schedule::new(start.raw, self.phase, self.timing.interval));
+        let first = to_round(start.raw, self.phase, self.timing.interval.min(TOGETHER));
+        let (mut epoch, mut schedule) = (start.epoch, Schedule::new(start.raw, first, self.timing.interval));
         let (mut attempts, mut stalled_at) = (FuturesUnordered::<A>::new(), None);
         let attempts_max = self.attempts_max();
         loop {

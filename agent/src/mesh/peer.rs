@@ -30,6 +30,8 @@ use crate::mesh::tlv::{AgentHash, Record};
 
 /// So many flows that all miss an answer are a cut.
 const CUT_FLOWS_MIN: usize = 8;
+/// How often the directions of losses are told.
+const LOSSES_EVERY: Duration = Duration::from_secs(1);
 /// For how many intervals a refusal counts.
 const REFUSAL_INTERVALS: u64 = 3;
 
@@ -80,6 +82,7 @@ pub struct Peer {
     offset: OffsetWindow,
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
+    losses_told: Option<RawNanos>,
     fates: Vec<Fate>,
     survey: Survey,
     /// Where it was found.
@@ -113,6 +116,7 @@ impl Peer {
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
             own_epoch: now.epoch,
             refused_at: None,
+            losses_told: None,
             fates: Vec::new(),
             survey: Survey::new(now.raw, mesh.deadline),
             address: None,
@@ -131,6 +135,11 @@ impl Peer {
     /// How many flows it has.
     pub fn flows(&self) -> usize {
         self.flows.len()
+    }
+
+    /// Whether any probe of a flow is still out.
+    pub fn awaits(&self, flow: usize) -> bool {
+        self.flows[flow].awaits()
     }
 
     /// Whether any flow is known to answer.
@@ -173,17 +182,27 @@ impl Peer {
     /// All that had come by `read` has been read: what is overdue by then is overdue.
     pub fn judge(&mut self, read: RawNanos, now: Reading, out: &mut Vec<Observation>) {
         let mut fates = std::mem::take(&mut self.fates);
-        let mut losses = Losses::default();
         for index in 0..self.flows.len() {
             let flow = &mut self.flows[index];
             flow.on_tick(read, &mut fates);
-            losses += flow.losses(read);
-            let wait = self.timing.interval + flow.patience();
-            if let Some(measured) = self.held[index].overdue(read, wait) {
-                self.tell_measured(index, &measured, out);
+            if self.held[index].waits() {
+                let wait = self.timing.interval + flow.patience();
+                if let Some(measured) = self.held[index].overdue(read, wait) {
+                    self.tell_measured(index, &measured, out);
+                }
             }
         }
         self.tell(fates, now, out);
+        if self.losses_told.is_none_or(|told| read.since_ns(told) >= nanos(LOSSES_EVERY).cast_signed()) {
+            self.losses_told = Some(read);
+            self.tell_losses(read, out);
+        }
+    }
+
+    /// Says in which directions probes were lost. That is known long after they were sent, and need not be told at once.
+    fn tell_losses(&mut self, read: RawNanos, out: &mut Vec<Observation>) {
+        let mut losses = Losses::default();
+        self.flows.iter_mut().for_each(|flow| losses += flow.losses(read));
         if losses.total() > 0 {
             out.push(Observation::Losses(self.region.clone(), losses));
         }

@@ -94,6 +94,7 @@ impl Rounds {
             responder.nothing_waits(begun);
         }
         packets += self.send(shared, lines);
+        shared.publish(begun);
         shared.hand_over(begun);
         Ok(if !all {
             Load::Left

@@ -20,7 +20,7 @@ use crate::mesh::survey::{Errand, SURVEY_MAX};
 const PACKETS_AT_ONCE: usize = 1024;
 
 /// Takes in what waits at the socket of a flow, stamps and errors first, `prompt` if that is as soon as it came; says whether that was
-/// all.
+/// all that can settle a probe.
 pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), errors: bool, prompt: bool) -> bool {
     let connected = lines.of(peer);
     let Some(line) = connected.as_ref().and_then(|connected| connected.flows.get(flow)) else { return true };
@@ -36,7 +36,14 @@ pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), err
             Ok(received) => {
                 let packet = &packet[..received.length];
                 let came = Came { packet, stamp: received.stamp, hops: received.hops, prompt };
-                shared.with(|engine, now| engine.on_packet(peer, flow, came, now));
+                let awaits_more = shared.with(|engine, now| {
+                    engine.on_packet(peer, flow, came, now);
+                    engine.peers()[peer].awaits(flow)
+                });
+                // What else there may be settles nothing, and has time until the next look.
+                if !awaits_more {
+                    return true;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             // Errors that are pending are told at the next look.

@@ -1,17 +1,20 @@
 //! What the parts of the mesh thread share: the engine, the clock, and what was observed and not handed over yet.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::Duration;
 
-use lagmesh_daemon::Clock;
+use lagmesh_daemon::{Clock, Progress};
 use lagmesh_model::time::{RawNanos, Reading, nanos};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
-use crate::measurement::{Observation, Observations, Probe};
+use crate::measurement::{Observation, Observations, PeerView, Probe};
 use crate::mesh::engine::Engine;
 
 /// Observations are handed over so often, unless one of them is a change: each handing over wakes another thread.
 const HAND_OVER_EVERY: Duration = Duration::from_millis(100);
+/// How often the view is published, unless there is an announcement.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// So many are handed over at once, however young they are.
 const PENDING_MAX: usize = 1024;
 
@@ -20,27 +23,37 @@ const PENDING_MAX: usize = 1024;
 pub struct Shared {
     engine: RefCell<Engine>,
     pub(super) clock: Clock,
-    observations: Observations,
+    ends: Ends,
     pending: RefCell<Vec<Observation>>,
     /// Whether something that is pending must not wait.
     urgent: Cell<bool>,
     handed_over: Cell<RawNanos>,
-    /// Rung when an announcement came.
-    pub news: Notify,
+    published: Cell<RawNanos>,
+}
+
+/// Where goes what the mesh has learnt.
+#[derive(Debug)]
+pub struct Ends {
+    /// What was observed.
+    pub observations: Observations,
+    /// What the peers told.
+    pub views: watch::Sender<Arc<PeerView>>,
+    /// Marked as long as the thread gets round.
+    pub progress: Progress,
 }
 
 impl Shared {
     /// Shares an engine.
-    pub fn new(engine: Engine, clock: Clock, observations: Observations) -> Shared {
-        let handed_over = Cell::new(clock.now().raw);
+    pub fn new(engine: Engine, clock: Clock, ends: Ends) -> Shared {
+        let now = clock.now().raw;
         Shared {
             engine: RefCell::new(engine),
             clock,
-            observations,
+            ends,
             pending: RefCell::default(),
             urgent: Cell::default(),
-            handed_over,
-            news: Notify::new(),
+            handed_over: Cell::new(now),
+            published: Cell::new(now),
         }
     }
 
@@ -56,10 +69,26 @@ impl Shared {
             self.urgent.set(self.urgent.get() || is_change(&observation));
             pending.push(observation);
         }
-        if engine.has_news() {
-            self.news.notify_one();
-        }
         result
+    }
+
+    /// Publishes what was heard, at once if there is an announcement among it, and counts that were not told yet.
+    pub fn publish(&self, now: RawNanos) {
+        let waited = now.since_ns(self.published.get()) >= nanos(PUBLISH_EVERY).cast_signed();
+        if !waited && !self.engine.borrow().has_news() {
+            return;
+        }
+        self.published.set(now);
+        let claim = self.clock.claim();
+        let view = self.with(|engine, now| {
+            self.ends.progress.mark(now);
+            engine.claim(claim);
+            engine.tell_counts();
+            engine.view(now.raw)
+        });
+        if let Some(view) = view {
+            self.ends.views.send_replace(Arc::new(view));
+        }
     }
 
     /// Hands over what was observed, if it has waited for long enough.
@@ -75,7 +104,7 @@ impl Shared {
         let mut unheard = false;
         for observation in self.pending.borrow_mut().drain(..) {
             let is_change = is_change(&observation);
-            unheard |= !self.observations.tell(observation) && is_change;
+            unheard |= !self.ends.observations.tell(observation) && is_change;
         }
         self.urgent.set(false);
         if unheard {
@@ -103,12 +132,10 @@ fn log(observation: &Observation) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use lagmesh_model::state::Outcome;
 
     use super::*;
-    use crate::mesh::testing::fleet;
+    use crate::mesh::testing::{ends, fleet};
 
     /// A change that did not fit into the queue is told again once it fits: a dead flow never stays alive by an accident.
     #[test]
@@ -118,7 +145,7 @@ mod tests {
         let fleet = Arc::new(fleet(&[("tcp = false", "tcp = false\nflows = 1")]));
         let engine = Engine::new(&fleet, &oslo, &oslo_a, None, clock.now());
         let (observations, mut queue) = Observations::queue(1);
-        let shared = Shared::new(engine, clock, observations);
+        let shared = Shared::new(engine, clock, ends(observations));
         for _ in 0..2 {
             shared.with(|engine, now| engine.not_sent(0, 0, Outcome::Unreachable, now));
         }
@@ -140,7 +167,7 @@ mod tests {
         let (oslo, oslo_a) = ("oslo".parse().unwrap(), "oslo-a".parse().unwrap());
         let engine = Engine::new(&Arc::new(fleet(&[])), &oslo, &oslo_a, None, clock.now());
         let (observations, mut queue) = Observations::queue(100);
-        let shared = Shared::new(engine, clock, observations);
+        let shared = Shared::new(engine, clock, ends(observations));
         let begun = shared.handed_over.get();
         shared.pending.borrow_mut().push(Observation::MeshDropped("loop", 1));
         shared.hand_over(begun.after(HAND_OVER_EVERY / 2));

@@ -1,14 +1,26 @@
 //! A small fleet and its words, for the tests of the mesh: Oslo (oslo-a) is us, Tokyo (tokyo-a) is the peer.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use lagmesh_daemon::Watchdog;
 use lagmesh_model::beat::{Announcement, BeatId, BeatTimes, Incarnation, Sequence};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::NodeHash;
 use lagmesh_model::interval::Interval;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::time::{Epoch, RawNanos};
+use tokio::sync::watch;
 
-use crate::measurement::Confirmation;
+use crate::measurement::{Confirmation, Observations};
+use crate::mesh::shared::Ends;
 use crate::mesh::tlv::Record;
+
+/// Where everything goes; nobody looks at the view.
+pub(crate) fn ends(observations: Observations) -> Ends {
+    let progress = Watchdog::new().register("mesh", Duration::from_secs(60));
+    Ends { observations, views: watch::channel(Arc::default()).0, progress }
+}
 
 /// The fleet; pairs of text are replaced in its file first.
 pub(crate) fn fleet(replace: &[(&str, &str)]) -> Fleet {

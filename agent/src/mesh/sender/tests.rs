@@ -12,13 +12,13 @@ use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::finder::find;
 use crate::mesh::line::Ready;
 use crate::mesh::responder::{Responder, bind_reflector};
-use crate::mesh::testing::fleet;
+use crate::mesh::testing::{ends, fleet};
 
 fn agent(region: &str, quiet: &str) -> (Shared, Receiver<Observation>) {
     let (clock, fleet) = (Clock::new(), Arc::new(fleet(&[("tcp = false", quiet)])));
     let engine = Engine::new(&fleet, &region.parse().unwrap(), &format!("{region}-a").parse().unwrap(), None, clock.now());
     let (observations, queue) = Observations::queue(100);
-    (Shared::new(engine, clock, observations), queue)
+    (Shared::new(engine, clock, ends(observations)), queue)
 }
 
 fn answered(queue: &mut Receiver<Observation>) -> Vec<Probe> {
