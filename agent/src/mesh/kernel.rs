@@ -188,7 +188,8 @@ impl StampClock {
     }
 
     fn note_refusal(&mut self, result: Result<RawNanos, Refusal>) -> Result<RawNanos, Refusal> {
-        if result.is_err() {
+        // Without a proof nothing is believed anyway, and once there is one it holds at once.
+        if result.is_err_and(|refusal| refusal != Refusal::Unproven) {
             self.refused = self.newest.map(|newest| newest.before);
         }
         result

@@ -195,3 +195,20 @@ fn ids() {
     }
     assert_eq!((ids.of(6), ids.recent.len()), (None, SENT_MAX), "forgotten");
 }
+
+/// Stamps are doubted while nothing proves them and for some time after one was refused; that one came before the first proof says
+/// nothing against those after it.
+#[test]
+fn doubts() {
+    let mut clock = StampClock::default();
+    clock.note(reading(0));
+    clock.note(reading(20_000_000));
+    clock.received(raw(0), stamp(10_000_000)).unwrap_err();
+    assert!(!clock.is_believed(raw(20_000_000)));
+    clock.note(reading(20_020_000));
+    clock.sent(raw(20_000_000), stamp(20_010_000)).unwrap();
+    assert!(clock.is_believed(raw(20_020_000)));
+    clock.received(raw(20_000_000), stamp(30_000_000)).unwrap_err();
+    assert!(!clock.is_believed(raw(20_020_000 + 10_000_000_000)));
+    assert!(clock.is_believed(raw(20_020_001 + 10_000_000_000)));
+}
