@@ -19,7 +19,7 @@ use crate::mesh::shared::Shared;
 /// All peers are judged so often, those with something due in each round.
 const JUDGE_EVERY: Duration = Duration::from_millis(100);
 /// A round that has more to do than this is followed by the next one soon: the sockets hold only so much.
-const BUSY: usize = 64;
+const BUSY: usize = 256;
 /// How soon: the runtime's timers know no less.
 const SOON: Duration = Duration::from_millis(1);
 
