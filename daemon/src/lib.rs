@@ -25,6 +25,7 @@ pub use ending::RunError;
 pub use logging::LogFormat;
 pub use progress::{Progress, Watchdog};
 pub use readiness::{Latch, Readiness};
-pub use signal::cancel_on_signal;
+pub use signal::{Hangups, cancel_on_signal};
+pub use supervise::crew::Crew;
 pub use supervise::{Ended, Supervisor};
 pub use tokio_util::sync::CancellationToken as Shutdown;

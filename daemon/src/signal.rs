@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT ask for an orderly shutdown; whoever asks twice does not want to wait.
+//! SIGTERM and SIGINT ask for an orderly shutdown; whoever asks twice does not want to wait. SIGHUP asks for the configuration to be
+//! read again.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +24,33 @@ pub fn cancel_on_signal(supervisor: &mut Supervisor) {
         tracing::warn!(signal = second, code = exit::FORCED, "asked to stop again, ending at once");
         std::process::exit(exit::FORCED.into())
     });
+}
+
+/// SIGHUP, which ends nothing from the moment on at which this exists. Several that come while nobody waits count as one.
+#[derive(Debug)]
+pub struct Hangups {
+    signal: Signal,
+}
+
+impl Hangups {
+    /// Takes over the signal.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn install() -> anyhow::Result<Hangups> {
+        Ok(Hangups { signal: signal(SignalKind::hangup()).context("install a handler for SIGHUP")? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        if self.signal.recv().await.is_none() {
+            // Signal streams have no end.
+            std::future::pending().await
+        }
+    }
 }
 
 struct Signals {

@@ -5,6 +5,8 @@
 //! go on half alive. On shutdown the flow runs dry: sources stop, each stage ends when its input closes, the last one
 //! flushes.
 
+pub mod crew;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::oneshot;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument as _;
 
@@ -195,10 +197,11 @@ struct Drained {
 }
 
 impl Tasks {
-    fn spawn(&mut self, name: String, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        let span = tracing::error_span!("task", name);
-        let id = self.running.spawn(task.instrument(span)).id();
-        self.names.insert(id, name);
+    fn spawn(&mut self, name: String, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> AbortHandle {
+        let span = tracing::error_span!(parent: None, "task", name);
+        let handle = self.running.spawn(task.instrument(span));
+        self.names.insert(handle.id(), name);
+        handle
     }
 
     async fn next_end(&mut self) -> Option<End> {
