@@ -26,15 +26,32 @@ impl Budget {
         Budget { flows, interval_ns, credit: INTERVALS_AT_ONCE * flows * interval_ns, at: now }
     }
 
+    /// From now on for so many flows. Those that are new may send at once, and the others lose nothing that they have.
+    pub fn resize(&mut self, flows: usize, now: RawNanos) {
+        self.fill(now);
+        let flows = flows as u128;
+        let new = INTERVALS_AT_ONCE * flows.saturating_sub(self.flows) * self.interval_ns;
+        self.flows = flows;
+        self.credit = self.credit.saturating_add(new).min(self.credit_max());
+    }
+
     /// Whether one more probe may leave now; it is counted as sent.
     pub fn take(&mut self, now: RawNanos) -> bool {
-        let gained = now.checked_since(self.at).map_or(0, |passed| u128::from(nanos(passed)) * self.flows);
-        // A clock that began anew brings nothing, and counts from there.
-        self.at = now;
-        self.credit = self.credit.saturating_add(gained).min(INTERVALS_AT_ONCE * self.flows * self.interval_ns);
+        self.fill(now);
         let left = self.credit.checked_sub(self.interval_ns);
         self.credit = left.unwrap_or(self.credit);
         left.is_some()
+    }
+
+    fn fill(&mut self, now: RawNanos) {
+        let gained = now.checked_since(self.at).map_or(0, |passed| u128::from(nanos(passed)) * self.flows);
+        // A clock that began anew brings nothing, and counts from there.
+        self.at = now;
+        self.credit = self.credit.saturating_add(gained).min(self.credit_max());
+    }
+
+    fn credit_max(&self) -> u128 {
+        INTERVALS_AT_ONCE * self.flows * self.interval_ns
     }
 }
 
@@ -79,6 +96,24 @@ mod tests {
             let intervals = now.since_ns(start).cast_unsigned() / nanos(INTERVAL) + 1;
             prop_assert!(sent <= flows as u64 * (2 + intervals));
         }
+    }
+
+    /// However flows come and go, the schedule of those that are there is never held back.
+    #[test]
+    fn flows_come_and_go() {
+        let mut now = RawNanos(1_000_000_000);
+        let mut schedules = vec![Schedule::new(now, Duration::ZERO, INTERVAL)];
+        let mut budget = Budget::new(schedules.len(), INTERVAL, now);
+        for (step, flows) in [3, 1, 16, 2, 2, 9, 1, 40].into_iter().cycle().take(400).enumerate() {
+            now = now.after(Duration::from_millis(20 + 37 * (step as u64 % 7)));
+            schedules.truncate(flows);
+            schedules.resize_with(flows, || Schedule::new(now, Duration::ZERO, INTERVAL));
+            budget.resize(flows, now);
+            for schedule in &mut schedules {
+                assert!(schedule.take(now).is_none_or(|due| !due.send || budget.take(now)), "{step}");
+            }
+        }
+        assert!((0..1_000).filter(|_| budget.take(now)).count() <= 2 * schedules.len());
     }
 
     /// A clock that begins anew further back stops nothing for longer than one that goes on.
