@@ -22,7 +22,7 @@ const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Measures the network to every other region and the replication of this region's databases, and exports what it saw.
 ///
 /// One agent runs in every region. It serves /metrics, /health, /ready and /v1/status on a local address, needs no collector
-/// for that, and keeps what a collector has not got in a bounded spool on disk.
+/// for that, and keeps what a collector has not got in a bounded spool on disk. SIGHUP makes it read the fleet file again.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "lagmesh-agent", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Args {
@@ -80,6 +80,8 @@ const STATE_DIR: &str = "/var/lib/lagmesh-agent";
 pub struct Config {
     /// The fleet.
     pub fleet: Arc<Fleet>,
+    /// The file in which it stands.
+    pub fleet_file: PathBuf,
     /// Our region; in the fleet.
     pub region: RegionName,
     /// Our name; an agent of the region.
@@ -187,22 +189,15 @@ impl Config {
     /// If anything is wrong or unsafe.
     pub fn read(args: &Args) -> Result<Config, ConfigError> {
         let file = &args.fleet;
-        let text = read_text(file, FLEET_BYTES_MAX).map_err(|error| ConfigError::Unreadable { path: file.clone(), error })?;
-        let fleet = Fleet::parse(&file.display().to_string(), &text)?;
-        let region = region(&fleet, args)?;
-        let agent = agent(region, args)?;
+        let fleet = read_fleet(file)?;
+        let region = region(&fleet, file, &args.region)?;
+        let agent = agent(region, file, args.agent.as_ref())?;
         let mesh_listen = args.mesh_listen.unwrap_or_else(|| listen_for(&agent.mesh));
         let keys = match args.mesh_key_file.as_slice() {
             [] => None,
             paths => Some(MeshKeys::read(paths)?),
         };
-        let beside_loopback = fleet.needs_mesh_key() || !(fleet.insecure || mesh_listen.ip().to_canonical().is_loopback());
-        if keys.is_none() && beside_loopback {
-            return Err(ConfigError::MissingKey { file: file.clone() });
-        }
-        if let Some(why) = fleet.over_budget(keys.is_some()) {
-            return Err(ConfigError::OverBudget { file: file.clone(), why });
-        }
+        check_mesh(&fleet, file, mesh_listen, keys.is_some())?;
         Ok(Config {
             region: region.name.clone(),
             agent: agent.name.clone(),
@@ -212,22 +207,52 @@ impl Config {
             http_listen: args.http_listen,
             authorities: authorities(args.otlp_ca_file.as_deref())?,
             fleet: Arc::new(fleet),
+            fleet_file: file.clone(),
         })
+    }
+
+    /// Reads the fleet file again, with the checks of the start.
+    ///
+    /// # Errors
+    /// If anything is wrong or unsafe.
+    pub fn read_fleet_again(&self) -> Result<Fleet, ConfigError> {
+        let file = &self.fleet_file;
+        let fleet = read_fleet(file)?;
+        agent(region(&fleet, file, &self.region)?, file, Some(&self.agent))?;
+        check_mesh(&fleet, file, self.mesh_listen, self.keys.is_some())?;
+        Ok(fleet)
     }
 }
 
-fn region<'a>(fleet: &'a Fleet, args: &Args) -> Result<&'a Region, ConfigError> {
-    fleet.region(&args.region).ok_or_else(|| ConfigError::UnknownRegion {
-        file: args.fleet.clone(),
-        region: args.region.clone(),
+fn read_fleet(file: &Path) -> Result<Fleet, ConfigError> {
+    let text = read_text(file, FLEET_BYTES_MAX).map_err(|error| ConfigError::Unreadable { path: file.to_path_buf(), error })?;
+    Ok(Fleet::parse(&file.display().to_string(), &text)?)
+}
+
+/// Whether the mesh is safe and within its budget.
+fn check_mesh(fleet: &Fleet, file: &Path, listen: SocketAddr, with_key: bool) -> Result<(), ConfigError> {
+    let beside_loopback = fleet.needs_mesh_key() || !(fleet.insecure || listen.ip().to_canonical().is_loopback());
+    if !with_key && beside_loopback {
+        return Err(ConfigError::MissingKey { file: file.to_path_buf() });
+    }
+    match fleet.over_budget(with_key) {
+        Some(why) => Err(ConfigError::OverBudget { file: file.to_path_buf(), why }),
+        None => Ok(()),
+    }
+}
+
+fn region<'a>(fleet: &'a Fleet, file: &Path, wanted: &RegionName) -> Result<&'a Region, ConfigError> {
+    fleet.region(wanted).ok_or_else(|| ConfigError::UnknownRegion {
+        file: file.to_path_buf(),
+        region: wanted.clone(),
         known: listed(fleet.regions.iter().map(|region| region.name.as_str())),
     })
 }
 
-fn agent<'a>(region: &'a Region, args: &Args) -> Result<&'a Agent, ConfigError> {
-    let (file, name) = (args.fleet.clone(), region.name.clone());
+fn agent<'a>(region: &'a Region, file: &Path, wanted: Option<&AgentName>) -> Result<&'a Agent, ConfigError> {
+    let (file, name) = (file.to_path_buf(), region.name.clone());
     let known = || listed(region.agents.iter().map(|agent| agent.name.as_str()));
-    match (&args.agent, region.agents.as_slice()) {
+    match (wanted, region.agents.as_slice()) {
         (Some(wanted), agents) => agents.iter().find(|agent| agent.name == *wanted).ok_or_else(|| ConfigError::UnknownAgent {
             file,
             region: name,

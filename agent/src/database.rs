@@ -18,19 +18,19 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use lagmesh_daemon::{Clock, Supervisor};
-use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_postgres::ConnInfo;
 use tokio::sync::watch as channel;
 
 use crate::measurement::{Observations, Outbox};
+use crate::reload::Fleets;
 use site::Site;
 
 /// What the database part needs.
 #[derive(Debug)]
 pub struct DatabaseContext {
-    /// The fleet file.
-    pub fleet: Arc<Fleet>,
+    /// The fleet file in force. Our own nodes are the same in all that come.
+    pub fleets: Fleets,
     /// Our region: its nodes are watched.
     pub region: RegionName,
     /// Our name.
@@ -49,7 +49,8 @@ pub struct DatabaseContext {
 /// If a node's connection string cannot be understood. A node that cannot be reached is news, not an error.
 pub fn start(context: DatabaseContext, supervisor: &mut Supervisor) -> anyhow::Result<()> {
     let context = Arc::new(context);
-    for (cluster, node) in context.fleet.nodes_of(&context.region) {
+    let fleet = Arc::clone(&context.fleets.borrow());
+    for (cluster, node) in fleet.nodes_of(&context.region) {
         let mut info = ConnInfo::parse(&node.dsn, |name| std::env::var(name).ok())
             .with_context(|| format!("node {}: dsn in the fleet file", node.name))?;
         info.application_name = Some("lagmesh-agent".to_owned());

@@ -1,9 +1,10 @@
 //! lagmesh-agent: one per region. It measures the mesh and the replication and exports what it saw.
 //!
 //! Data flows one way: the mesh and the database part observe, the trackers and the summary fold, the spool keeps, the senders
-//! deliver. Modules stand in that order.
+//! deliver. Modules stand in that order. All of them follow the fleet file that [`reload`] says is in force.
 
 pub mod config;
+pub mod reload;
 pub mod measurement;
 pub mod mesh;
 pub mod database;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lagmesh_daemon::backoff::random_seed;
-use lagmesh_daemon::{Clock, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
+use lagmesh_daemon::{Clock, Hangups, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use lagmesh_model::ids::BootId;
 use lagmesh_model::series::Exporter;
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ use crate::database::DatabaseContext;
 use crate::http::Pages;
 use crate::measurement::{Observations, Outbox};
 use crate::mesh::MeshContext;
+use crate::reload::Fleets;
 use crate::send::SendContext;
 use crate::spool::{OpenError, Settings, Spool, Store};
 use crate::summary::{Awaited, Summary, SummaryContext, Viewer};
@@ -74,14 +76,16 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     let awaited = Awaited::new(&config.fleet, &config.region, &readiness);
 
     // What can be refused is asked for before anything runs.
+    let hangups = Hangups::install()?;
     let (listener, http) = listen(config.http_listen).await?;
     let store = open_spool(&config, exporter.boot)?;
 
+    let (fleet, fleets) = watch::channel(config.fleet.clone());
     let (observations, queue) = Observations::queue(OBSERVATIONS_QUEUE);
     let (outbox_told, outbox) = watch::channel(Arc::new(Outbox::default()));
-    let views =
-        mesh::start(mesh_context(&config, &clock, &observations, outbox, &watchdog), supervisor).context("start the mesh")?;
-    database::start(database_context(&config, &clock, &observations, outbox_told), supervisor)
+    let views = mesh::start(mesh_context(&config, &fleets, &clock, &observations, outbox, &watchdog), supervisor)
+        .context("start the mesh")?;
+    database::start(database_context(&config, &fleets, &clock, &observations, outbox_told), supervisor)
         .context("start the database part")?;
 
     let spool = Spool::start(store, supervisor)?;
@@ -100,6 +104,8 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     let (viewer, questions) = Viewer::new();
     let summing = SummaryContext {
         summary,
+        region: config.region.clone(),
+        fleets,
         queue,
         views,
         spool,
@@ -115,6 +121,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     let pages = Pages { viewer, readiness: readiness.clone() };
     supervisor.spawn("http", http::serve(listener, pages, supervisor.shutdown()));
     notify::spawn(supervisor, readiness, watchdog);
+    supervisor.spawn("reload", reload::run(config.clone(), fleet, hangups, supervisor.shutdown()));
     tracing::info!(
         fleet = config.fleet.name, region = %config.region, agent = %config.agent, boot = %exporter.boot, version = exporter.version,
         %http, mesh = %config.mesh_listen, state_dir = %config.state_dir.display(), "started"
@@ -151,13 +158,14 @@ fn open_spool(config: &Config, boot: BootId) -> Result<Store, OpenError> {
 
 fn mesh_context(
     config: &Config,
+    fleets: &Fleets,
     clock: &Clock,
     observations: &Observations,
     outbox: watch::Receiver<Arc<Outbox>>,
     watchdog: &Watchdog,
 ) -> MeshContext {
     MeshContext {
-        fleet: config.fleet.clone(),
+        fleets: fleets.clone(),
         region: config.region.clone(),
         agent: config.agent.clone(),
         listen: config.mesh_listen,
@@ -171,12 +179,13 @@ fn mesh_context(
 
 fn database_context(
     config: &Config,
+    fleets: &Fleets,
     clock: &Clock,
     observations: &Observations,
     outbox: watch::Sender<Arc<Outbox>>,
 ) -> DatabaseContext {
     DatabaseContext {
-        fleet: config.fleet.clone(),
+        fleets: fleets.clone(),
         region: config.region.clone(),
         agent: config.agent.clone(),
         clock: clock.clone(),

@@ -18,7 +18,7 @@ use lagmesh_model::catalogue::{
     LINK_STAMPS, LINK_STATE, LINK_STRETCH,
 };
 use lagmesh_model::disagreement::Disagreement;
-use lagmesh_model::fleet::{Fleet, Mesh};
+use lagmesh_model::fleet::{Agent, Fleet, Mesh, Region};
 use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
@@ -80,36 +80,21 @@ struct Track {
 impl Links {
     /// The links of a region, nothing known about them.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Links {
-        let track = |peer: &lagmesh_model::fleet::Region| {
-            let mesh = &fleet.mesh;
-            let kinds = ProbeKind::ALL.iter().filter(|kind| mesh.asks(**kind, peer, true));
-            let window = |kind: &ProbeKind| Window::new(*kind, mesh.interval_of(*kind), mesh.give_up_of(*kind));
-            let flows = |agent: &lagmesh_model::fleet::Agent| (agent.name.clone(), vec![None; usize::from(fleet.mesh.flows)]);
-            let track = Track {
-                peer: peer.name.clone(),
-                flows: peer.agents.iter().map(flows).collect(),
-                windows: kinds.map(window).collect(),
-                path: Path::new(peer.agents.iter().map(|agent| &agent.name), fleet.mesh.flows, fleet.mesh.interval),
-                floor_s: fleet.soft_floor_s(region, &peer.name).filter(|floor_s| *floor_s > 0.0),
-                state: LinkState::Unknown,
-                why: format!("no probe to {} is settled yet", peer.name),
-                loss_since: None,
-                alive_since: BTreeMap::new(),
-                mixed_since: None,
-                unknown_since: None,
-                stalled_at: None,
-                surveyed: Surveyed::default(),
-                verdicts: Vec::new(),
-                icmp_socket: None,
-            };
+        let mut links = Links { region: region.clone(), mesh: fleet.mesh.clone(), tracks: BTreeMap::new(), epoch: None };
+        links.reload(fleet);
+        links
+    }
+
+    /// From now on this file is in force: links to who stays go on, those to who is gone end with all their series.
+    pub fn reload(&mut self, fleet: &Fleet) {
+        let (region, mesh) = (&self.region, &fleet.mesh);
+        let track = |peer: &Region| {
+            let mut track = self.tracks.remove(&peer.name).unwrap_or_else(|| Track::new(fleet, region, peer));
+            track.reload(mesh, peer);
             (peer.name.clone(), track)
         };
-        Links {
-            region: region.clone(),
-            mesh: fleet.mesh.clone(),
-            tracks: fleet.peers_of(region).map(track).collect(),
-            epoch: None,
-        }
+        self.tracks = fleet.peers_of(region).map(track).collect();
+        self.mesh = mesh.clone();
     }
 
     /// The fate of a probe.
@@ -231,6 +216,45 @@ impl Links {
 }
 
 impl Track {
+    fn new(fleet: &Fleet, region: &RegionName, peer: &Region) -> Track {
+        Track {
+            peer: peer.name.clone(),
+            flows: BTreeMap::new(),
+            windows: Vec::new(),
+            path: Path::new(fleet.mesh.interval),
+            floor_s: fleet.soft_floor_s(region, &peer.name).filter(|floor_s| *floor_s > 0.0),
+            state: LinkState::Unknown,
+            why: format!("no probe to {} is settled yet", peer.name),
+            loss_since: None,
+            alive_since: BTreeMap::new(),
+            mixed_since: None,
+            unknown_since: None,
+            stalled_at: None,
+            surveyed: Surveyed::default(),
+            verdicts: Vec::new(),
+            icmp_socket: None,
+        }
+    }
+
+    /// Follows who stands in the peer region and how it is asked.
+    fn reload(&mut self, mesh: &Mesh, peer: &Region) {
+        let flows = |agent: &Agent| {
+            let unknown = || vec![None; usize::from(mesh.flows)];
+            (agent.name.clone(), self.flows.remove(&agent.name).unwrap_or_else(unknown))
+        };
+        self.flows = peer.agents.iter().map(flows).collect();
+        self.path.reload(self.flows.keys(), mesh.flows);
+        self.alive_since.retain(|agent, _| self.flows.contains_key(agent));
+        self.surveyed.retain(|agent| self.flows.contains_key(agent));
+        let mut before = std::mem::take(&mut self.windows);
+        let window = |kind: &ProbeKind| {
+            let place = before.iter().position(|window| window.kind() == *kind);
+            let new = || Window::new(*kind, mesh.interval_of(*kind), mesh.give_up_of(*kind));
+            place.map_or_else(new, |place| before.swap_remove(place))
+        };
+        self.windows = ProbeKind::ALL.iter().filter(|kind| mesh.asks(**kind, peer, true)).map(window).collect();
+    }
+
     fn window(&self, kind: ProbeKind) -> Option<&Window> {
         self.windows.iter().find(|window| window.kind() == kind)
     }

@@ -4,7 +4,7 @@
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`]
 //! (of losses), [`flow_path`] (whether it changed), [`held`] (what waits for the reflector's
 //! word), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
-//! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them). Shells: [`round`] over
+//! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them), [`question`] (what is asked beside them). Shells: [`round`] over
 //! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
 //! [`http`].
 //! `fuzzing` holds what the fuzz targets run.
@@ -29,6 +29,7 @@ pub mod mtu;
 pub mod offset;
 pub mod opinion;
 pub mod peer;
+pub mod question;
 pub mod reflector;
 pub mod resolve;
 pub mod responder;
@@ -60,19 +61,21 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lagmesh_daemon::{Clock, Progress, Shutdown, Supervisor};
-use lagmesh_model::fleet::{Address, Fleet};
+use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::{AgentName, RegionName};
 use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
 use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
-use crate::mesh::engine::Engine;
+use crate::mesh::engine::{Engine, Reloaded};
 use crate::mesh::finder::find_peer;
 pub use crate::mesh::keys::{KeyError, MeshKeys};
 use crate::mesh::line::Lines;
+use crate::mesh::opinion::OpinionContext;
 use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::round::go_round;
 use crate::mesh::shared::{Ends, Shared};
+use crate::reload::Fleets;
 
 /// The niceness of the mesh's thread, which needs little time, but in time.
 const NICE: i32 = -10;
@@ -80,8 +83,8 @@ const NICE: i32 = -10;
 /// What the mesh needs.
 #[derive(Debug)]
 pub struct MeshContext {
-    /// The fleet.
-    pub fleet: Arc<Fleet>,
+    /// The fleet file in force.
+    pub fleets: Fleets,
     /// Our region.
     pub region: RegionName,
     /// Our name.
@@ -106,7 +109,7 @@ pub struct MeshContext {
 /// If the reflector cannot listen, a `sql_probe` cannot be understood, or the thread cannot be started.
 pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<PeerViews> {
     let socket = bind_reflector(context.listen)?;
-    opinion::start(&context, supervisor)?;
+    opinion::start(opinions(&context), supervisor)?;
     let (views, published) = watch::channel(Arc::new(PeerView::default()));
     let shutdown = supervisor.shutdown();
     supervisor.spawn_thread("mesh", move || {
@@ -124,29 +127,58 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
     Ok(published)
 }
 
+fn opinions(context: &MeshContext) -> OpinionContext {
+    OpinionContext {
+        fleets: context.fleets.clone(),
+        region: context.region.clone(),
+        agent: context.agent.clone(),
+        clock: context.clock.clone(),
+        observations: context.observations.clone(),
+    }
+}
+
 async fn run(
     context: MeshContext,
     socket: std::net::UdpSocket,
     views: watch::Sender<Arc<PeerView>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let MeshContext { fleet, region, agent, listen, keys, clock, observations, outbox, progress } = context;
+    let MeshContext { mut fleets, region, agent, listen, keys, clock, observations, outbox, progress } = context;
     tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
+    let fleet = Arc::clone(&fleets.borrow_and_update());
     let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
-    let addresses: Vec<Address> =
-        engine.peers().iter().filter_map(|peer| fleet.agent(&peer.agent)).map(|(_, agent)| agent.mesh.clone()).collect();
-    let lines = Lines::new(addresses.len(), &socket).context("watch the mesh socket")?;
+    let lines = Lines::new(&socket).context("watch the mesh socket")?;
     let (shared, mut responder) = (Shared::new(engine, clock, Ends { observations, views, progress }), Responder::new(socket));
+    let find = |peer: usize| find_peer(&shared, &lines, peer, listen.ip());
+    let peers: Vec<usize> = shared.with(|engine, _| engine.peers().keys().copied().collect());
+    let mut finders: FuturesUnordered<_> = peers.into_iter().map(find).collect();
     let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
-    for (peer, address) in addresses.iter().enumerate() {
-        parts.push(Box::pin(find_peer(&shared, &lines, peer, address, listen.ip())));
-    }
     parts.push(Box::pin(go_round(&shared, &lines, &mut responder)));
-    parts.push(Box::pin(follow(&shared, outbox)));
-    tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        ended = parts.next() => ended.unwrap_or(Ok(())),
+    parts.push(Box::pin(follow(&shared, outbox.clone())));
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            ended = parts.next() => return ended.unwrap_or(Ok(())),
+            // Its peer is gone.
+            Some(()) = finders.next() => {}
+            Ok(()) = fleets.changed() => {
+                let fleet = Arc::clone(&fleets.borrow_and_update());
+                finders.extend(reload(&shared, &lines, &fleet, &outbox).into_iter().map(find));
+            }
+        }
     }
+}
+
+/// Takes over another fleet file; returns whom to look for.
+fn reload(shared: &Shared, lines: &Lines, fleet: &Arc<Fleet>, outbox: &watch::Receiver<Arc<Outbox>>) -> Vec<usize> {
+    let Reloaded { added, removed } = shared.with(|engine, now| {
+        let reloaded = engine.reload(fleet, now);
+        engine.update(&outbox.borrow());
+        reloaded
+    });
+    removed.into_iter().for_each(|peer| lines.close(peer));
+    shared.reloaded.notify_waiters();
+    added
 }
 
 /// Takes over what there is to tell whenever it changes.

@@ -67,20 +67,29 @@ struct Link {
 impl Replications {
     /// What the fleet file says of the region; nothing is measured yet.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Replications {
-        let clusters: BTreeMap<_, _> =
-            fleet.clusters.iter().map(|cluster| (cluster.name.clone(), Cluster::new(fleet, cluster, region))).collect();
         let own = |(cluster, node): (&fleet::Cluster, &fleet::Node)| {
             (node.name.clone(), NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval))
         };
-        Replications {
+        let mut replications = Replications {
             region: region.clone(),
             lag_thresholds: fleet.replication.clone(),
-            clusters,
+            clusters: BTreeMap::new(),
             nodes: fleet.nodes_of(region).map(own).collect(),
             told: BTreeMap::new(),
             tracks: BTreeMap::new(),
             epoch: None,
-        }
+        };
+        replications.reload(fleet);
+        replications
+    }
+
+    /// From now on this file is in force, in which our own nodes are the same: what came from nodes that are gone ends.
+    pub fn reload(&mut self, fleet: &Fleet) {
+        let cluster = |cluster: &fleet::Cluster| (cluster.name.clone(), Cluster::new(fleet, cluster, &self.region));
+        self.clusters = fleet.clusters.iter().map(cluster).collect();
+        let clusters = &self.clusters;
+        self.told.retain(|origin, _| clusters.values().any(|cluster| cluster.holds(origin)));
+        self.tracks.retain(|link, _| clusters.values().any(|cluster| cluster.holds(&link.origin) && cluster.holds(&link.node)));
     }
 
     /// Takes in news about a node.
@@ -139,7 +148,9 @@ impl Replications {
         if self.epoch.replace(now.epoch).is_some_and(|before| before != now.epoch) {
             self.new_epoch(now.raw);
         }
-        for (origin, heard) in &view.announcements {
+        // The mesh may follow another fleet file a moment later than we do.
+        let is_known = |origin: &NodeName| self.clusters.values().any(|cluster| cluster.holds(origin));
+        for (origin, heard) in view.announcements.iter().filter(|(origin, _)| is_known(origin)) {
             self.told.entry(origin.clone()).or_default().tell(&heard.what, heard.at, Some(&heard.from));
         }
         for cluster in self.clusters.values() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::{Clock, Progress, Shutdown};
+use lagmesh_model::ids::RegionName;
 use lagmesh_model::series::Series;
 use lagmesh_model::status::AgentStatus;
 use lagmesh_model::time::Reading;
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout, timeout_at};
 
 use crate::measurement::{Observation, Observations, PeerViews};
+use crate::reload::Fleets;
 use crate::send::Deliveries;
 use crate::spool::{Levels, Spool};
 
@@ -51,6 +53,10 @@ pub struct Snapshot {
 pub struct SummaryContext {
     /// The state.
     pub summary: Summary,
+    /// Our region.
+    pub region: RegionName,
+    /// The fleet file in force.
+    pub fleets: Fleets,
     /// What is measured.
     pub queue: mpsc::Receiver<Observation>,
     /// What the mesh knows of the peers.
@@ -144,7 +150,18 @@ impl Task {
         }
     }
 
+    /// Another fleet file is published before anything is observed by it: looked at after what was observed, it is in time for that.
+    fn follow(&mut self) {
+        let SummaryContext { fleets, summary, awaited, region, .. } = &mut self.context;
+        if fleets.has_changed().unwrap_or(false) {
+            let fleet = fleets.borrow_and_update();
+            summary.reload(&fleet);
+            awaited.reload(&fleet, region);
+        }
+    }
+
     fn take(&mut self, news: &mut Vec<Observation>) {
+        self.follow();
         let view = self.context.views.borrow().clone();
         for observation in news.drain(..) {
             self.context.awaited.saw(&observation);
@@ -159,6 +176,7 @@ impl Task {
     }
 
     fn step(&mut self) {
+        self.follow();
         let now = self.context.clock.now();
         let view = self.context.views.borrow().clone();
         self.context.summary.step(now, &view);
@@ -178,6 +196,7 @@ impl Task {
     }
 
     fn snapshot(&mut self) -> Snapshot {
+        self.follow();
         self.count_dropped();
         let now = self.context.clock.now();
         let view = self.context.views.borrow().clone();

@@ -127,3 +127,32 @@ fn over_budget() {
     assert_eq!(start(most(true), &keyed), Ok(()));
     assert!(start(most(false), &keyed).unwrap_err().starts_with("FILE: mesh.budget_bits_per_s: the mesh of tokyo takes "));
 }
+
+/// Read again the file is checked as it was at the start: it must be right, know this agent, and be safe with the keys that there are.
+#[test]
+fn the_fleet_file_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.toml");
+    fs::write(&file, FLEET).unwrap();
+    let name = file.display().to_string();
+    let args = Args::try_parse_from(["lagmesh-agent", "--fleet", &name, "--region", "tokyo", "--agent", "tokyo-a"]).unwrap();
+    let config = Config::read(&args).unwrap();
+    assert_eq!(config.read_fleet_again().unwrap(), *config.fleet);
+    let table = [
+        (FLEET.replace("new-york", "boston"), None),
+        ("name = ".to_owned(), Some("FILE:1: syntax: ")),
+        (FLEET.replace("tokyo", "kyoto"), Some("FILE: no region is called \"tokyo\"")),
+        (FLEET.replace("tokyo-a", "tokyo-c"), Some("FILE: region \"tokyo\" has no agent called \"tokyo-a\"")),
+        (FLEET.replace("127.0.0.1", "192.0.2.1"), Some("FILE: the mesh leaves this machine and has no key")),
+    ];
+    for (text, said) in table {
+        fs::write(&file, text).unwrap();
+        let error = config.read_fleet_again().err().map(|error| error.to_string().replace(&name, "FILE"));
+        match said {
+            None => assert_eq!(error, None),
+            Some(said) => assert!(error.as_ref().is_some_and(|error| error.starts_with(said)), "{said}: {error:?}"),
+        }
+    }
+    fs::remove_file(&file).unwrap();
+    assert!(config.read_fleet_again().is_err());
+}

@@ -23,7 +23,7 @@ async fn reading(site: &Site) -> Trouble {
         Ok(connection) => connection,
         Err(trouble) => return trouble,
     };
-    let mut watch = Watch::new(site.node.clone(), site.members.clone(), site.interval);
+    let mut watch = Watch::new(site.node.clone(), site.members(), site.interval);
     loop {
         let now = site.clock().now();
         site.sleep_until(watch.next_poll(now)).await;
@@ -41,6 +41,7 @@ async fn prepare(site: &Site) -> Result<Connection, Trouble> {
 }
 
 async fn poll(site: &Site, connection: &Connection, watch: &mut Watch) -> Result<(), Trouble> {
+    watch.members(site.members());
     let marks = watch.marks();
     let started = site.clock().now();
     let beats = match site.bounded(connection, layout::read_newer(connection.client(), &marks)).await {

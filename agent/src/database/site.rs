@@ -29,8 +29,6 @@ pub(super) struct Site {
     cluster: ClusterName,
     /// Its name.
     pub(super) node: NodeName,
-    /// The nodes of its cluster.
-    pub(super) members: BTreeSet<NodeName>,
     /// The interval between beats.
     pub(super) interval: Duration,
     info: ConnInfo,
@@ -44,7 +42,6 @@ impl Site {
         Site {
             cluster: cluster.name.clone(),
             node: node.name.clone(),
-            members: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
             interval: cluster.beat_interval,
             info,
             context: Arc::clone(context),
@@ -56,6 +53,13 @@ impl Site {
     /// The clock.
     pub(super) fn clock(&self) -> &Clock {
         &self.context.clock
+    }
+
+    /// The nodes of its cluster, by the fleet file in force.
+    pub(super) fn members(&self) -> BTreeSet<NodeName> {
+        let fleet = self.context.fleets.borrow();
+        let cluster = fleet.clusters.iter().find(|cluster| cluster.name == self.cluster);
+        cluster.into_iter().flat_map(|cluster| &cluster.nodes).map(|node| node.name.clone()).collect()
     }
 
     /// A new session with the given settings.

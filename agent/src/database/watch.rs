@@ -22,6 +22,8 @@ const MARKS_MAX: usize = 1_024;
 pub(super) struct Watch {
     node: NodeName,
     members: BTreeSet<NodeName>,
+    /// Those of them whose rows nobody was interested in at the newest poll: since when they are there is not known.
+    newcomers: BTreeSet<NodeName>,
     interval: Duration,
     marks: BTreeMap<(NodeName, Incarnation, Stream), Sequence>,
     plans: BTreeMap<NodeName, (Incarnation, PollPlan)>,
@@ -32,7 +34,17 @@ pub(super) struct Watch {
 impl Watch {
     /// A watch at `node` for beats of the other `members` of its cluster, which leave every `interval`.
     pub(super) fn new(node: NodeName, members: BTreeSet<NodeName>, interval: Duration) -> Watch {
-        Watch { node, members, interval, marks: BTreeMap::new(), plans: BTreeMap::new(), last: None }
+        Watch { node, members, newcomers: BTreeSet::new(), interval, marks: BTreeMap::new(), plans: BTreeMap::new(), last: None }
+    }
+
+    /// From now on these are the nodes of its cluster.
+    pub(super) fn members(&mut self, members: BTreeSet<NodeName>) {
+        self.newcomers.extend(members.difference(&self.members).cloned());
+        self.members = members;
+        let (newcomers, members) = (&self.newcomers, &self.members);
+        // Rows of nobody's interest were marked so that they never come again.
+        self.marks.retain(|(origin, ..), _| !newcomers.contains(origin));
+        self.plans.retain(|origin, _| members.contains(origin));
     }
 
     /// What has been seen, for the query.
@@ -64,8 +76,13 @@ impl Watch {
         let absent = self.last.map(|last| last.raw);
         let mut fresh: Vec<BeatRow> = rows.into_iter().filter_map(|(stream, row)| self.mark(stream, row)).collect();
         fresh.sort_by_key(|row| (row.id.origin.clone(), row.position.timeline, row.position.lsn, row.id.sequence));
-        let arrived: BTreeMap<NodeName, Incarnation> =
-            fresh.iter().filter(|_| absent.is_some()).map(|row| (row.id.origin.clone(), row.id.incarnation)).collect();
+        let newcomers = std::mem::take(&mut self.newcomers);
+        let absent = |origin: &NodeName| absent.filter(|_| !newcomers.contains(origin));
+        let arrived: BTreeMap<NodeName, Incarnation> = fresh
+            .iter()
+            .filter(|row| absent(&row.id.origin).is_some())
+            .map(|row| (row.id.origin.clone(), row.id.incarnation))
+            .collect();
         for (origin, incarnation) in &arrived {
             let (current, plan) =
                 self.plans.entry(origin.clone()).or_insert_with(|| (*incarnation, PollPlan::new(self.interval)));
@@ -79,7 +96,7 @@ impl Watch {
             plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin));
         }
         self.last = (started.epoch == ended.epoch).then_some(started);
-        fresh.into_iter().map(|row| Sighting { row, absent, present: ended.raw }).collect()
+        fresh.into_iter().map(|row| Sighting { absent: absent(&row.id.origin), row, present: ended.raw }).collect()
     }
 
     /// Remembers a row; gives it back if it is a beat of another member.
@@ -121,6 +138,20 @@ mod tests {
     fn watch() -> Watch {
         let members = ["a", "b", "c"].map(|name| name.parse().unwrap());
         Watch::new("a".parse().unwrap(), members.into(), T)
+    }
+
+    /// Of rows of a node that joins the cluster only those are known to be new that the poll before would have shown.
+    #[test]
+    fn members_come_and_go() {
+        let mut watch = watch();
+        watch.on_poll(at(0), at(1), vec![(Stream::Beat, row("b", 5, 7)), (Stream::Beat, row("d", 4, 1))]);
+        watch.members(["a", "c", "d"].map(|name| name.parse().unwrap()).into());
+        let origins: Vec<_> = watch.marks().into_iter().map(|mark| mark.origin.to_string()).collect();
+        assert_eq!(origins, ["b"], "the rows of the newcomer are asked for again");
+        let seen = watch.on_poll(at(500), at(501), vec![(Stream::Beat, row("b", 5, 8)), (Stream::Beat, row("d", 4, 1))]);
+        assert_eq!(seen.iter().map(|seen| (seen.row.id.origin.as_str(), seen.absent)).collect::<Vec<_>>(), [("d", None)]);
+        let seen = watch.on_poll(at(900), at(901), vec![(Stream::Beat, row("d", 4, 2))]);
+        assert_eq!(seen.iter().map(|seen| seen.absent).collect::<Vec<_>>(), [Some(at(500).raw)]);
     }
 
     /// The first poll has no earlier one, so what it shows was there for nobody knows how long; later ones say since when.

@@ -56,12 +56,11 @@ struct Slot {
 }
 
 impl Path {
-    /// Nothing known about the flows to these agents.
-    pub fn new<'a>(agents: impl Iterator<Item = &'a AgentName>, flows: u16, interval: Duration) -> Path {
-        let flows_of = |agent: &AgentName| (agent.clone(), (0..flows).map(|_| Flow::default()).collect());
+    /// Nothing known, of flows to nobody yet.
+    pub fn new(interval: Duration) -> Path {
         Path {
             interval,
-            flows: agents.map(flows_of).collect(),
+            flows: BTreeMap::new(),
             oneway: Directed::default(),
             variation: Exponential::new(),
             losses: Losses::default(),
@@ -70,6 +69,12 @@ impl Path {
             recent: VecDeque::new(),
             answered_at: None,
         }
+    }
+
+    /// From now on the flows lead to these agents, so many to each; what is known of those that do already is kept.
+    pub fn reload<'a>(&mut self, agents: impl Iterator<Item = &'a AgentName>, flows: u16) {
+        let new = || (0..flows).map(|_| Flow::default()).collect();
+        self.flows = agents.map(|agent| (agent.clone(), self.flows.remove(agent).unwrap_or_else(new))).collect();
     }
 
     /// An answered probe; `is_current` says whether its stamp is of the present epoch of our clock.

@@ -38,6 +38,12 @@ impl Surveyed {
         self.route = Some((flow, route));
     }
 
+    /// Forgets what is known of the agents that do not stay.
+    pub(super) fn retain(&mut self, stays: impl Fn(&AgentName) -> bool) {
+        self.mtus.retain(|agent, _| stays(agent));
+        self.route = self.route.take().filter(|(flow, _)| stays(&flow.agent));
+    }
+
     /// Stamps of another epoch of our clock mean nothing.
     pub(super) fn new_epoch(&mut self) {
         self.mtus.clear();

@@ -8,6 +8,7 @@ use crate::measurement::{FlowId, PeerClock};
 use crate::mesh::testing::fleet;
 
 mod kinds;
+mod reload;
 
 /// Oslo's link to Tokyo with four flows, fed second by second.
 struct World {

@@ -1,4 +1,8 @@
 //! All the pure parts of the mesh behind one face, for the shell that owns the sockets. Pure.
+//!
+//! Peers are called by numbers. A number is given once only: whoever still holds that of a peer that is gone finds nobody.
+
+mod reload;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +28,7 @@ use crate::mesh::schedule::round_of;
 use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::survey::{Errand, SURVEY_MAX};
 use crate::mesh::tlv::AgentHash;
+pub use reload::Reloaded;
 
 /// A source may send at least so many packets a second [1/s]; more if the fleet's own cadence is higher.
 const SOURCE_RATE_MIN: u64 = 200;
@@ -43,11 +48,15 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Engine {
     fleet: Arc<Fleet>,
+    region: RegionName,
+    agent: AgentName,
     own: AgentHash,
     /// How far our wall clock may be off, as our host claims.
     error: ErrorEstimate,
     keys: Option<MeshKeys>,
-    peers: Vec<Peer>,
+    peers: BTreeMap<usize, Peer>,
+    /// How many numbers were given.
+    numbered: usize,
     budget: Budget,
     reflector: Reflector,
     directory: Directory,
@@ -70,35 +79,46 @@ impl Engine {
     /// The mesh of an agent, its first probes due within one interval from `now`.
     pub fn new(fleet: &Arc<Fleet>, region: &RegionName, agent: &AgentName, keys: Option<MeshKeys>, now: Reading) -> Engine {
         let own = AgentHash::of(agent);
-        let peers_of = |peer: &lagmesh_model::fleet::Region| {
-            peer.agents.iter().map(|other| Peer::new(fleet, (region, agent), (&peer.name, &other.name), now)).collect::<Vec<_>>()
-        };
-        let peers: Vec<Peer> = fleet.peers_of(region).flat_map(peers_of).collect();
-        Engine {
+        let mut engine = Engine {
             fleet: Arc::clone(fleet),
+            region: region.clone(),
+            agent: agent.clone(),
             own,
             error: ErrorEstimate::UNKNOWN,
             keys: keys.clone(),
-            budget: Budget::new(peers.iter().map(Peer::flows).sum(), fleet.mesh.interval, now.raw),
-            peers,
+            budget: Budget::new(0, fleet.mesh.interval, now.raw),
+            peers: BTreeMap::new(),
+            numbered: 0,
             reflector: Reflector::new(own, keys, fleet.mesh.third_party, source_rate_per_s(fleet)),
             directory: Directory::new(fleet, region),
             hearing: Hearing::new(Arc::clone(fleet), region.clone()),
             stamps: StampClock::default(),
             epoch: now.epoch,
-            bulletins: fleet.peers_of(region).map(|peer| (peer.name.clone(), Bulletin::default())).collect(),
+            bulletins: BTreeMap::new(),
             heard: false,
             news: false,
             lateness: Exponential::new(),
             dropped: BTreeMap::new(),
             refused: BTreeMap::new(),
             out: Vec::new(),
-        }
+        };
+        engine.reload(fleet, now);
+        engine
     }
 
-    /// All peer agents.
-    pub fn peers(&self) -> &[Peer] {
+    /// All peer agents, by number.
+    pub fn peers(&self) -> &BTreeMap<usize, Peer> {
         &self.peers
+    }
+
+    /// How many flows a peer has; `None` if it is gone.
+    pub fn flows(&self, peer: usize) -> Option<usize> {
+        self.peers.get(&peer).map(Peer::flows)
+    }
+
+    /// Whether any flow of a peer is known to answer.
+    pub fn is_alive(&self, peer: usize) -> bool {
+        self.peers.get(&peer).is_some_and(Peer::is_alive)
     }
 
     /// What was observed since the last call.
@@ -108,7 +128,7 @@ impl Engine {
 
     /// What was said of the flows was not heard: everything is said again.
     pub fn say_again(&mut self) {
-        self.peers.iter_mut().for_each(Peer::say_again);
+        self.peers.values_mut().for_each(Peer::say_again);
     }
 
     /// What our host claims about its wall clock; `None` if that is not known.
@@ -129,8 +149,9 @@ impl Engine {
 
     /// A peer agent was found at an address, where it was not before.
     pub fn found(&mut self, peer: usize, address: SocketAddr) {
-        self.directory.found(self.peers[peer].hash, address);
-        self.peers[peer].found(address.ip(), &mut self.out);
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        self.directory.found(peer.hash, address);
+        peer.found(address.ip(), &mut self.out);
     }
 
     /// There is something else to tell.
@@ -156,7 +177,7 @@ impl Engine {
     pub fn due(&mut self, read: RawNanos, judge: bool, now: Reading) -> Vec<(usize, usize)> {
         let (mut sending, mut due) = (Vec::new(), Vec::new());
         let is_new = self.enter(now.epoch);
-        for (index, peer) in self.peers.iter_mut().enumerate() {
+        for (&number, peer) in &mut self.peers {
             if !(judge || is_new || peer.next_probe() <= now.raw) {
                 continue;
             }
@@ -167,7 +188,7 @@ impl Engine {
             peer.take_due(now, &mut due, &mut self.lateness, &mut self.out);
             for flow in due.drain(..) {
                 if self.budget.take(now.raw) {
-                    sending.push((index, flow));
+                    sending.push((number, flow));
                 } else {
                     peer.not_sent(flow, Outcome::HeldBack, now, &mut self.out);
                 }
@@ -179,31 +200,35 @@ impl Engine {
     /// The packets beside the probes that are to leave now, with their peers.
     pub fn errands(&mut self, now: Reading) -> Vec<(usize, Errand)> {
         let (mut all, mut errands) = (Vec::new(), Vec::new());
-        for (index, peer) in self.peers.iter_mut().enumerate() {
+        for (&number, peer) in &mut self.peers {
             peer.errands(now.raw, &mut errands, &mut self.out);
-            all.extend(errands.drain(..).map(|errand| (index, errand)));
+            all.extend(errands.drain(..).map(|errand| (number, errand)));
         }
         all
     }
 
     /// Writes one of them; returns its length.
     pub fn write(&self, peer: usize, errand: &Errand, now: Reading, packet: &mut [u8; SURVEY_MAX]) -> usize {
-        self.peers[peer].write(errand, now, self.keys.as_ref(), packet)
+        self.peers.get(&peer).map_or(0, |peer| peer.write(errand, now, self.keys.as_ref(), packet))
     }
 
     /// One of them could not leave; `too_long` if our own host says that it is longer than it can send.
     pub fn errand_not_sent(&mut self, peer: usize, errand: &Errand, too_long: bool, now: Reading) {
-        self.peers[peer].errand_not_sent(errand, too_long, now.raw);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.errand_not_sent(errand, too_long, now.raw);
+        }
     }
 
     /// A router says that the hop limit of a packet ran out there.
     pub fn on_expired(&mut self, peer: usize, flow: usize, from: IpAddr, now: Reading) {
-        self.peers[peer].on_expired(flow, from, now.raw);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.on_expired(flow, from, now.raw);
+        }
     }
 
     /// Writes the next probe of a flow; returns its length.
     pub fn request(&mut self, peer: usize, flow: usize, now: Reading, packet: &mut [u8; PACKET_MAX]) -> usize {
-        let peer = &self.peers[peer];
+        let Some(peer) = self.peers.get(&peer) else { return 0 };
         let bulletin = self.bulletins.get_mut(&peer.region);
         let records = bulletin.map(|bulletin| bulletin.next(now, peer.newest_rtt_ns(flow))).unwrap_or_default();
         peer.request(flow, (self.own, self.error), now, &records, self.keys.as_ref(), packet)
@@ -211,29 +236,34 @@ impl Engine {
 
     /// A probe left; returns its sequence number.
     pub fn sent(&mut self, peer: usize, flow: usize, sent: Reading) -> u32 {
-        self.peers[peer].sent(flow, sent, &mut self.out)
+        self.peers.get_mut(&peer).map_or(0, |peer| peer.sent(flow, sent, &mut self.out))
     }
 
     /// The kernel says when it sent a probe.
     pub fn on_kernel_stamp(&mut self, peer: usize, flow: usize, sequence: u32, stamp: WallNanos) {
-        self.peers[peer].on_kernel_stamp(flow, sequence, stamp, &mut self.stamps, &mut self.out);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.on_kernel_stamp(flow, sequence, stamp, &mut self.stamps, &mut self.out);
+        }
     }
 
     /// A probe could not leave.
     pub fn not_sent(&mut self, peer: usize, flow: usize, outcome: Outcome, now: Reading) {
-        self.peers[peer].not_sent(flow, outcome, now, &mut self.out);
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.not_sent(flow, outcome, now, &mut self.out);
+        }
     }
 
     /// The network answered a probe with an error.
     pub fn on_error(&mut self, peer: usize, flow: usize, outcome: Outcome, sequence: Option<u32>, now: Reading) {
-        self.peers[peer].wake(now, &mut self.out);
-        self.peers[peer].on_error(flow, outcome, sequence, now, &mut self.out);
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        peer.wake(now, &mut self.out);
+        peer.on_error(flow, outcome, sequence, now, &mut self.out);
     }
 
     /// A packet came back.
     pub fn on_packet(&mut self, peer: usize, flow: usize, came: Came<'_>, now: Reading) {
         self.enter(now.epoch);
-        let peer = &mut self.peers[peer];
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
         peer.wake(now, &mut self.out);
         let Told { recognised, records } = peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
@@ -325,7 +355,7 @@ impl Engine {
         }
         self.news = false;
         let mut view = self.hearing.view.clone();
-        view.clocks = self.peers.iter().filter_map(|peer| Some((peer.agent.clone(), peer.clock(now)?))).collect();
+        view.clocks = self.peers.values().filter_map(|peer| Some((peer.agent.clone(), peer.clock(now)?))).collect();
         Some(view)
     }
 }
@@ -439,7 +469,7 @@ mod tests {
             probe(&mut tokyo, 1_000);
             let answered = exchange(&mut oslo, &mut tokyo, 1_000, is_empty_known, 0);
             assert_eq!((answered[0].rtt_ns, answered[0].stamps), (Some(expected_us * 1_000), Some(StampSource::Kernel)));
-            let clock = oslo.peers()[0].clock(reading(49_000).raw).unwrap();
+            let clock = oslo.peers()[&0].clock(reading(49_000).raw).unwrap();
             assert!(
                 clock.offset.contains(0) && clock.offset.width_ns() < (expected_us * 1_000 + 20_000).cast_signed(),
                 "{clock:?}"
@@ -476,13 +506,13 @@ mod tests {
         let mut engine = Engine::new(&Arc::new(fleet(&[])), &"oslo".parse().unwrap(), &"oslo-a".parse().unwrap(), None, now);
         engine.budget = Budget::new(0, Duration::from_secs(1), now.raw);
         let later = now.after(Duration::from_millis(400));
-        let due = engine.peers()[0].flows();
+        let due = engine.peers()[&0].flows();
         assert_eq!(engine.due(later.raw, true, later), []);
         let fates: Vec<Outcome> = engine
             .observations()
             .filter_map(|said| if let Observation::Probe(probe) = said { Some(probe.outcome) } else { None })
             .collect();
         assert!(!fates.is_empty() && fates.len() < due && fates.iter().all(|fate| *fate == Outcome::HeldBack), "{fates:?}");
-        assert!(!engine.peers()[0].is_alive());
+        assert!(!engine.peers()[&0].is_alive());
     }
 }

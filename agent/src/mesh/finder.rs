@@ -17,14 +17,12 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 /// How often while nothing answers.
 const RESOLVE_EVERY_DEAD: Duration = Duration::from_secs(5);
 
-/// Looks for one peer agent for ever.
-///
-/// # Errors
-/// Never: a peer that cannot be found is data.
-pub async fn find_peer(shared: &Shared, lines: &Lines, peer: usize, address: &Address, own: IpAddr) -> anyhow::Result<()> {
+/// Looks for one peer agent until it is none any more. That it cannot be found is data.
+pub async fn find_peer(shared: &Shared, lines: &Lines, peer: usize, own: IpAddr) {
     let mut failing = false;
-    loop {
-        let found = find(shared, lines, peer, address, own).await;
+    let mut known_by: Option<Address> = None;
+    while let Some(address) = shared.with(|engine, _| engine.address(peer).cloned()) {
+        let found = find(shared, lines, peer, &address, own).await;
         match &found {
             Ok(Some(new)) => tracing::info!(peer = %address, address = %new, "probing"),
             Ok(None) => {}
@@ -34,33 +32,54 @@ pub async fn find_peer(shared: &Shared, lines: &Lines, peer: usize, address: &Ad
             }
         }
         failing = found.is_err();
-        let looked = Instant::now();
-        loop {
-            sleep(RESOLVE_EVERY_DEAD).await;
-            if looked.elapsed() >= RESOLVE_EVERY || !shared.with(|engine, _| engine.peers()[peer].is_alive()) {
-                break;
-            }
+        if !failing {
+            known_by = Some(address.clone());
+        } else if known_by.as_ref().is_some_and(|known_by| *known_by != address) {
+            // It was found by another name, and is not to be asked there any more.
+            lines.close(peer);
+        }
+        until_due(shared, peer, &address).await;
+    }
+}
+
+/// Waits until a peer is to be looked for again: sooner while nothing answers, and at once if the fleet file says something else.
+async fn until_due(shared: &Shared, peer: usize, address: &Address) {
+    let looked = Instant::now();
+    while is_at(shared, peer, address) {
+        let (alive, waited) = (shared.with(|engine, _| engine.is_alive(peer)), looked.elapsed());
+        if waited >= RESOLVE_EVERY || (waited >= RESOLVE_EVERY_DEAD && !alive) {
+            return;
+        }
+        tokio::select! {
+            () = sleep(RESOLVE_EVERY_DEAD) => {}
+            () = shared.reloaded.notified() => {}
         }
     }
 }
 
+/// Whether a peer is one, and to be found by this name.
+fn is_at(shared: &Shared, peer: usize, address: &Address) -> bool {
+    shared.with(|engine, _| engine.address(peer) == Some(address))
+}
+
 /// Opens new sockets if the peer is to be found elsewhere than before; says where.
-pub(super) async fn find(
-    shared: &Shared,
-    lines: &Lines,
-    peer: usize,
-    address: &Address,
-    own: IpAddr,
-) -> anyhow::Result<Option<SocketAddr>> {
+async fn find(shared: &Shared, lines: &Lines, peer: usize, address: &Address, own: IpAddr) -> anyhow::Result<Option<SocketAddr>> {
     let current = lines.of(peer).as_ref().map(|connected| connected.address);
     let found = timeout(RESOLVE_TIMEOUT, lookup(&address.host, address.port)).await.context("name not resolved in time")??;
     let target = choose(&found, current).context("the name has no address")?;
-    if current == Some(target) {
+    if current == Some(target) || !is_at(shared, peer, address) {
         return Ok(None);
     }
-    let (count, class) = shared.with(|engine, _| (engine.peers()[peer].flows(), engine.class()));
-    let flows = (0..count).map(|_| Line::open(own, target, class)).collect::<io::Result<Vec<_>>>().context("open sockets")?;
+    connect(shared, lines, peer, target, own)?;
+    Ok(Some(target))
+}
+
+/// Opens new sockets towards a peer; those of before are closed.
+pub(super) fn connect(shared: &Shared, lines: &Lines, peer: usize, target: SocketAddr, own: IpAddr) -> anyhow::Result<()> {
+    let (count, class) = shared.with(|engine, _| (engine.flows(peer), engine.class()));
+    let open = |_| Line::open(own, target, class);
+    let flows = (0..count.unwrap_or_default()).map(open).collect::<io::Result<Vec<_>>>().context("open sockets")?;
     lines.connect(peer, Connected { address: target, flows }).context("watch sockets")?;
     shared.with(|engine, _| engine.found(peer, target));
-    Ok(Some(target))
+    Ok(())
 }

@@ -41,6 +41,17 @@ impl Directory {
         Directory { agents: fleet.peers_of(own).flat_map(of_region).collect() }
     }
 
+    /// From now on this file is in force: who stays is where it was found.
+    pub fn reload(&mut self, fleet: &Fleet, own: &RegionName) {
+        let before = std::mem::replace(self, Directory::new(fleet, own));
+        for (agent, entry) in before.agents {
+            let same = self.agents.get_mut(&agent).filter(|new| (&new.region, &new.agent) == (&entry.region, &entry.agent));
+            if let Some(new) = same {
+                new.address = entry.address;
+            }
+        }
+    }
+
     /// An agent by its hash.
     pub fn get(&self, agent: AgentHash) -> Option<&Entry> {
         self.agents.get(&agent)
@@ -91,6 +102,16 @@ impl Hearing {
     /// Forgets everything.
     pub fn forget(&mut self) {
         self.view = PeerView::default();
+    }
+
+    /// From now on this file is in force: what was heard from who is no peer any more, or of nodes that are gone, is forgotten.
+    pub fn reload(&mut self, fleet: &Arc<Fleet>) {
+        self.fleet = Arc::clone(fleet);
+        let is_peer = |agent: &AgentName| fleet.agent(agent).is_some_and(|(region, _)| fleet.has_link(&self.own, &region.name));
+        let is_node = |node: &NodeName| fleet.node(node).is_some();
+        self.view.heard.retain(|agent, _| is_peer(agent));
+        self.view.announcements.retain(|origin, heard| is_node(origin) && is_peer(&heard.from));
+        self.view.seen.retain(|(origin, node), heard| is_node(origin) && is_node(node) && is_peer(&heard.from));
     }
 
     /// A valid packet of an agent, with its records. Returns whether it brought a new announcement.

@@ -13,7 +13,7 @@ use hyper::rt::{Read, Write};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use lagmesh_daemon::{Clock, Shutdown};
-use lagmesh_model::fleet::{Region, Url};
+use lagmesh_model::fleet::Url;
 use lagmesh_model::state::Phase;
 use lagmesh_model::stopwatch::Stopwatch;
 use lagmesh_model::time::Reading;
@@ -47,10 +47,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// Where the fleet file says that a region is asked; `None` if it does not.
-    pub fn of(region: &Region, opinion: &Opinion) -> Option<Target> {
-        let url = region.http_probe.clone()?;
-        Some(Target::new(url, format!("{} {}", opinion.kind, region.name), &opinion.clock, opinion.timing.give_up))
+    /// A URL that is asked for.
+    pub fn of(url: Url, opinion: &Opinion) -> Target {
+        Target::new(url, format!("{} {}", opinion.kind, opinion.peer), &opinion.clock, opinion.timing.give_up)
     }
 
     fn new(url: Url, name: String, clock: &Clock, give_up: Duration) -> Target {

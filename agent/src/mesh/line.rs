@@ -1,6 +1,7 @@
 //! The sockets towards peers: one connected UDP socket per flow, and one place at which to ask which of all of them has something.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -26,7 +27,8 @@ const REFLECTOR: u64 = u64::MAX;
 pub struct Lines {
     /// Not watched by the runtime: nobody is woken by what comes.
     ready: Epoll,
-    peers: Vec<RefCell<Option<Connected>>>,
+    /// By the number of the peer, which is never given twice: what is told of a socket never meets another peer's.
+    peers: RefCell<BTreeMap<usize, Option<Connected>>>,
 }
 
 /// The sockets towards a peer agent.
@@ -64,19 +66,24 @@ pub enum Ready {
 }
 
 impl Lines {
-    /// No sockets towards so many peers yet, and the reflector's.
+    /// No sockets towards peers yet, and the reflector's.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn new(peers: usize, reflector: &UdpSocket) -> io::Result<Lines> {
+    pub fn new(reflector: &UdpSocket) -> io::Result<Lines> {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         ready.add(reflector, EpollEvent::new(EpollFlags::EPOLLIN, REFLECTOR))?;
-        Ok(Lines { ready, peers: (0..peers).map(|_| RefCell::default()).collect() })
+        Ok(Lines { ready, peers: RefCell::default() })
     }
 
     /// The sockets towards a peer.
-    pub fn of(&self, peer: usize) -> std::cell::Ref<'_, Option<Connected>> {
-        self.peers[peer].borrow()
+    pub fn of(&self, peer: usize) -> Ref<'_, Option<Connected>> {
+        Ref::map(self.peers.borrow(), |peers| peers.get(&peer).unwrap_or(&None))
+    }
+
+    /// Closes the sockets towards a peer. The kernel stops watching them by that.
+    pub fn close(&self, peer: usize) {
+        self.peers.borrow_mut().remove(&peer);
     }
 
     /// Takes over new sockets towards a peer; those of before are closed.
@@ -88,7 +95,7 @@ impl Lines {
             let name = (peer as u64) << 16 | flow as u64;
             self.ready.add(&line.socket, EpollEvent::new(EpollFlags::EPOLLIN, name))?;
         }
-        *self.peers[peer].borrow_mut() = Some(connected);
+        self.peers.borrow_mut().insert(peer, Some(connected));
         Ok(())
     }
 

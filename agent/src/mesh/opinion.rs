@@ -1,19 +1,27 @@
 //! Second opinions: other kinds of probes, one per peer region and interval, each on a schedule of its own.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lagmesh_daemon::{Clock, Shutdown, Supervisor};
-use lagmesh_model::ids::RegionName;
+use lagmesh_daemon::{Clock, Crew, Shutdown, Supervisor};
+use lagmesh_model::fleet::{Fleet, Mesh};
+use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::state::{Outcome, Phase, ProbeKind};
 use lagmesh_model::time::{Reading, nanos};
 use tokio::time::sleep;
 
 use crate::measurement::{Observation, Observations, Probe};
 use crate::mesh::flow::{Fate, Timing};
+pub use crate::mesh::question::{BadQuestion, Question, Whom, questions};
 use crate::mesh::schedule::{Schedule, phase, to_round};
-use crate::mesh::{MeshContext, http, icmp, sql, tcp};
+use crate::mesh::{http, icmp, sql, tcp};
+use crate::reload::Fleets;
+
+/// How long a task may take to end that is not wanted any more: longer than a goodbye.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Attempts of several peers that are due within this are made together: each waking up costs more than an attempt.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -84,46 +92,107 @@ pub struct Opinion {
     pub observations: Observations,
 }
 
-/// Starts the tasks of all second opinions that the fleet file asks for.
+/// The task that has the tasks of all second opinions that the fleet file asks for: one for each kind and peer region.
+#[derive(Debug)]
+struct Opinions {
+    context: OpinionContext,
+    pings: icmp::Pings,
+    crew: Crew,
+    /// What they ask, by their names.
+    asked: BTreeMap<String, Question>,
+}
+
+/// What second opinions need.
+#[derive(Debug)]
+pub struct OpinionContext {
+    /// The fleet file in force.
+    pub fleets: Fleets,
+    /// Our region.
+    pub region: RegionName,
+    /// Our name.
+    pub agent: AgentName,
+    /// The clock.
+    pub clock: Clock,
+    /// Where fates go.
+    pub observations: Observations,
+}
+
+/// Starts the task of the second opinions.
 ///
 /// # Errors
 /// If a connection string cannot be understood. Who cannot be reached is data.
-pub fn start(context: &MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<()> {
-    let mesh = &context.fleet.mesh;
-    let opinion = |peer: &RegionName, kind: ProbeKind| Opinion {
-        peer: peer.clone(),
-        kind,
-        timing: Timing { interval: mesh.interval_of(kind), deadline: mesh.deadline, give_up: mesh.give_up_of(kind) },
-        phase: phase(&[context.agent.as_str(), peer.as_str(), kind.as_str()], mesh.interval_of(kind)),
-        clock: context.clock.clone(),
-        observations: context.observations.clone(),
-    };
-    let pings = icmp::Pings::default();
-    for peer in context.fleet.peers_of(&context.region) {
-        if let Some(agent) = peer.agents.first().filter(|_| mesh.icmp) {
-            let (opinion, host) = (opinion(&peer.name, ProbeKind::Icmp), agent.mesh.host.clone());
-            let (pings, shutdown) = (pings.clone(), supervisor.shutdown());
-            supervisor.spawn(format!("mesh icmp {}", peer.name), async move { icmp::run(opinion, host, pings, shutdown).await });
-        }
-        let targets = tcp::targets(&context.fleet, &peer.name);
-        if mesh.tcp && !targets.is_empty() {
-            let (opinion, shutdown) = (opinion(&peer.name, ProbeKind::Tcp), supervisor.shutdown());
-            supervisor.spawn(format!("mesh tcp {}", peer.name), async move { tcp::run(opinion, targets, shutdown).await });
-        }
-        let opinion_of_http = opinion(&peer.name, ProbeKind::Http);
-        if let Some(target) = http::Target::of(peer, &opinion_of_http) {
-            let shutdown = supervisor.shutdown();
-            supervisor
-                .spawn(format!("mesh http {}", peer.name), async move { http::run(opinion_of_http, target, shutdown).await });
-        }
-        for kind in [ProbeKind::Sql, ProbeKind::SqlKept] {
-            let opinion = opinion(&peer.name, kind);
-            let Some(target) = sql::Target::of(peer, &opinion)? else { continue };
-            let shutdown = supervisor.shutdown();
-            supervisor.spawn(format!("mesh {kind} {}", peer.name), async move { sql::run(opinion, target, shutdown).await });
+pub fn start(context: OpinionContext, supervisor: &mut Supervisor) -> anyhow::Result<()> {
+    questions(&context.fleets.borrow(), &context.region)?;
+    let crew = Crew::new(supervisor.shutdown());
+    let opinions = Opinions { context, pings: icmp::Pings::default(), crew, asked: BTreeMap::new() };
+    supervisor.spawn("mesh opinions", opinions.run(supervisor.shutdown()));
+    Ok(())
+}
+
+impl Opinions {
+    /// Follows the fleet file until shutdown.
+    async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        loop {
+            let fleet = Arc::clone(&self.context.fleets.borrow_and_update());
+            self.ask(&fleet).await?;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(self.crew.join().await?),
+                early = self.crew.early() => return Err(early.into()),
+                Ok(()) = self.context.fleets.changed() => {}
+            }
         }
     }
-    Ok(())
+
+    /// Ends what is not asked any more, or elsewhere, and begins what is new.
+    async fn ask(&mut self, fleet: &Fleet) -> anyhow::Result<()> {
+        let wanted = questions(fleet, &self.context.region)?;
+        let mut wanted: BTreeMap<String, Question> = wanted.into_iter().map(|question| (question.name(), question)).collect();
+        let ended: Vec<String> = self
+            .asked
+            .iter()
+            .filter(|(name, question)| wanted.get(*name) != Some(question))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in ended {
+            self.crew.end(&name, PATIENCE).await?;
+            self.asked.remove(&name);
+        }
+        wanted.retain(|name, _| !self.asked.contains_key(name));
+        for (name, question) in wanted {
+            self.begin(&name, &question, &fleet.mesh)?;
+            self.asked.insert(name, question);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, name: &str, Question { peer, kind, whom }: &Question, mesh: &Mesh) -> anyhow::Result<()> {
+        let OpinionContext { agent, clock, observations, .. } = &self.context;
+        let opinion = Opinion {
+            peer: peer.clone(),
+            kind: *kind,
+            timing: Timing { interval: mesh.interval_of(*kind), deadline: mesh.deadline, give_up: mesh.give_up_of(*kind) },
+            phase: phase(&[agent.as_str(), peer.as_str(), kind.as_str()], mesh.interval_of(*kind)),
+            clock: clock.clone(),
+            observations: observations.clone(),
+        };
+        match whom.clone() {
+            Whom::Host(host) => {
+                let pings = self.pings.clone();
+                self.crew.spawn(name, |stop| icmp::run(opinion, host, pings, stop));
+            }
+            Whom::Ports(ports) => self.crew.spawn(name, |stop| tcp::run(opinion, ports, stop)),
+            Whom::Url(url) => {
+                let target = http::Target::of(url, &opinion);
+                self.crew.spawn(name, |stop| http::run(opinion, target, stop));
+            }
+            Whom::Database(dsn) => {
+                let target = sql::Target::of(&dsn, &opinion)?;
+                self.crew.spawn(name, |stop| sql::run(opinion, target, stop));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Opinion {

@@ -38,7 +38,7 @@ pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), err
                 let came = Came { packet, stamp: received.stamp, hops: received.hops, prompt };
                 let awaits_more = shared.with(|engine, now| {
                     engine.on_packet(peer, flow, came, now);
-                    engine.peers()[peer].awaits(flow)
+                    engine.peers().get(&peer).is_some_and(|peer| peer.awaits(flow))
                 });
                 // What else there may be settles nothing, and has time until the next look.
                 if !awaits_more {

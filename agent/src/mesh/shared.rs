@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lagmesh_daemon::{Clock, Progress};
 use lagmesh_model::time::{RawNanos, Reading, nanos};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::measurement::{Observation, Observations, PeerView, Probe};
 use crate::mesh::engine::Engine;
@@ -29,6 +29,8 @@ pub struct Shared {
     urgent: Cell<bool>,
     handed_over: Cell<RawNanos>,
     published: Cell<RawNanos>,
+    /// Rung when another fleet file is in force.
+    pub reloaded: Notify,
 }
 
 /// Where goes what the mesh has learnt.
@@ -54,6 +56,7 @@ impl Shared {
             urgent: Cell::default(),
             handed_over: Cell::new(now),
             published: Cell::new(now),
+            reloaded: Notify::new(),
         }
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lagmesh_daemon::{Clock, Shutdown};
-use lagmesh_model::fleet::Region;
 use lagmesh_model::state::{Outcome, Phase, ProbeKind};
 use lagmesh_model::stopwatch::Stopwatch;
 use lagmesh_model::time::Reading;
@@ -39,15 +38,14 @@ pub struct Target {
 }
 
 impl Target {
-    /// Where the fleet file says that a region is asked; `None` if it does not.
+    /// The database of a connection string.
     ///
     /// # Errors
-    /// If the connection string cannot be understood.
-    pub fn of(region: &Region, opinion: &Opinion) -> anyhow::Result<Option<Target>> {
-        let Some(dsn) = &region.sql_probe else { return Ok(None) };
+    /// If the string cannot be understood.
+    pub fn of(dsn: &str, opinion: &Opinion) -> anyhow::Result<Target> {
         let info = ConnInfo::parse(dsn, |name| std::env::var(name).ok());
-        let info = info.with_context(|| format!("region {}: sql_probe in the fleet file", region.name))?;
-        Ok(Some(Target::new(info, format!("{} {}", opinion.kind, region.name), &opinion.clock, opinion.timing.give_up)))
+        let info = info.with_context(|| format!("region {}: sql_probe in the fleet file", opinion.peer))?;
+        Ok(Target::new(info, format!("{} {}", opinion.kind, opinion.peer), &opinion.clock, opinion.timing.give_up))
     }
 
     fn new(mut info: ConnInfo, name: String, clock: &Clock, give_up: Duration) -> Target {

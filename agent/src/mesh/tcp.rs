@@ -17,7 +17,7 @@ use crate::mesh::rotation::Rotation;
 
 /// The database ports of a region's nodes that can be reached by TCP. A connection string is written for the agents of the node's
 /// own region: what is local to them would lead us to our own host, and is left out unless the peer's agent is local, too.
-pub fn targets(fleet: &Fleet, region: &RegionName) -> Vec<Host> {
+pub fn targets(fleet: &Fleet, region: &RegionName) -> Vec<Address> {
     let local = fleet.region(region).is_some_and(|region| region.agents.iter().all(|agent| agent.mesh.is_loopback()));
     // Only host and port matter: any user will do to complete the connection string.
     let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
@@ -29,7 +29,7 @@ pub fn targets(fleet: &Fleet, region: &RegionName) -> Vec<Host> {
             Target::Address { ip, .. } => ip.to_string(),
         };
         let address = Address { host: name, port: host.port };
-        (local || !address.is_loopback()).then(|| Host::new(address.host, address.port))
+        (local || !address.is_loopback()).then_some(address)
     };
     hosts.flat_map(|conninfo| conninfo.hosts).filter_map(target).collect()
 }
@@ -38,8 +38,9 @@ pub fn targets(fleet: &Fleet, region: &RegionName) -> Vec<Host> {
 ///
 /// # Errors
 /// Never: a region that cannot be reached is data.
-pub async fn run(opinion: Opinion, targets: Vec<Host>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let rotation = Arc::new(Rotation::new(targets));
+pub async fn run(opinion: Opinion, targets: Vec<Address>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let hosts = targets.into_iter().map(|target| Host::new(target.host, target.port)).collect();
+    let rotation = Arc::new(Rotation::new(hosts));
     let give_up = opinion.timing.give_up;
     let attempt = || {
         let (rotation, clock) = (Arc::clone(&rotation), opinion.clock.clone());

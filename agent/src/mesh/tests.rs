@@ -24,6 +24,7 @@ mod truth;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Running {
+    fleets: watch::Sender<Arc<Fleet>>,
     observed: mpsc::Receiver<Observation>,
     views: PeerViews,
     outbox: watch::Sender<Arc<Outbox>>,
@@ -45,10 +46,11 @@ fn loopback_fleet() -> (Arc<Fleet>, [SocketAddr; 2]) {
 fn run(fleet: &Arc<Fleet>, region: &str, listen: SocketAddr, keys: Option<MeshKeys>) -> Running {
     let (observations, observed) = Observations::queue(10_000);
     let (outbox, told) = watch::channel(Arc::default());
+    let (fleets, in_force) = watch::channel(Arc::clone(fleet));
     let (clock, shutdown) = (Clock::new(), Shutdown::new());
     let mut supervisor = Supervisor::new(shutdown.clone());
     let context = MeshContext {
-        fleet: Arc::clone(fleet),
+        fleets: in_force,
         region: region.parse().unwrap(),
         agent: format!("{region}-a").parse().unwrap(),
         listen,
@@ -60,7 +62,7 @@ fn run(fleet: &Arc<Fleet>, region: &str, listen: SocketAddr, keys: Option<MeshKe
     };
     let views = start(context, &mut supervisor).unwrap();
     let supervisor = tokio::spawn(async move { supervisor.run(Duration::from_secs(5)).await.unwrap() });
-    Running { observed, views, outbox, clock, shutdown, supervisor }
+    Running { fleets, observed, views, outbox, clock, shutdown, supervisor }
 }
 
 impl Running {
@@ -206,4 +208,55 @@ fn mark(socket: &UdpSocket, ipv4: bool) -> nix::Result<()> {
         setsockopt(socket, sockopt::Ipv6TClass, &class)?;
         setsockopt(socket, sockopt::Ipv6RecvTClass, &true)
     }
+}
+
+/// A peer whose address is another one in a new fleet file is found there at once, and the probes to who is not found yet do no harm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_moves() {
+    let (fleet, [oslo, tokyo]) = loopback_fleet();
+    let elsewhere = lagmesh_tests::ports::free().unwrap();
+    let mut before = Fleet::clone(&fleet);
+    before.regions[1].agents[0].mesh.port = elsewhere;
+    let mut oslo = run(&Arc::new(before), "oslo", oslo, None);
+    let tokyo = run(&fleet, "tokyo", tokyo, None);
+    oslo.until(|observation| is_probe(observation, Outcome::Refused)).await;
+    oslo.fleets.send_replace(Arc::clone(&fleet));
+    let moved = tokio::time::Instant::now();
+    oslo.until(|observation| is_probe(observation, Outcome::InTime)).await;
+    assert!(moved.elapsed() < Duration::from_secs(4), "sooner than names are looked at again");
+    oslo.stop().await;
+    tokyo.stop().await;
+}
+
+/// Second opinions of who comes begin, and of who goes or is asked elsewhere end, while all others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_opinions_come_and_go() {
+    let (fleet, [oslo, _]) = loopback_fleet();
+    let mut asked = Fleet::clone(&fleet);
+    asked.mesh.http_interval = Duration::from_secs(1);
+    let asking = |port: u16| {
+        let mut fleet = asked.clone();
+        fleet.regions[1].http_probe = Some(format!("http://127.0.0.1:{port}/").parse().unwrap());
+        Arc::new(fleet)
+    };
+    let [first, second] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    let mut oslo = run(&Arc::new(asked.clone()), "oslo", oslo, None);
+    for listener in [&first, &second] {
+        listener.set_nonblocking(true).unwrap();
+        oslo.fleets.send_replace(asking(port(listener)));
+        let end = Instant::now() + PATIENCE;
+        while listener.accept().is_err() {
+            assert!(Instant::now() < end, "asked in time");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    while first.accept().is_ok() {}
+    oslo.fleets.send_replace(Arc::new(asked.clone()));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    while second.accept().is_ok() {}
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(first.accept().is_err() && second.accept().is_err(), "nobody is asked any more");
+    oslo.until(|observation| is_probe(observation, Outcome::Refused)).await;
+    oslo.stop().await;
 }

@@ -442,3 +442,30 @@ fn an_old_lag_is_no_present_one() {
     assert!(matches!(link.lag, Known::Stale { .. }), "{:?}", link.lag);
     assert_eq!(link.state, S::Unknown, "{}", link.why);
 }
+
+/// What comes from nodes that another fleet file does not know ends at once, also while the mesh still tells of it; the rest stays as
+/// it is.
+#[test]
+fn another_fleet_file() {
+    let mut sim = Sim::new();
+    sim.run(20_000);
+    let series = |sim: &mut Sim| {
+        let (mut all, now, view) = (Vec::new(), sim.now(), sim.view.clone());
+        sim.replications.series(now, &view, &mut all);
+        all
+    };
+    let before = series(&mut sim);
+    let of_link = |all: &[Series]| all.iter().filter(|series| series.metric.name.starts_with("lagmesh.replication")).count();
+    assert!(of_link(&before) > 5);
+    let more = "[[region]]\nname = \"north\"\n[[region.agent]]\nmesh = \"127.0.0.1:3\"\n[[cluster]]\nname = \"orders\"\n\
+                [[cluster.node]]\nname = \"north-db\"\nregion = \"north\"\ndsn = \"host=127.0.0.1 user=u dbname=d\"\n";
+    let more = FLEET.replace("[[cluster]]\nname = \"orders\"\n", more);
+    sim.replications.reload(&Fleet::parse("fleet.toml", &more).unwrap());
+    assert_eq!(series(&mut sim), before);
+    let gone = FLEET.replace("\"east\"", "\"north\"").replace("\"east-db\"", "\"north-db\"");
+    sim.replications.reload(&Fleet::parse("fleet.toml", &gone).unwrap());
+    let after = series(&mut sim);
+    assert_eq!(of_link(&after), 0, "{after:?}");
+    assert!(after.iter().all(|series| before.contains(series)) && !after.is_empty());
+    assert!(sim.replications.told.is_empty() && sim.replications.tracks.is_empty());
+}

@@ -27,6 +27,11 @@ impl Awaited {
         }
     }
 
+    /// Nobody waits for peers that are gone; for new ones nobody waits either, because the process was ready without them.
+    pub fn reload(&mut self, fleet: &Fleet, region: &RegionName) {
+        self.peers.retain(|peer, _| fleet.has_link(region, peer));
+    }
+
     /// Takes notice of an observation.
     pub fn saw(&mut self, observation: &Observation) {
         match observation {

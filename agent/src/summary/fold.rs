@@ -32,6 +32,7 @@ pub struct Summary {
     stamps_refused: BTreeMap<&'static str, u64>,
     /// What the mesh of our region sends by the plan, and what it may send at most [octets per second].
     traffic: f64,
+    with_key: bool,
     dscp: u8,
     budget: Option<f64>,
     contradictions: u64,
@@ -56,8 +57,9 @@ pub struct Around<'a> {
 impl Summary {
     /// Nothing measured yet, by an agent that started at `start` and signs its packets if it has a key.
     pub fn new(fleet: &Arc<Fleet>, exporter: Exporter, with_key: bool, start: Reading) -> Summary {
-        let region = fleet.region(&exporter.region);
         Summary {
+            traffic: traffic(fleet, &exporter, with_key),
+            with_key,
             links: Links::new(fleet, &exporter.region),
             replications: Replications::new(fleet, &exporter.region),
             exporter,
@@ -66,12 +68,18 @@ impl Summary {
             lateness: Exponential::new(),
             mesh_dropped: BTreeMap::new(),
             stamps_refused: BTreeMap::new(),
-            traffic: region.map_or(0.0, |region| traffic::of_region(fleet, region, with_key).bytes_per_s),
             dscp: fleet.mesh.dscp,
             budget: fleet.mesh.budget_bits_per_s.map(|bits| bits as f64 / 8.0),
             contradictions: 0,
             batches: 0,
         }
+    }
+
+    /// From now on this file is in force: what was measured of who stays goes on, series of who is gone end.
+    pub fn reload(&mut self, fleet: &Fleet) {
+        self.links.reload(fleet);
+        self.replications.reload(fleet);
+        self.traffic = traffic(fleet, &self.exporter, self.with_key);
     }
 
     /// Folds in one observation.
@@ -165,6 +173,10 @@ impl Summary {
         }
         out.push(Series::gauge(&catalogue::AGENT_INFO, agent.with(Attribute::Version, &self.exporter.version), 1.0));
     }
+}
+
+fn traffic(fleet: &Fleet, exporter: &Exporter, with_key: bool) -> f64 {
+    fleet.region(&exporter.region).map_or(0.0, |region| traffic::of_region(fleet, region, with_key).bytes_per_s)
 }
 
 /// When counting began, as a label beside one of `now`. It stays what it is, for another start would look like another run; but where the

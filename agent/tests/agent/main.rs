@@ -10,3 +10,5 @@ mod collector;
 mod delivery;
 #[cfg(test)]
 mod program;
+#[cfg(test)]
+mod reload;

@@ -1,5 +1,6 @@
 //! A running lagmesh-agent and everything it needs: a folder, a fleet file, a command line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -106,12 +107,22 @@ impl Home {
         command
     }
 
-    /// Starts the agent and waits until it serves.
+    /// Writes another fleet file in the place of the first.
+    pub(crate) fn write_fleet(&self, fleet: &str) {
+        fs::write(self.path("fleet.toml"), fleet).unwrap();
+    }
+
+    /// Starts the agent of Dublin and waits until it serves.
     pub(crate) fn start(&self, more: &[&str]) -> Agent {
+        self.start_in("dublin", more)
+    }
+
+    /// Starts the agent of a region and waits until it serves.
+    pub(crate) fn start_in(&self, region: &str, more: &[&str]) -> Agent {
         let log = self.path("log");
         let file = fs::File::create(&log).unwrap();
         let mut command = self.command();
-        command.args(["--region", "dublin"]).args(more).stderr(file).stdout(Stdio::null());
+        command.args(["--region", region]).args(more).stderr(file).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let http = wait_for("the agent to start", || {
             let text = fs::read_to_string(&log).unwrap();
@@ -163,6 +174,19 @@ impl Agent {
         assert_eq!(code, 200, "{text}");
         let line = text.lines().find(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)))?;
         line.rsplit_once(' ')?.1.parse().ok()
+    }
+
+    /// The values of all series of `/metrics` whose line contains all of `parts`, by what stands before them.
+    pub(crate) fn metrics(&self, parts: &[&str]) -> BTreeMap<String, f64> {
+        let (code, text) = self.get("/metrics");
+        assert_eq!(code, 200, "{text}");
+        let lines = text.lines().filter(|line| !line.starts_with('#') && parts.iter().all(|part| line.contains(part)));
+        lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+    }
+
+    /// Asks it to read its fleet file again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::SIGHUP);
     }
 
     /// What it has logged so far.

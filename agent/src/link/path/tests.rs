@@ -12,7 +12,9 @@ fn at(ms: u64) -> RawNanos {
 }
 
 fn path() -> Path {
-    Path::new(["tokyo-a".parse().unwrap()].iter(), 2, INTERVAL)
+    let mut path = Path::new(INTERVAL);
+    path.reload(["tokyo-a".parse().unwrap()].iter(), 2);
+    path
 }
 
 fn oneway(forward_us: [i64; 3], backward_us: [i64; 3]) -> Directed<Interval> {

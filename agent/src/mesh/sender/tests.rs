@@ -3,13 +3,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::Clock;
-use lagmesh_model::fleet::Address;
 use lagmesh_model::state::StampSource;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::measurement::{Observation, Observations, Probe};
-use crate::mesh::finder::find;
+use crate::mesh::finder;
 use crate::mesh::line::Ready;
 use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::testing::{ends, fleet};
@@ -27,11 +26,10 @@ fn answered(queue: &mut Receiver<Observation>) -> Vec<Probe> {
 }
 
 /// Oslo's sockets towards a reflector at `target`, which is Tokyo's.
-async fn connect(oslo: &Shared, reflector: &UdpSocket) -> Lines {
-    let lines = Lines::new(1, reflector).unwrap();
+fn connect(oslo: &Shared, reflector: &UdpSocket) -> Lines {
+    let lines = Lines::new(reflector).unwrap();
     let target = reflector.local_addr().unwrap();
-    let place = Address { host: target.ip().to_string(), port: target.port() };
-    find(oslo, &lines, 0, &place, target.ip()).await.unwrap();
+    finder::connect(oslo, &lines, 0, target, target.ip()).unwrap();
     lines
 }
 
@@ -44,7 +42,7 @@ async fn what_waits_is_read_before_anything_is_overdue() {
         // No probe is due while this runs.
         let quiet = "tcp = false\nflows = 1\ninterval = \"60s\"\ngive_up = \"60s\"";
         let ((oslo, mut queue), (tokyo, _)) = (agent("oslo", quiet), agent("tokyo", quiet));
-        let lines = connect(&oslo, &reflector).await;
+        let lines = connect(&oslo, &reflector);
         let stolen = reflector.try_clone().unwrap();
         let mut responder = Responder::new(reflector);
         let judge = || {
@@ -55,7 +53,7 @@ async fn what_waits_is_read_before_anything_is_overdue() {
                 }
             }
             oslo.with(|engine, now| engine.due(read, true, now));
-            oslo.with(|engine, _| engine.peers()[0].is_alive())
+            oslo.with(|engine, _| engine.peers()[&0].is_alive())
         };
         let hold_up = || std::thread::sleep(Duration::from_millis(250));
 
@@ -92,7 +90,7 @@ async fn probes_carry_the_dscp() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(reflector) = bind_reflector(address.parse().unwrap()) else { continue };
         let (oslo, _) = agent("oslo", "tcp = false\nflows = 1\ndscp = 46");
-        let lines = connect(&oslo, &reflector).await;
+        let lines = connect(&oslo, &reflector);
         send_probe(&oslo, &lines, 0, 0);
         let received = receive(&reflector, &mut [0; REQUEST_MAX]).unwrap();
         assert_eq!(received.class, Some(46 << 2), "{address}");
@@ -104,7 +102,7 @@ async fn probes_carry_the_dscp() {
 async fn all_sockets_are_watched() {
     let reflector = bind_reflector("127.0.0.1:0".parse().unwrap()).unwrap();
     let (oslo, _) = agent("oslo", "tcp = false\nflows = 2\ninterval = \"60s\"");
-    let lines = connect(&oslo, &reflector).await;
+    let lines = connect(&oslo, &reflector);
     assert_eq!(lines.look().unwrap(), (Vec::new(), true));
     lines.wait(Duration::from_millis(1)).unwrap();
     send_probe(&oslo, &lines, 0, 1);
@@ -116,4 +114,28 @@ async fn all_sockets_are_watched() {
     assert_eq!(lines.look().unwrap().0, [Ready::Flow { peer: 0, flow: 1, queued: false }]);
     assert!(take_in(&oslo, &lines, (0, 1), false, true));
     assert_eq!(lines.look().unwrap(), (Vec::new(), true));
+}
+
+/// What comes for a peer that is gone by another fleet file meets nobody, and nobody is sent anything in its place.
+#[tokio::test]
+async fn who_is_gone_is_not_heard() {
+    let quiet = "tcp = false\nflows = 1\ninterval = \"60s\"\ngive_up = \"60s\"";
+    let reflector = bind_reflector("127.0.0.1:0".parse().unwrap()).unwrap();
+    let ((oslo, _queue), (tokyo, _)) = (agent("oslo", quiet), agent("tokyo", quiet));
+    let lines = connect(&oslo, &reflector);
+    let mut responder = Responder::new(reflector);
+    let flows = |lines: &Lines| lines.look().unwrap().0.iter().filter(|ready| **ready != Ready::Reflector).count();
+    send_probe(&oslo, &lines, 0, 0);
+    responder.answer_waiting(&tokyo);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(flows(&lines), 1);
+    let other = Arc::new(fleet(&[("tcp = false", quiet), ("\"tokyo\"", "\"osaka\""), ("tokyo-", "osaka-")]));
+    let reloaded = oslo.with(|engine, now| engine.reload(&other, now));
+    assert_eq!((&reloaded.added[..], &reloaded.removed[..]), (&[1][..], &[0][..]));
+    lines.close(0);
+    assert_eq!(flows(&lines), 0);
+    assert!(take_in(&oslo, &lines, (0, 0), true, true));
+    send_probe(&oslo, &lines, 0, 0);
+    assert_eq!(responder.answer_waiting(&tokyo).taken, 0);
+    assert!(lines.of(0).is_none() && lines.of(1).is_none());
 }

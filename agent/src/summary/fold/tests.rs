@@ -222,3 +222,22 @@ fn a_batch_never_begins_after_it_ends() {
         assert!(batch.start <= batch.time);
     }
 }
+
+/// Of peers that another fleet file does not know nobody waits for a probe any more, and traffic is that of the peers that are there.
+#[test]
+fn another_fleet_file() {
+    let readiness = Readiness::new();
+    let (mut awaited, mut summary) = (Awaited::new(&fleet(), &"dublin".parse().unwrap(), &readiness), summary());
+    let osaka = "[[region]]\nname = \"osaka\"\n[[region.agent]]\nmesh = \"127.0.0.1:8640\"\n[[cluster]]";
+    let both = Fleet::parse("fleet.toml", &FLEET.replace("[[cluster]]", osaka)).unwrap();
+    let other = Fleet::parse("fleet.toml", &FLEET.replace("\"tokyo\"", "\"osaka\"")).unwrap();
+    let before = summary.traffic;
+    summary.reload(&both);
+    assert!(before > 0.0 && summary.traffic > 1.5 * before);
+    awaited.reload(&both, &"dublin".parse().unwrap());
+    assert_eq!(readiness.waiting_for(), ["the first probe to tokyo", "the first contact with node db-dublin"]);
+    awaited.reload(&other, &"dublin".parse().unwrap());
+    assert_eq!(readiness.waiting_for(), ["the first contact with node db-dublin"]);
+    summary.reload(&other);
+    assert!((summary.traffic - before).abs() < 1e-9);
+}
