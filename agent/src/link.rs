@@ -308,6 +308,7 @@ impl Track {
             mixed_for: age(self.mixed_since),
             answered: age(stamp.and_then(Window::answered_at)),
             refused: age(stamp.and_then(Window::refused_at)),
+            unresolved: age(stamp.and_then(Window::unresolved_at)),
             heard: age(self.heard_unasked(view)),
             unknown_for: age(self.unknown_since),
             others: &others,

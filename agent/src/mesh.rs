@@ -176,7 +176,9 @@ fn reload(shared: &Shared, lines: &Lines, fleet: &Arc<Fleet>, outbox: &watch::Re
         engine.update(&outbox.borrow());
         reloaded
     });
-    removed.into_iter().for_each(|peer| lines.close(peer));
+    for peer in removed {
+        lines.close(peer);
+    }
     shared.reloaded.notify_waiters();
     added
 }

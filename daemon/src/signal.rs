@@ -48,7 +48,7 @@ impl Hangups {
     pub async fn next(&mut self) {
         if self.signal.recv().await.is_none() {
             // Signal streams have no end.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

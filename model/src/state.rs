@@ -123,6 +123,8 @@ words! {
         Corrupt = "corrupt", "the reply was not a valid answer";
         /// Our own host could not send.
         SendError = "send-error", "our own host could not send";
+        /// Where it should go is not known.
+        Unresolved = "unresolved", "the name does not resolve: nothing was sent";
         /// Our own timer was late by more than half a period: not sent, or sent before and out meanwhile. Nobody is accused.
         Skipped = "skipped", "our own host was held up: nothing was sent, or what was sent says nothing about the network";
         /// The budget of the mesh was used up: a mistake in our own schedule, never of the network.

@@ -49,6 +49,8 @@ pub struct Evidence<'e> {
     pub answered: Option<Duration>,
     /// How long ago the peer's host last refused STAMP, if nothing was answered since.
     pub refused: Option<Duration>,
+    /// How long ago a probe last could not be sent because the name of the peer's agent does not resolve.
+    pub unresolved: Option<Duration>,
     /// How long ago the newest valid packet of an agent there came, if it came after the newest answer: a request of its own.
     pub heard: Option<Duration>,
     /// For how long nothing has been known about any flow.
@@ -84,9 +86,15 @@ pub fn judge(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
     }
 }
 
-/// Nothing is known about any flow: at the start, or because our own host stalled or cannot send.
+/// Nothing is known about any flow: at the start, or because our own host stalled, cannot send or does not know where.
 fn not_measured(evidence: &Evidence<'_>) -> (Option<LinkState>, String) {
     let peer = evidence.peer;
+    if evidence.unresolved.is_some_and(|age| age <= evidence.mesh.interval * 3) {
+        let why = format!(
+            "the name of the agent in {peer} does not resolve, so nothing is sent: look at its address in the fleet file and at this host's resolver"
+        );
+        return (Some(LinkState::Unknown), why);
+    }
     let too_early = evidence.unknown_for.is_some_and(|span| span <= evidence.mesh.interval * 3);
     if evidence.before != LinkState::Unknown && too_early {
         return (None, format!("our own host stalled or could not send: waiting for the next answer from {peer}"));

@@ -158,6 +158,43 @@ fn direction_of_an_outage() {
     }
 }
 
+/// Where the name of the agent does not resolve nothing is known of the path: the link is unknown and says why, at once and not as if
+/// our own host were at fault, and the attempts are counted as no loss.
+#[test]
+fn name_does_not_resolve() {
+    let said = "the name of the agent in tokyo does not resolve";
+    let mut fresh = World::new();
+    fresh.probe(ProbeKind::Stamp, Outcome::Unresolved, fresh.ms);
+    let link = fresh.link();
+    assert!(link.state == LinkState::Unknown && link.why.contains(said), "{link:?}");
+    assert!(!link.evidence_age_s.is_known() && !link.rtt(ProbeKind::Stamp).is_known());
+
+    let mut world = World::new();
+    world.flows(Some(true));
+    world.run(60, FINE);
+    world.flows(None);
+    world.ms += 100;
+    world.probe(ProbeKind::Stamp, Outcome::Unresolved, world.ms);
+    let link = world.link();
+    assert!(link.state == LinkState::Unknown && link.why.contains(said), "{link:?}");
+    world.flows(Some(true));
+    world.run(1, FINE);
+    assert_eq!(world.state(), LinkState::Ok);
+    world.flows(None);
+    world.ms += 20_000;
+    assert!(!world.link().why.contains(said), "{}", world.link().why);
+    let mut series = Vec::new();
+    world.links.series(reading(world.ms), &PeerView::default(), &mut series);
+    let probes = |outcome: &str| {
+        let of = |series: &&Series| {
+            series.metric.name == LINK_PROBES.name && series.attributes.get(Attribute::Outcome) == Some(outcome)
+        };
+        let counts = series.iter().filter(of).map(|series| if let Value::Counter(count) = series.value { count } else { 0 });
+        counts.sum::<u64>()
+    };
+    assert_eq!((probes("unresolved"), probes("send-error"), probes("lost")), (1, 0, 0));
+}
+
 /// Where the agent is silent but the database port answers, the link is not down but unknown, and says which is which.
 #[test]
 fn agent_gone_host_answers() {
@@ -258,6 +295,7 @@ fn between_the_thresholds() {
             answered: None,
             refused: None,
             heard: None,
+            unresolved: None,
             unknown_for: None,
             others: &[],
             recent,

@@ -37,6 +37,7 @@ pub struct Window {
     streak: Streak,
     answered_at: Option<RawNanos>,
     refused_at: Option<RawNanos>,
+    unresolved_at: Option<RawNanos>,
     evidence_at: Option<RawNanos>,
 }
 
@@ -64,6 +65,7 @@ impl Window {
             streak: Streak::default(),
             answered_at: None,
             refused_at: None,
+            unresolved_at: None,
             evidence_at: None,
         }
     }
@@ -105,6 +107,10 @@ impl Window {
         match probe.outcome {
             // Nothing was sent, or our own host stalled: no evidence about anything but ourselves.
             Outcome::Skipped | Outcome::SendError | Outcome::HeldBack => return,
+            Outcome::Unresolved => {
+                self.unresolved_at = self.unresolved_at.max(Some(at));
+                return;
+            }
             Outcome::InTime | Outcome::Late => self.answered_at = self.answered_at.max(Some(at)),
             Outcome::Refused => self.refused_at = self.refused_at.max(Some(at)),
             Outcome::Lost | Outcome::Unreachable | Outcome::Corrupt => {}
@@ -121,7 +127,7 @@ impl Window {
         self.tallies.clear();
         self.rtts.clear();
         self.streak = Streak::default();
-        (self.answered_at, self.refused_at, self.evidence_at) = (None, None, None);
+        (self.answered_at, self.refused_at, self.unresolved_at, self.evidence_at) = (None, None, None, None);
     }
 
     /// When a probe was sent, to within its responder's time: fates come in at different times after it.
@@ -237,6 +243,11 @@ impl Window {
     /// When the newest refusal came, if no answer came since.
     pub fn refused_at(&self) -> Option<RawNanos> {
         self.refused_at.filter(|refused| self.answered_at.is_none_or(|answered| answered < *refused))
+    }
+
+    /// When a probe last could not be sent because nobody knows where; `None` if one was settled since.
+    pub fn unresolved_at(&self) -> Option<RawNanos> {
+        self.unresolved_at.filter(|at| self.evidence_at.is_none_or(|evidence| evidence <= *at))
     }
 
     /// When anything was last learnt.

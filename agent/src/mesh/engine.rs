@@ -154,6 +154,22 @@ impl Engine {
         peer.found(address.ip(), &mut self.out);
     }
 
+    /// A peer agent cannot be found: its name does not resolve, or no sockets can be opened towards it. As long as it has none, that
+    /// becomes of its probes.
+    pub fn not_found(&mut self, peer: usize, outcome: Outcome) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.is_nowhere(outcome);
+        }
+    }
+
+    /// The sockets towards a peer agent were closed, and there are no others.
+    pub fn lost_sight(&mut self, peer: usize) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            self.directory.lost_sight(peer.hash);
+            peer.lost_sight(&mut self.out);
+        }
+    }
+
     /// There is something else to tell.
     pub fn update(&mut self, outbox: &Outbox) {
         for (region, bulletin) in &mut self.bulletins {
@@ -250,6 +266,13 @@ impl Engine {
     pub fn not_sent(&mut self, peer: usize, flow: usize, outcome: Outcome, now: Reading) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.not_sent(flow, outcome, now, &mut self.out);
+        }
+    }
+
+    /// A probe could not leave because there is no socket for it.
+    pub fn no_socket(&mut self, peer: usize, flow: usize, now: Reading) {
+        if let Some(outcome) = self.peers.get(&peer).map(Peer::nowhere) {
+            self.not_sent(peer, flow, outcome, now);
         }
     }
 

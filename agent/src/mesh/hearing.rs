@@ -64,6 +64,13 @@ impl Directory {
         }
     }
 
+    /// An agent is not where it was found.
+    pub fn lost_sight(&mut self, agent: AgentHash) {
+        if let Some(entry) = self.agents.get_mut(&agent) {
+            entry.address = None;
+        }
+    }
+
     /// Whether the agent of that hash is configured at that source address.
     pub fn is_at(&self, agent: AgentHash, source: SocketAddr) -> bool {
         self.get(agent)

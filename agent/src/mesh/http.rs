@@ -68,7 +68,7 @@ impl Target {
             Ok(tls) => match timeout_at(until, self.get(&watch, tls)).await {
                 Ok(step) => step,
                 Err(_) if self.is_named() && watch.phases().is_empty() => {
-                    Err(Failure::ours(format!("the address of {} took too long to find", self.url.host())))
+                    Err(Failure::unresolved(format!("the address of {} took too long to find", self.url.host())))
                 }
                 Err(_) => Err(Failure::silence(format!("{} did not answer in time", self.url))),
             },
@@ -121,9 +121,9 @@ impl Target {
         if let Ok(ip) = host.parse() {
             return Ok(SocketAddr::new(ip, port));
         }
-        let found = lookup(host, port).await.map_err(|error| Failure::ours(format!("{host}: {error}")))?;
+        let found = lookup(host, port).await.map_err(|error| Failure::unresolved(format!("{host}: {error}")))?;
         watch.end(Phase::Dns);
-        choose(&found, None).ok_or_else(|| Failure::ours(format!("{host} has no address")))
+        choose(&found, None).ok_or_else(|| Failure::unresolved(format!("{host} has no address")))
     }
 
     async fn converse<T: Read + Write + Unpin>(&self, io: T, watch: &Stopwatch) -> Step<Reading> {

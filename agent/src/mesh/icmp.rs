@@ -3,7 +3,6 @@
 //! What the library leaves to its caller: an ICMP error arrives as a reply and must be told by its type, and its own durations may
 //! be zero because they start after the send. So types are checked and stamps are our own.
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -16,6 +15,7 @@ use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 use crate::measurement::Observation;
+use crate::mesh::flow::Fate;
 use crate::mesh::line::outcome_of;
 use crate::mesh::opinion::{Attempt, End, Opinion};
 use crate::mesh::resolve::Host;
@@ -76,10 +76,8 @@ impl Pings {
     /// One echo; `None` if this process may not send ICMP: nothing was attempted.
     async fn ping(&self, host: &Host, identifier: PingIdentifier, clock: &Clock, give_up: Duration) -> Option<Attempt> {
         let before = clock.now();
-        let failed = |error: &io::Error, ended| Some(Attempt::new(before, ended, End::Failed(outcome_of(error))));
-        let address = match host.address().await {
-            Ok(address) => address.ip(),
-            Err(error) => return failed(&error, clock.now()),
+        let Ok(address) = host.address().await.map(|address| address.ip()) else {
+            return Some(Attempt::new(before, clock.now(), End::Failed(Outcome::Unresolved)));
         };
         let mut pinger = self.client(address).await?.pinger(address, identifier).await;
         pinger.timeout(give_up);
@@ -124,6 +122,8 @@ async fn socket(opinion: &Opinion, host: &Host, pings: &Pings) -> IcmpSocket {
             Ok(address) => break address.ip(),
             Err(error) => tracing::debug!(peer = %opinion.peer, %error, "resolve the host to ping"),
         }
+        // An attempt like any other, only that it got no further.
+        opinion.tell(Fate::of(Outcome::Unresolved), Vec::new(), opinion.clock.now());
         sleep(opinion.timing.interval).await;
     };
     let socket = pings.socket(address).await;

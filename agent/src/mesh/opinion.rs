@@ -242,7 +242,8 @@ impl Opinion {
         }
     }
 
-    fn tell(&self, fate: Fate, phases: Vec<(Phase, u64)>, at: Reading) {
+    /// Tells of the fate of an attempt.
+    pub(super) fn tell(&self, fate: Fate, phases: Vec<(Phase, u64)>, at: Reading) {
         let Fate { outcome, rtt_ns } = fate;
         let phases = if outcome == Outcome::Skipped { Vec::new() } else { phases };
         self.observations.tell(Observation::Probe(Probe {

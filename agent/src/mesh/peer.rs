@@ -87,6 +87,8 @@ pub struct Peer {
     survey: Survey,
     /// Where it was found.
     address: Option<IpAddr>,
+    /// What becomes of its probes as long as it has no sockets.
+    nowhere: Outcome,
 }
 
 impl Peer {
@@ -120,16 +122,38 @@ impl Peer {
             fates: Vec::new(),
             survey: Survey::new(now.raw, mesh.deadline),
             address: None,
+            nowhere: Outcome::Unresolved,
         }
     }
 
     /// It was found at an address, where it was not before: the probes leave from other ports from now on.
     pub fn found(&mut self, address: IpAddr, out: &mut Vec<Observation>) {
         self.tell_held(out);
+        if self.is_alive() {
+            // What is out will be answered to ports that are closed.
+            self.flows.iter_mut().for_each(Flow::on_stall);
+        }
         self.address = Some(address);
         self.flows.iter_mut().for_each(Flow::moved);
         self.paths.iter_mut().for_each(|path| *path = FlowPath::default());
         out.push(Observation::Moved(self.region.clone(), self.agent.clone()));
+    }
+
+    /// It is not to be found where it was before: what is out accuses nobody.
+    pub fn lost_sight(&mut self, out: &mut Vec<Observation>) {
+        self.tell_held(out);
+        self.address = None;
+        self.flows.iter_mut().for_each(Flow::on_stall);
+    }
+
+    /// Why it has no sockets, as what becomes of its probes.
+    pub fn is_nowhere(&mut self, nowhere: Outcome) {
+        self.nowhere = nowhere;
+    }
+
+    /// What becomes of its probes as long as it has no sockets.
+    pub fn nowhere(&self) -> Outcome {
+        self.nowhere
     }
 
     /// How many flows it has.

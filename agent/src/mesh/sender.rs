@@ -57,7 +57,7 @@ pub fn take_in(shared: &Shared, lines: &Lines, (peer, flow): (usize, usize), err
 pub fn send_probe(shared: &Shared, lines: &Lines, peer: usize, flow: usize) {
     let connected = lines.of(peer);
     let Some(line) = connected.as_ref().and_then(|connected| connected.flows.get(flow)) else {
-        return shared.with(|engine, now| engine.not_sent(peer, flow, Outcome::SendError, now));
+        return shared.with(|engine, now| engine.no_socket(peer, flow, now));
     };
     let mut packet = [0; PACKET_MAX];
     let waiting = shared.with(|engine, now| {

@@ -69,6 +69,8 @@ impl Target {
         let (started, watch) = (self.clock.now(), self.watch());
         let prepared = match prepared {
             Ok(Ok(prepared)) => prepared,
+            // Nothing was asked yet: it is the name.
+            Ok(Err(error @ ConnectError::Unreachable { .. })) => return (started, watch, Err(Failure::unresolved(error))),
             Ok(Err(error)) => return (started, watch, Err(Failure::ours(error))),
             Err(_) => return (started, watch, Err(Failure::ours(format!("{host}: its name or a file took too long")))),
         };

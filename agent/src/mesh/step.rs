@@ -25,6 +25,11 @@ impl Failure {
         Failure { end: End::Failed(Outcome::SendError), why: why.to_string() }
     }
 
+    /// Nothing could be sent, because a name does not resolve.
+    pub fn unresolved(why: impl Display) -> Failure {
+        Failure { end: End::Failed(Outcome::Unresolved), why: why.to_string() }
+    }
+
     /// Something answered, but not what was asked for.
     pub fn corrupt(why: impl Display) -> Failure {
         Failure { end: End::Failed(Outcome::Corrupt), why: why.to_string() }

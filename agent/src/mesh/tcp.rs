@@ -57,7 +57,7 @@ async fn connect(rotation: &Rotation<Host>, clock: &Clock, give_up: std::time::D
         Ok(address) => address,
         Err(error) => {
             tracing::debug!(%error, "resolve database host");
-            return Attempt::new(before, clock.now(), End::Failed(Outcome::SendError));
+            return Attempt::new(before, clock.now(), End::Failed(Outcome::Unresolved));
         }
     };
     let started = clock.now();

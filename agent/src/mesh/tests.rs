@@ -67,7 +67,7 @@ fn run(fleet: &Arc<Fleet>, region: &str, listen: SocketAddr, keys: Option<MeshKe
 
 impl Running {
     /// Waits for an observation.
-    async fn until(&mut self, wanted: impl Fn(&Observation) -> bool) -> Observation {
+    async fn until(&mut self, mut wanted: impl FnMut(&Observation) -> bool) -> Observation {
         let search = async {
             loop {
                 let observation = self.observed.recv().await.expect("the mesh runs");
@@ -210,7 +210,8 @@ fn mark(socket: &UdpSocket, ipv4: bool) -> nix::Result<()> {
     }
 }
 
-/// A peer whose address is another one in a new fleet file is found there at once, and the probes to who is not found yet do no harm.
+/// A peer whose address is another one in a new fleet file is found there at once; while the new one does not resolve its probes say so,
+/// and nothing is lost on the old one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_moves() {
     let (fleet, [oslo, tokyo]) = loopback_fleet();
@@ -224,6 +225,19 @@ async fn a_peer_moves() {
     let moved = tokio::time::Instant::now();
     oslo.until(|observation| is_probe(observation, Outcome::InTime)).await;
     assert!(moved.elapsed() < Duration::from_secs(4), "sooner than names are looked at again");
+
+    let mut nowhere = Fleet::clone(&fleet);
+    nowhere.regions[1].agents[0].mesh.host = "nowhere.invalid".to_owned();
+    oslo.fleets.send_replace(Arc::new(nowhere));
+    let mut is_lost = false;
+    let seen = oslo.until(|observation| {
+        is_lost |= is_probe(observation, Outcome::Lost);
+        is_probe(observation, Outcome::Unresolved)
+    });
+    seen.await;
+    assert!(!is_lost, "what was out accuses nobody");
+    oslo.fleets.send_replace(Arc::clone(&fleet));
+    oslo.until(|observation| is_probe(observation, Outcome::InTime)).await;
     oslo.stop().await;
     tokyo.stop().await;
 }

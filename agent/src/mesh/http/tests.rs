@@ -158,7 +158,7 @@ async fn nobody_there() {
         (format!("http://localhost:{closed}/health"), End::Failed(Outcome::Refused), &PLAIN[..1]),
         (format!("https://localhost:{}/health", silent.1), End::Silence, &PLAIN[..2]),
         (format!("http://localhost:{speechless}/health"), End::Silence, &PLAIN[..2]),
-        ("http://nowhere.invalid/health".to_owned(), End::Failed(Outcome::SendError), &[][..]),
+        ("http://nowhere.invalid/health".to_owned(), End::Failed(Outcome::Unresolved), &[][..]),
     ] {
         let attempt = target(&url, SHORT, Some(root.clone())).attempt().await;
         assert_eq!((attempt.end, &phases(&attempt)[..]), (end, expected), "{url}");

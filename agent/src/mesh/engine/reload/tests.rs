@@ -133,3 +133,25 @@ fn what_was_heard_and_what_is_told() {
         assert_eq!(bulletin.next(at(5), None).len(), 1);
     }
 }
+
+/// As long as a peer has no sockets its probes say why: its name is not resolved, or our own host has no sockets to give. What was out
+/// when the old ones were closed accuses nobody.
+#[test]
+fn without_sockets() {
+    let mut engine = oslo(&file(&[]));
+    let fates = |engine: &mut Engine| {
+        let fate = |said| if let Observation::Probe(probe) = said { Some(probe.outcome) } else { None };
+        engine.observations().filter_map(fate).collect::<Vec<_>>()
+    };
+    engine.no_socket(TOKYO, 0, at(1));
+    engine.not_found(TOKYO, Outcome::SendError);
+    engine.no_socket(TOKYO, 0, at(2));
+    engine.no_socket(7, 0, at(2));
+    assert_eq!(fates(&mut engine), [Outcome::Unresolved, Outcome::SendError]);
+    engine.found(TOKYO, "127.0.0.1:18621".parse().unwrap());
+    send(&mut engine, TOKYO, at(3));
+    engine.lost_sight(TOKYO);
+    run(&mut engine, 4, 12_000);
+    assert!(!fates(&mut engine).contains(&Outcome::Lost));
+    assert!(!engine.directory.is_at(AgentHash::of(&"tokyo-a".parse().unwrap()), "127.0.0.1:7".parse().unwrap()));
+}
