@@ -89,7 +89,9 @@ fn who_is_gone_is_nobody() {
 #[test]
 fn the_budget_follows() {
     let mut engine = oslo(&file(&[]));
-    assert_eq!(run(&mut engine, 0, 4_000), 4 * 16);
+    // A round may put the very first probe of a flow off beyond the first interval.
+    let sent = run(&mut engine, 0, 4_000);
+    assert!((3 * 16..=4 * 16).contains(&sent), "{sent}");
     engine.reload(&with_osaka(), at(4_000));
     let sent = run(&mut engine, 4_000, 7_000);
     assert!((3 * 32 - 16..=3 * 32 + 16).contains(&sent), "{sent}");
