@@ -5,13 +5,14 @@
 //! (of losses), [`flow_path`] (whether it changed), [`held`] (what waits for the reflector's
 //! word), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
 //! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them), [`question`] (what is asked beside them). Shells: [`round`] over
-//! [`sender`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
+//! [`sender`], [`doors`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
 //! [`http`].
 //! `fuzzing` holds what the fuzz targets run.
 
 pub mod budget;
 pub mod bulletin;
 pub mod direction;
+pub mod doors;
 pub mod engine;
 pub mod finder;
 pub mod flow;
@@ -67,12 +68,12 @@ use rustix::process::setpriority_process;
 use tokio::sync::watch;
 
 use crate::measurement::{Observations, Outbox, PeerView, PeerViews};
+use crate::mesh::doors::Doors;
 use crate::mesh::engine::{Engine, Reloaded};
 use crate::mesh::finder::find_peer;
 pub use crate::mesh::keys::{KeyError, MeshKeys};
 use crate::mesh::line::Lines;
 use crate::mesh::opinion::OpinionContext;
-use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::round::go_round;
 use crate::mesh::shared::{Ends, Shared};
 use crate::reload::Fleets;
@@ -108,7 +109,7 @@ pub struct MeshContext {
 /// # Errors
 /// If the reflector cannot listen, a `sql_probe` cannot be understood, or the thread cannot be started.
 pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Result<PeerViews> {
-    let socket = bind_reflector(context.listen)?;
+    let doors = Doors::open(context.listen)?;
     opinion::start(opinions(&context), supervisor)?;
     let (views, published) = watch::channel(Arc::new(PeerView::default()));
     let shutdown = supervisor.shutdown();
@@ -119,7 +120,7 @@ pub fn start(context: MeshContext, supervisor: &mut Supervisor) -> anyhow::Resul
         }
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the mesh thread's runtime")?;
-        let ended = runtime.block_on(run(context, socket, views, &shutdown));
+        let ended = runtime.block_on(run(context, doors, views, &shutdown));
         // A resolver that hangs must not hold up the end.
         runtime.shutdown_background();
         ended
@@ -139,7 +140,7 @@ fn opinions(context: &MeshContext) -> OpinionContext {
 
 async fn run(
     context: MeshContext,
-    socket: std::net::UdpSocket,
+    mut doors: Doors,
     views: watch::Sender<Arc<PeerView>>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
@@ -147,13 +148,13 @@ async fn run(
     tracing::info!(%listen, authenticated = keys.is_some(), "reflecting mesh packets");
     let fleet = Arc::clone(&fleets.borrow_and_update());
     let engine = Engine::new(&fleet, &region, &agent, keys, clock.now());
-    let lines = Lines::new(&socket).context("watch the mesh socket")?;
-    let (shared, mut responder) = (Shared::new(engine, clock, Ends { observations, views, progress }), Responder::new(socket));
+    let lines = Lines::new(&doors).context("watch the mesh socket")?;
+    let shared = Shared::new(engine, clock, Ends { observations, views, progress });
     let find = |peer: usize| find_peer(&shared, &lines, peer, listen.ip());
     let peers: Vec<usize> = shared.with(|engine, _| engine.peers().keys().copied().collect());
     let mut finders: FuturesUnordered<_> = peers.into_iter().map(find).collect();
     let mut parts: FuturesUnordered<Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>>> = FuturesUnordered::new();
-    parts.push(Box::pin(go_round(&shared, &lines, &mut responder)));
+    parts.push(Box::pin(go_round(&shared, &lines, &mut doors)));
     parts.push(Box::pin(follow(&shared, outbox.clone())));
     loop {
         tokio::select! {

@@ -170,6 +170,11 @@ impl Engine {
         }
     }
 
+    /// Where other agents are.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.directory.addresses()
+    }
+
     /// There is something else to tell.
     pub fn update(&mut self, outbox: &Outbox) {
         for (region, bulletin) in &mut self.bulletins {

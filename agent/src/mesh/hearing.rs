@@ -1,7 +1,7 @@
 //! What peers have said: who they are, and the newest of each thing. Pure.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lagmesh_model::beat::{Announcement, BeatId, Seen};
@@ -69,6 +69,12 @@ impl Directory {
         if let Some(entry) = self.agents.get_mut(&agent) {
             entry.address = None;
         }
+    }
+
+    /// The hosts at which agents were found, in order.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let of = |entry: &Entry| entry.address.map(|address| address.ip().to_canonical());
+        self.agents.values().filter_map(of).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Whether the agent of that hash is configured at that source address.

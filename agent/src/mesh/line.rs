@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::mesh::doors::{Door, Doors};
 use crate::mesh::kernel::SendIds;
 use crate::mesh::socket::{Queued, begin_at_largest_hop_limit, never_fragment, queued, stamp_both_ways};
 
@@ -19,8 +20,9 @@ use crate::mesh::socket::{Queued, begin_at_largest_hop_limit, never_fragment, qu
 const READY_AT_ONCE: usize = 256;
 /// Of how many packets of a flow the stamps find their probes.
 const SENT_MAX: usize = 64;
-/// Which socket is the reflector's.
-const REFLECTOR: u64 = u64::MAX;
+/// Which sockets are the reflector's.
+const AGENTS: u64 = u64::MAX;
+const STRANGERS: u64 = u64::MAX - 1;
 
 /// All sockets of the mesh.
 #[derive(Debug)]
@@ -52,8 +54,8 @@ pub struct Line {
 /// A socket that has something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// The reflector's: packets.
-    Reflector,
+    /// One of the reflector's: packets, or stamps of answers.
+    Reflector(Door),
     /// That of a flow.
     Flow {
         /// Of which peer.
@@ -66,13 +68,14 @@ pub enum Ready {
 }
 
 impl Lines {
-    /// No sockets towards peers yet, and the reflector's.
+    /// No sockets towards peers yet, and those of the reflector.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn new(reflector: &UdpSocket) -> io::Result<Lines> {
+    pub fn new(doors: &Doors) -> io::Result<Lines> {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        ready.add(reflector, EpollEvent::new(EpollFlags::EPOLLIN, REFLECTOR))?;
+        ready.add(doors.agents.socket(), EpollEvent::new(EpollFlags::EPOLLIN, AGENTS))?;
+        ready.add(doors.strangers.socket(), EpollEvent::new(EpollFlags::EPOLLIN, STRANGERS))?;
         Ok(Lines { ready, peers: RefCell::default() })
     }
 
@@ -130,7 +133,8 @@ impl Lines {
 impl Ready {
     fn of(event: &EpollEvent) -> Ready {
         match event.data() {
-            REFLECTOR => Ready::Reflector,
+            AGENTS => Ready::Reflector(Door::Agents),
+            STRANGERS => Ready::Reflector(Door::Strangers),
             name => Ready::Flow {
                 peer: (name >> 16) as usize,
                 flow: (name & 0xFFFF) as usize,

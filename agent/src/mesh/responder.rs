@@ -1,28 +1,24 @@
-//! The reflector's socket. It answers from the very address that was asked: senders with connected sockets take no other.
+//! A socket of the reflector. It answers from the very address that was asked: senders with connected sockets take no other.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use anyhow::Context as _;
 use lagmesh_model::time::RawNanos;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, sendmsg};
 
 use crate::mesh::engine::Arrival;
 use crate::mesh::kernel::SendIds;
 use crate::mesh::reflector::{Answered, Origin, REQUEST_MAX};
 use crate::mesh::shared::Shared;
-use crate::mesh::socket::{Queued, Received, begin_at_largest_hop_limit, next_queued, receive, stamp_both_ways};
+use crate::mesh::socket::{Queued, Received, next_queued, receive};
 
-/// The room that the reflector asks the kernel for [octets].
-const RECEIVE_BUFFER: usize = 4 << 20;
 /// How many requests are answered before others get their turn.
 const REFLECT_AT_ONCE: usize = 256;
 /// Of how many answers the stamps of their leaving find them: of those of two turns.
 const SENT_MAX: usize = 2 * REFLECT_AT_ONCE;
 
-/// Answers what comes to the reflector's socket.
+/// Answers what comes to a socket of the reflector.
 #[derive(Debug)]
 pub struct Responder {
     socket: UdpSocket,
@@ -41,41 +37,15 @@ pub struct Waiting {
     pub all: bool,
 }
 
-/// Binds the reflector's socket.
-///
-/// # Errors
-/// If the address is not ours or taken.
-pub fn bind_reflector(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-        if listen.is_ipv6() {
-            socket.set_only_v6(!listen.ip().is_unspecified())?;
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
-        }
-        // What comes by IPv4 to a socket for both is told as IPv4 tells it.
-        if listen.is_ipv4() || listen.ip().is_unspecified() {
-            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
-            setsockopt(&socket, sockopt::IpRecvTos, &true)?;
-        }
-        if listen.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        }
-        stamp_both_ways(&socket);
-        begin_at_largest_hop_limit(&socket, listen.is_ipv4() || listen.ip().is_unspecified(), listen.is_ipv6())?;
-        socket.bind(&listen.into())?;
-        io::Result::Ok(socket.into())
-    };
-    open().with_context(|| format!("listen for mesh packets on {listen} (UDP); see --mesh-listen"))
-}
-
 impl Responder {
     /// Answers on this socket, which must not block.
     pub fn new(socket: UdpSocket) -> Responder {
         Responder { socket, ids: SendIds::new(SENT_MAX), empty: None }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &UdpSocket {
+        &self.socket
     }
 
     /// Nothing waited at that moment.

@@ -10,15 +10,16 @@ use anyhow::Context as _;
 use lagmesh_model::time::{RawNanos, nanos};
 use tokio::time::sleep;
 
+use crate::mesh::doors::{Door, Doors};
 use crate::mesh::line::{Lines, Ready};
-use crate::mesh::responder::{Responder, Waiting};
+use crate::mesh::responder::Waiting;
 use crate::mesh::schedule::until_round;
 use crate::mesh::sender::{run_errand, send_probe, take_in};
 use crate::mesh::shared::Shared;
 
-/// All peers are judged so often, those with something due in each round.
+/// Peers are judged so often.
 const JUDGE_EVERY: Duration = Duration::from_millis(100);
-/// A round that has more to do than this is followed by the next one soon: the sockets hold only so much.
+/// A round that has so much to do is followed by the next one soon: the sockets hold only so much.
 const BUSY: usize = 256;
 /// How soon: the runtime's timers know no less.
 const SOON: Duration = Duration::from_millis(1);
@@ -46,11 +47,11 @@ enum Load {
 ///
 /// # Errors
 /// If the kernel refuses to say which sockets have something.
-pub async fn go_round(shared: &Shared, lines: &Lines, responder: &mut Responder) -> anyhow::Result<()> {
+pub async fn go_round(shared: &Shared, lines: &Lines, doors: &mut Doors) -> anyhow::Result<()> {
     let begun = shared.with(|_, now| now.raw);
     let mut rounds = Rounds { read: begun, judged: begun, prompt: false };
     loop {
-        match rounds.round(shared, lines, responder)? {
+        match rounds.round(shared, lines, doors)? {
             Load::Left => tokio::task::yield_now().await,
             Load::Busy => sleep(SOON).await,
             Load::Usual => rounds.prompt = pause(shared, lines).await?,
@@ -72,7 +73,7 @@ async fn pause(shared: &Shared, lines: &Lines) -> anyhow::Result<bool> {
 }
 
 impl Rounds {
-    fn round(&mut self, shared: &Shared, lines: &Lines, responder: &mut Responder) -> anyhow::Result<Load> {
+    fn round(&mut self, shared: &Shared, lines: &Lines, doors: &mut Doors) -> anyhow::Result<Load> {
         let begun = shared.with(|_, now| now.raw);
         let (ready, mut all) = lines.look().context("ask which mesh sockets have something")?;
         let mut packets = ready.len();
@@ -85,34 +86,35 @@ impl Rounds {
         if all {
             self.read = begun;
         }
-        let is_asked = ready.contains(&Ready::Reflector);
-        if is_asked {
+        for (door, responder) in [(Door::Agents, &mut doors.agents), (Door::Strangers, &mut doors.strangers)] {
+            if !ready.contains(&Ready::Reflector(door)) {
+                responder.nothing_waits(begun);
+                continue;
+            }
             let Waiting { taken, all: answered } = responder.answer_waiting(shared);
             packets += taken;
-            all &= answered;
-        } else {
-            responder.nothing_waits(begun);
+            // For strangers nobody goes without sleep.
+            all &= answered || door == Door::Strangers;
         }
-        packets += self.send(shared, lines);
+        let judge = begun.since_ns(self.judged) >= nanos(JUDGE_EVERY).cast_signed();
+        if judge {
+            self.judged = begun;
+            doors.follow(shared);
+        }
+        packets += self.send(shared, lines, judge);
         shared.publish(begun);
         shared.hand_over(begun);
         Ok(if !all {
             Load::Left
-        } else if packets > BUSY {
+        } else if packets >= BUSY {
             Load::Busy
         } else {
             Load::Usual
         })
     }
 
-    fn send(&mut self, shared: &Shared, lines: &Lines) -> usize {
-        let (due, errands) = shared.with(|engine, now| {
-            let judge_all = now.raw.since_ns(self.judged) >= nanos(JUDGE_EVERY).cast_signed();
-            if judge_all {
-                self.judged = now.raw;
-            }
-            (engine.due(self.read, judge_all, now), engine.errands(now))
-        });
+    fn send(&self, shared: &Shared, lines: &Lines, judge: bool) -> usize {
+        let (due, errands) = shared.with(|engine, now| (engine.due(self.read, judge, now), engine.errands(now)));
         for (peer, flow) in &due {
             send_probe(shared, lines, *peer, *flow);
         }

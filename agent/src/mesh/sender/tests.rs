@@ -1,4 +1,3 @@
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +7,9 @@ use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::measurement::{Observation, Observations, Probe};
+use crate::mesh::doors::{Door, Doors};
 use crate::mesh::finder;
 use crate::mesh::line::Ready;
-use crate::mesh::responder::{Responder, bind_reflector};
 use crate::mesh::testing::{ends, fleet};
 
 fn agent(region: &str, quiet: &str) -> (Shared, Receiver<Observation>) {
@@ -26,9 +25,9 @@ fn answered(queue: &mut Receiver<Observation>) -> Vec<Probe> {
 }
 
 /// Oslo's sockets towards a reflector at `target`, which is Tokyo's.
-fn connect(oslo: &Shared, reflector: &UdpSocket) -> Lines {
-    let lines = Lines::new(reflector).unwrap();
-    let target = reflector.local_addr().unwrap();
+fn connect(oslo: &Shared, doors: &Doors) -> Lines {
+    let lines = Lines::new(doors).unwrap();
+    let target = doors.strangers.socket().local_addr().unwrap();
     finder::connect(oslo, &lines, 0, target, target.ip()).unwrap();
     lines
 }
@@ -38,13 +37,12 @@ fn connect(oslo: &Shared, reflector: &UdpSocket) -> Lines {
 #[tokio::test]
 async fn what_waits_is_read_before_anything_is_overdue() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(reflector) = bind_reflector(address.parse().unwrap()) else { continue };
+        let Ok(mut doors) = Doors::open(address.parse().unwrap()) else { continue };
         // No probe is due while this runs.
         let quiet = "tcp = false\nflows = 1\ninterval = \"60s\"\ngive_up = \"60s\"";
         let ((oslo, mut queue), (tokyo, _)) = (agent("oslo", quiet), agent("tokyo", quiet));
-        let lines = connect(&oslo, &reflector);
-        let stolen = reflector.try_clone().unwrap();
-        let mut responder = Responder::new(reflector);
+        let lines = connect(&oslo, &doors);
+        let stolen = doors.strangers.socket().try_clone().unwrap();
         let judge = || {
             let read = oslo.with(|_, now| now.raw);
             for one in lines.look().unwrap().0 {
@@ -59,7 +57,7 @@ async fn what_waits_is_read_before_anything_is_overdue() {
 
         send_probe(&oslo, &lines, 0, 0);
         assert!(!judge(), "{address}: nothing is known yet");
-        assert_eq!(responder.answer_waiting(&tokyo).taken, 1);
+        assert_eq!(doors.strangers.answer_waiting(&tokyo).taken, 1);
         hold_up();
         assert!(judge());
 
@@ -69,7 +67,7 @@ async fn what_waits_is_read_before_anything_is_overdue() {
         assert!(judge(), "{address}: one lost probe is loss, not death");
 
         send_probe(&oslo, &lines, 0, 0);
-        responder.answer_waiting(&tokyo);
+        doors.strangers.answer_waiting(&tokyo);
         hold_up();
         assert!(judge(), "{address}: the answer waited to be read");
         oslo.hand_over(oslo.clock.now().raw);
@@ -88,11 +86,11 @@ async fn what_waits_is_read_before_anything_is_overdue() {
 #[tokio::test]
 async fn probes_carry_the_dscp() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(reflector) = bind_reflector(address.parse().unwrap()) else { continue };
+        let Ok(doors) = Doors::open(address.parse().unwrap()) else { continue };
         let (oslo, _) = agent("oslo", "tcp = false\nflows = 1\ndscp = 46");
-        let lines = connect(&oslo, &reflector);
+        let lines = connect(&oslo, &doors);
         send_probe(&oslo, &lines, 0, 0);
-        let received = receive(&reflector, &mut [0; REQUEST_MAX]).unwrap();
+        let received = receive(doors.strangers.socket(), &mut [0; REQUEST_MAX]).unwrap();
         assert_eq!(received.class, Some(46 << 2), "{address}");
     }
 }
@@ -100,17 +98,16 @@ async fn probes_carry_the_dscp() {
 /// What waits at any socket is told of, and with it whether that is a packet or a stamp; waiting ends once there is something.
 #[tokio::test]
 async fn all_sockets_are_watched() {
-    let reflector = bind_reflector("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut doors = Doors::open("127.0.0.1:0".parse().unwrap()).unwrap();
     let (oslo, _) = agent("oslo", "tcp = false\nflows = 2\ninterval = \"60s\"");
-    let lines = connect(&oslo, &reflector);
+    let lines = connect(&oslo, &doors);
     assert_eq!(lines.look().unwrap(), (Vec::new(), true));
     lines.wait(Duration::from_millis(1)).unwrap();
     send_probe(&oslo, &lines, 0, 1);
     lines.wait(Duration::from_secs(60)).unwrap();
-    assert_eq!(lines.look().unwrap().0, [Ready::Reflector]);
-    let mut responder = Responder::new(reflector);
+    assert_eq!(lines.look().unwrap().0, [Ready::Reflector(Door::Strangers)]);
     let (tokyo, _) = agent("tokyo", "tcp = false");
-    assert_eq!(responder.answer_waiting(&tokyo).taken, 1);
+    assert_eq!(doors.strangers.answer_waiting(&tokyo).taken, 1);
     assert_eq!(lines.look().unwrap().0, [Ready::Flow { peer: 0, flow: 1, queued: false }]);
     assert!(take_in(&oslo, &lines, (0, 1), false, true));
     assert_eq!(lines.look().unwrap(), (Vec::new(), true));
@@ -120,13 +117,12 @@ async fn all_sockets_are_watched() {
 #[tokio::test]
 async fn who_is_gone_is_not_heard() {
     let quiet = "tcp = false\nflows = 1\ninterval = \"60s\"\ngive_up = \"60s\"";
-    let reflector = bind_reflector("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut doors = Doors::open("127.0.0.1:0".parse().unwrap()).unwrap();
     let ((oslo, _queue), (tokyo, _)) = (agent("oslo", quiet), agent("tokyo", quiet));
-    let lines = connect(&oslo, &reflector);
-    let mut responder = Responder::new(reflector);
-    let flows = |lines: &Lines| lines.look().unwrap().0.iter().filter(|ready| **ready != Ready::Reflector).count();
+    let lines = connect(&oslo, &doors);
+    let flows = |lines: &Lines| lines.look().unwrap().0.iter().filter(|ready| matches!(ready, Ready::Flow { .. })).count();
     send_probe(&oslo, &lines, 0, 0);
-    responder.answer_waiting(&tokyo);
+    doors.strangers.answer_waiting(&tokyo);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(flows(&lines), 1);
     let other = Arc::new(fleet(&[("tcp = false", quiet), ("\"tokyo\"", "\"osaka\""), ("tokyo-", "osaka-")]));
@@ -136,6 +132,6 @@ async fn who_is_gone_is_not_heard() {
     assert_eq!(flows(&lines), 0);
     assert!(take_in(&oslo, &lines, (0, 0), true, true));
     send_probe(&oslo, &lines, 0, 0);
-    assert_eq!(responder.answer_waiting(&tokyo).taken, 0);
+    assert_eq!(doors.strangers.answer_waiting(&tokyo).taken, 0);
     assert!(lines.of(0).is_none() && lines.of(1).is_none());
 }
