@@ -30,10 +30,9 @@ const PORTS: usize = 64;
 const HALF: Duration = Duration::from_secs(4);
 /// How much the agent's memory may grow in the second half [MiB].
 const GROWTH_MAX_MIB: f64 = 8.0;
-/// How many of its own probes it may lose [%]: they have sockets of their own.
-const OWN_LOST_MAX: u64 = 5;
-/// How many of the peer's probes [%]: they stand in one queue with the flood, and both agents share this machine's processors with it.
-const THEIRS_LOST_MAX: u64 = 75;
+/// How many of their probes the two may lose [%]: nothing of theirs stands in one queue with the flood, but they share this machine's
+/// processors with it.
+const LOST_MAX: u64 = 10;
 /// The mesh of the two: probes are given up soon, so that their fates are known soon.
 const MESH: &str = "interval = \"100ms\"\nflows = 4\ndeadline = \"500ms\"\ngive_up = \"1s\"";
 
@@ -154,9 +153,9 @@ async fn a_flood_harms_nobody() -> Result<()> {
         eprintln!("{name}: {per_s:.0} forged packets/s; dropped {dropped:?}; memory {middle_mib:.1} to {end_mib:.1} MiB");
         eprintln!("{name}: own probes {own:?}, the peer's {theirs:?}, observations lost: {unheard}");
         ensure!(unheard == 0, "{unheard} observations were lost");
-        for (fates, link, lost_max) in [(own, link?, OWN_LOST_MAX), (theirs, back?, THEIRS_LOST_MAX)] {
+        for (fates, link) in [(own, link?), (theirs, back?)] {
             let (answered, lost) = (count(&fates, &["in-time", "late"]), count(&fates, &["lost"]));
-            ensure!(answered > 0 && lost * 100 <= (answered + lost) * lost_max, "probes are lost: {fates:?}");
+            ensure!(answered > 0 && lost * 100 <= (answered + lost) * LOST_MAX, "probes are lost: {fates:?}");
             ensure!(link.state != LinkState::Down, "{link:?}");
         }
         let kinds = ["too-short", "too-long", "rate-limited"];

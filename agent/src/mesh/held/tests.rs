@@ -24,9 +24,9 @@ fn measured(number: u32) -> Measured {
     }
 }
 
-fn told(number: u32, late_ns: i64, method: Method) -> Option<FollowUp> {
+fn told(number: u32, late_ns: i64, method: Method) -> FollowUp {
     let wall = WallNanos(at(0).wall.0.saturating_add_signed(late_ns));
-    Some(FollowUp { number, timestamp: Timestamp::of(wall, Format::Ptp), method })
+    FollowUp { number, timestamp: Timestamp::of(wall, Format::Ptp), method }
 }
 
 /// What is told when an answer comes: the one before it, and itself.
@@ -44,8 +44,8 @@ fn rtts_ns(told: [Option<Measured>; 2]) -> [Option<u64>; 2] {
 fn told_one_answer_later() {
     let mut held = Held::default();
     assert_eq!(rtts_ns(answered(&mut held, measured(0), None)), [None, Some(20 * MS)]);
-    assert_eq!(rtts_ns(answered(&mut held, measured(1), told(0, 50_000, Method::Local))), [None, None]);
-    let [corrected, none] = answered(&mut held, measured(2), told(1, 300_000, Method::Local));
+    assert_eq!(rtts_ns(answered(&mut held, measured(1), Some(told(0, 50_000, Method::Local)))), [None, None]);
+    let [corrected, none] = answered(&mut held, measured(2), Some(told(1, 300_000, Method::Local)));
     let corrected = corrected.unwrap();
     assert!(none.is_none());
     assert_eq!((corrected.fate.rtt_ns, corrected.stamps), (Some(20 * MS - 300_000), StampSource::KernelBothEnds));
@@ -58,11 +58,11 @@ fn told_one_answer_later() {
 fn words_that_do_not_count() {
     let words = [
         None,
-        told(5, 300_000, Method::Local),
-        told(1, 300_000, Method::ControlPlane),
-        told(1, -1_000, Method::Local),
-        told(1, 20_000_000, Method::Local),
-        told(1, 200_000_000, Method::Hardware),
+        Some(told(5, 300_000, Method::Local)),
+        Some(told(1, 300_000, Method::ControlPlane)),
+        Some(told(1, -1_000, Method::Local)),
+        Some(told(1, 20_000_000, Method::Local)),
+        Some(told(1, 200_000_000, Method::Hardware)),
     ];
     for word in words {
         let mut held = Held(Some(measured(1)));
@@ -80,9 +80,9 @@ fn waiting_ends() {
     assert!(held.overdue(at(1_221).raw, SECOND + SECOND / 5).is_some());
     assert!(held.give_up().is_none());
     assert_eq!(rtts_ns(answered(&mut held, measured(2), None)), [None, Some(20 * MS)]);
-    assert_eq!(held.hold(measured(3), told(2, 0, Method::Local), 6 * SECOND).map(|told| told.number), Some(3));
+    assert_eq!(held.hold(measured(3), Some(told(2, 0, Method::Local)), 6 * SECOND).map(|told| told.number), Some(3));
     let unknown = Measured { fate: Fate { rtt_ns: None, ..measured(4).fate }, ..measured(4) };
-    assert!(answered(&mut held, unknown, told(3, 0, Method::Local))[1].is_some());
+    assert!(answered(&mut held, unknown, Some(told(3, 0, Method::Local)))[1].is_some());
 }
 
 /// A stamp that only the agent made stays one, however well the reflector knows its own.
@@ -90,7 +90,7 @@ fn waiting_ends() {
 fn our_own_end_is_told_as_it_is() {
     for stamps in [StampSource::User, StampSource::KernelReceive] {
         let mut held = Held(Some(Measured { stamps, ..measured(1) }));
-        let [before, _] = answered(&mut held, measured(2), told(1, 1_000, Method::Hardware));
+        let [before, _] = answered(&mut held, measured(2), Some(told(1, 1_000, Method::Hardware)));
         assert_eq!(before.map(|before| (before.stamps, before.fate.rtt_ns)), Some((stamps, Some(20 * MS - 1_000))));
     }
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use lagmesh_model::directed::Directed;
 use lagmesh_model::status::Changed;
 use lagmesh_model::time::WallNanos;
 use proptest::prelude::*;

@@ -267,7 +267,9 @@ fn counts_and_follow_up() {
         let accepted = reflector.check(&packet, origin(SOURCE), &directory(), now(ms)).unwrap();
         if answered {
             let answered = reflector.answer(&accepted, &mut packet, now(ms), &[]).unwrap();
-            left_ms.iter().for_each(|ms| reflector.left(&answered, now(*ms).raw));
+            for ms in left_ms {
+                reflector.left(&answered, now(*ms).raw);
+            }
         }
         let reply = Reply::decode(Mode::Unauthenticated, &packet).unwrap();
         (reply.sequence, values(&packet, 44))

@@ -56,7 +56,9 @@ fn collector() -> CollectorName {
 
 fn late(late_ns: &[u64]) -> Exponential {
     let mut distribution = Exponential::new();
-    late_ns.iter().for_each(|ns| distribution.record_ns(*ns));
+    for ns in late_ns {
+        distribution.record_ns(*ns);
+    }
     distribution
 }
 
