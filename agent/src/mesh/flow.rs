@@ -16,7 +16,7 @@ use crate::mesh::schedule::{Due, Schedule};
 use crate::mesh::stamp::Timestamp;
 
 /// A flow is never called dead sooner than this after a probe should have been answered.
-const PATIENCE_MIN: Duration = Duration::from_millis(200);
+pub const PATIENCE_MIN: Duration = Duration::from_millis(200);
 /// Beyond how many 99th percentiles of its round-trip time a flow's answer is overdue.
 const PATIENCE_FACTOR: u64 = 4;
 /// How many overdue probes in a row make a dead flow: one lost packet is loss, not death.

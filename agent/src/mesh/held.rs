@@ -10,7 +10,7 @@ use lagmesh_model::directed::Directed;
 use lagmesh_model::state::StampSource;
 use lagmesh_model::time::{RawNanos, Reading, nanos};
 
-use crate::mesh::flow::Fate;
+use crate::mesh::flow::{Fate, PATIENCE_MIN};
 use crate::mesh::offset::Exchange;
 use crate::mesh::stamp::follow_up::{FollowUp, Method};
 use crate::mesh::stamp::{Format, Timestamp};
@@ -88,9 +88,11 @@ impl Held {
         self.0.take()
     }
 
-    /// The same if the next answer should have been here by `now`, after an interval and the patience of the flow.
-    pub fn overdue(&mut self, now: RawNanos, wait: Duration) -> Option<Measured> {
-        self.0.take_if(|measured| now.since_ns(measured.at.raw) > nanos(wait).cast_signed())
+    /// The same if the next answer should have been here by `now`, after an interval and the patience of the flow: that is asked for only
+    /// if it may be over, as it takes long to find out.
+    pub fn overdue(&mut self, now: RawNanos, interval: Duration, patience: impl Fn() -> Duration) -> Option<Measured> {
+        let beyond = |at: RawNanos, patience| now.since_ns(at) > nanos(interval + patience).cast_signed();
+        self.0.take_if(|measured| beyond(measured.at.raw, PATIENCE_MIN) && beyond(measured.at.raw, patience()))
     }
 }
 

@@ -186,11 +186,8 @@ impl Peer {
         for index in 0..self.flows.len() {
             let flow = &mut self.flows[index];
             flow.on_tick(read, &mut fates);
-            if self.held[index].waits() {
-                let wait = self.timing.interval + flow.patience();
-                if let Some(measured) = self.held[index].overdue(read, wait) {
-                    self.tell_measured(index, &measured, out);
-                }
+            if let Some(measured) = self.held[index].overdue(read, self.timing.interval, || flow.patience()) {
+                self.tell_measured(index, &measured, out);
             }
         }
         self.tell(fates, now, out);

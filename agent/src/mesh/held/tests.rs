@@ -76,8 +76,8 @@ fn words_that_do_not_count() {
 #[test]
 fn waiting_ends() {
     let mut held = Held(Some(measured(1)));
-    assert!(held.overdue(at(1_220).raw, SECOND + SECOND / 5).is_none());
-    assert!(held.overdue(at(1_221).raw, SECOND + SECOND / 5).is_some());
+    assert!(held.overdue(at(1_220).raw, SECOND, || SECOND / 5).is_none());
+    assert!(held.overdue(at(1_221).raw, SECOND, || SECOND / 5).is_some());
     assert!(held.give_up().is_none());
     assert_eq!(rtts_ns(answered(&mut held, measured(2), None)), [None, Some(20 * MS)]);
     assert_eq!(held.hold(measured(3), Some(told(2, 0, Method::Local)), 6 * SECOND).map(|told| told.number), Some(3));
