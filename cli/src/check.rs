@@ -205,7 +205,7 @@ mod tests {
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         // 16 flows to three agents elsewhere, requests and replies; 3 echo requests and replies, 3 connections of 4 packets each way
         // (to dublin's database, to tokyo's, and 3 from there), all hosts reckoned as IPv6.
-        let stamp = 16.0 * 2.0 * 3.0 * 380.0;
+        let stamp = 16.0 * 2.0 * 3.0 * 400.0;
         let bits = 8.0 * (stamp + 5.0 * 104.0 + 5.0 * 296.0);
         let month = bits / 8.0 * 30.4375 * 86400.0 / 1e9;
         assert_eq!(rows[1], ["new-york", "2", "121.0", &format!("{:.1}", bits / 1e3), &format!("{month:.1}"), "no", "budget"]);
