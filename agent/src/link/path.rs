@@ -92,9 +92,11 @@ impl Path {
         let above_ns = flow.least.above(at, rtt_ns);
         flow.hops = sample.hops;
         self.answered_at = self.answered_at.max(Some(at));
-        self.variation.record_ns(above_ns);
+        if let Some(above_ns) = above_ns {
+            self.variation.record_ns(above_ns);
+            self.slot(at).variation.record_ns(above_ns);
+        }
         let slot = self.slot(at);
-        slot.variation.record_ns(above_ns);
         if let Some(oneway) = sample.oneway {
             slot.shortest = slot.shortest.zip(oneway).map(|(known, new)| Some(shorter(known, new)));
         }
@@ -198,7 +200,7 @@ impl Path {
         let why = "the fate of no probe is settled yet";
         LinkPath {
             oneway: self.shortest(now).map(oneway),
-            delay_variation: self.of_answers(now, variation.quantiles(), "no probe was answered in the last minute"),
+            delay_variation: self.of_answers(now, variation.quantiles(), "no flow was answered twice within the last minute"),
             hops: self.hops(now).map(hops),
             lost: Known::from_option(probed.then_some(lost), why),
             changes: Known::from_option(probed.then(|| self.changes.values().sum()), why),

@@ -23,18 +23,20 @@ struct Slot {
 }
 
 impl Least {
-    /// Takes in a delay; returns by how much it is above the least of the last minute, itself included [ns].
-    pub fn above(&mut self, at: RawNanos, delay_ns: u64) -> u64 {
+    /// Takes in a delay; returns by how much it is above the least of the last minute, itself included [ns]. The first one has nothing that
+    /// it could vary from.
+    pub fn above(&mut self, at: RawNanos, delay_ns: u64) -> Option<u64> {
         let number = at.0 / SLOT_NS;
         while self.slots.front().is_some_and(|slot| number.abs_diff(slot.number) >= nanos(WINDOW) / SLOT_NS) {
             self.slots.pop_front();
         }
+        let is_first = self.slots.is_empty();
         match self.slots.back_mut() {
             Some(slot) if slot.number >= number => slot.least_ns = slot.least_ns.min(delay_ns),
             _ => self.slots.push_back(Slot { number, least_ns: delay_ns }),
         }
         let least_ns = self.slots.iter().map(|slot| slot.least_ns).min().unwrap_or(delay_ns);
-        delay_ns - least_ns.min(delay_ns)
+        (!is_first).then(|| delay_ns - least_ns.min(delay_ns))
     }
 }
 
@@ -52,7 +54,10 @@ mod tests {
             for (wait_ms, delay_ns) in delays {
                 now_ms += wait_ms;
                 known.push((now_ms, delay_ns));
+                let is_first = least.slots.is_empty();
                 let above = least.above(RawNanos(now_ms * 1_000_000), delay_ns);
+                prop_assert!(above.is_some() || is_first || wait_ms > 50_000);
+                let Some(above) = above else { continue };
                 let since = |age_ms: u64| known.iter().filter(|(at, _)| at + age_ms >= now_ms).map(|(_, ns)| *ns).min().unwrap();
                 prop_assert!((delay_ns - since(55_000)..=delay_ns - since(60_000)).contains(&above));
                 prop_assert!(least.slots.len() <= 12);

@@ -1,10 +1,11 @@
 //! `lagmesh status` against a live collector and a live agent.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lagmesh_model::status::{AgentStatus, FleetStatus};
-use lagmesh_tests::files;
+use lagmesh_tests::{files, wait};
 
 use crate::support::ready_world;
 
@@ -20,6 +21,13 @@ async fn shows_a_live_fleet() -> Result<()> {
     let world = ready_world("status").await?;
     let (collector, agent) = (world.page(), world.agent_page("tokyo")?);
     let (collector, agent) = (collector.trim_end_matches('/'), agent.trim_end_matches('/'));
+    // Jitter takes a second round trip of some flow.
+    wait::until("nothing is unknown any more", Duration::from_secs(20), || async {
+        let text = status(&["--local", "--url", agent])?;
+        ensure!(!text.contains("unknown"), "{text}");
+        Ok(())
+    })
+    .await?;
     let fleet = status(&["--url", collector])?;
     let own = status(&["--local", "--url", agent])?;
     for (text, wanted) in

@@ -72,7 +72,7 @@ fn variation_by_flow() {
     }
     let status = path.status(at(30_000), true);
     let variation = status.delay_variation.current().copied().unwrap();
-    assert_eq!((variation.samples, variation.min_s), (60, 0.0));
+    assert_eq!((variation.samples, variation.min_s), (58, 0.0), "the first of each flow varies from nothing");
     assert!((variation.max_s - 0.000_2).abs() < 1e-5, "{variation:?}");
     assert_eq!((status.hops.forward.current(), status.hops.backward.current()), (Some(&6), Some(&15)));
     assert!(!status.oneway.forward.is_known());
