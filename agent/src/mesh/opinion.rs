@@ -160,13 +160,13 @@ impl Opinions {
         }
         wanted.retain(|name, _| !self.asked.contains_key(name));
         for (name, question) in wanted {
-            self.begin(&name, &question, &fleet.mesh)?;
+            self.begin(&name, &question, &fleet.mesh);
             self.asked.insert(name, question);
         }
         Ok(())
     }
 
-    fn begin(&mut self, name: &str, Question { peer, kind, whom }: &Question, mesh: &Mesh) -> anyhow::Result<()> {
+    fn begin(&mut self, name: &str, Question { peer, kind, whom }: &Question, mesh: &Mesh) {
         let OpinionContext { agent, clock, observations, .. } = &self.context;
         let opinion = Opinion {
             peer: peer.clone(),
@@ -186,12 +186,11 @@ impl Opinions {
                 let target = http::Target::of(url, &opinion);
                 self.crew.spawn(name, |stop| http::run(opinion, target, stop));
             }
-            Whom::Database(dsn) => {
-                let target = sql::Target::of(&dsn, &opinion)?;
+            Whom::Database(info) => {
+                let target = sql::Target::of(*info, &opinion);
                 self.crew.spawn(name, |stop| sql::run(opinion, target, stop));
             }
         }
-        Ok(())
     }
 }
 

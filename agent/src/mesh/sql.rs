@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use lagmesh_daemon::{Clock, Shutdown};
 use lagmesh_model::state::{Outcome, Phase, ProbeKind};
 use lagmesh_model::stopwatch::Stopwatch;
@@ -39,13 +38,8 @@ pub struct Target {
 
 impl Target {
     /// The database of a connection string.
-    ///
-    /// # Errors
-    /// If the string cannot be understood.
-    pub fn of(dsn: &str, opinion: &Opinion) -> anyhow::Result<Target> {
-        let info = ConnInfo::parse(dsn, |name| std::env::var(name).ok());
-        let info = info.with_context(|| format!("region {}: sql_probe in the fleet file", opinion.peer))?;
-        Ok(Target::new(info, format!("{} {}", opinion.kind, opinion.peer), &opinion.clock, opinion.timing.give_up))
+    pub fn of(info: ConnInfo, opinion: &Opinion) -> Target {
+        Target::new(info, format!("{} {}", opinion.kind, opinion.peer), &opinion.clock, opinion.timing.give_up)
     }
 
     fn new(mut info: ConnInfo, name: String, clock: &Clock, give_up: Duration) -> Target {
