@@ -106,7 +106,7 @@ impl Search {
 
 /// Where a peer is probed.
 fn in_use(lines: &Lines, peer: usize) -> Option<SocketAddr> {
-    lines.of(peer).as_ref().map(|connected| connected.address)
+    lines.of(peer).map(|connected| connected.address)
 }
 
 /// Whether a peer is one, and to be found by this name.

@@ -30,7 +30,7 @@ pub struct Lines {
     /// Not watched by the runtime: nobody is woken by what comes.
     ready: Epoll,
     /// By the number of the peer, which is never given twice: what is told of a socket never meets another peer's.
-    peers: RefCell<BTreeMap<usize, Option<Connected>>>,
+    peers: RefCell<BTreeMap<usize, Connected>>,
 }
 
 /// The sockets towards a peer agent.
@@ -79,9 +79,9 @@ impl Lines {
         Ok(Lines { ready, peers: RefCell::default() })
     }
 
-    /// The sockets towards a peer.
-    pub fn of(&self, peer: usize) -> Ref<'_, Option<Connected>> {
-        Ref::map(self.peers.borrow(), |peers| peers.get(&peer).unwrap_or(&None))
+    /// The sockets towards a peer; `None` if there are none.
+    pub fn of(&self, peer: usize) -> Option<Ref<'_, Connected>> {
+        Ref::filter_map(self.peers.borrow(), |peers| peers.get(&peer)).ok()
     }
 
     /// Closes the sockets towards a peer. The kernel stops watching them by that.
@@ -98,7 +98,7 @@ impl Lines {
             let name = (peer as u64) << 16 | flow as u64;
             self.ready.add(&line.socket, EpollEvent::new(EpollFlags::EPOLLIN, name))?;
         }
-        self.peers.borrow_mut().insert(peer, Some(connected));
+        self.peers.borrow_mut().insert(peer, connected);
         Ok(())
     }
 

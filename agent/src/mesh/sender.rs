@@ -93,7 +93,7 @@ pub fn send_probe(shared: &Shared, lines: &Lines, peer: usize, flow: usize) {
 pub fn run_errand(shared: &Shared, lines: &Lines, peer: usize, errand: &Errand) {
     let connected = lines.of(peer);
     let Some((line, ip)) =
-        connected.as_ref().and_then(|Connected { address, flows }| Some((flows.get(errand.flow)?, address.ip())))
+        connected.as_deref().and_then(|Connected { address, flows }| Some((flows.get(errand.flow)?, address.ip())))
     else {
         return;
     };
