@@ -123,7 +123,7 @@ impl Task {
                 _ = export.tick() => {
                     self.export();
                 }
-                question = self.context.questions.next() => {
+                Some(question) = self.context.questions.recv() => {
                     // Who asked may have gone.
                     question.send(self.show()).unwrap_or_default();
                 }

@@ -51,8 +51,7 @@ async fn bench() -> Bench {
     let ending = shutdown.clone();
     supervisor.spawn("summary", async move {
         let answering = async {
-            loop {
-                let question = questions.next().await;
+            while let Some(question) = questions.recv().await {
                 drop(waits.lock().await);
                 question.send(answer.clone()).unwrap_or_default();
             }

@@ -20,10 +20,7 @@ pub struct Viewer {
 }
 
 /// Those who look, as the summary meets them.
-#[derive(Debug)]
-pub struct Questions {
-    waiting: mpsc::Receiver<oneshot::Sender<Arc<Snapshot>>>,
-}
+pub type Questions = mpsc::Receiver<oneshot::Sender<Arc<Snapshot>>>;
 
 /// Nobody has told what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +40,7 @@ impl Viewer {
     /// A viewer, and what the summary needs to serve it.
     pub fn new() -> (Viewer, Questions) {
         let (questions, waiting) = mpsc::channel(WAITING_MAX);
-        (Viewer { questions }, Questions { waiting })
+        (Viewer { questions }, waiting)
     }
 
     /// What is known now, or was moments ago.
@@ -57,15 +54,5 @@ impl Viewer {
             mpsc::error::TrySendError::Closed(_) => NoView::Ending,
         })?;
         timeout(ANSWER_MAX, answer).await.map_err(|_| NoView::Stuck)?.map_err(|_| NoView::Ending)
-    }
-}
-
-impl Questions {
-    /// The next who asks; never if nobody can ask any more.
-    pub async fn next(&mut self) -> oneshot::Sender<Arc<Snapshot>> {
-        match self.waiting.recv().await {
-            Some(question) => question,
-            None => std::future::pending().await,
-        }
     }
 }
