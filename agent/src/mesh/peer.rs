@@ -22,7 +22,7 @@ use crate::mesh::keys::MeshKeys;
 use crate::mesh::offset::OffsetWindow;
 pub use crate::mesh::peer::answer::{Came, Told};
 pub use crate::mesh::peer::packet::PACKET_MAX;
-use crate::mesh::schedule::{phase, round_of, to_round};
+use crate::mesh::schedule::{Every, phase, round_of, to_round};
 use crate::mesh::stamp::Timestamp;
 use crate::mesh::survey::{Errand, SURVEY_MAX, Survey, headers_length};
 use crate::mesh::tlv::AgentHash;
@@ -59,7 +59,7 @@ pub struct Peer {
     offset: OffsetWindow,
     own_epoch: Epoch,
     refused_at: Option<RawNanos>,
-    losses_told: Option<RawNanos>,
+    telling_losses: Every,
     fates: Vec<Fate>,
     survey: Survey,
     /// Where it was found.
@@ -95,7 +95,7 @@ impl Peer {
             offset: OffsetWindow::new(fleet.one_way_floor_ns(own.0, peer.0)),
             own_epoch: now.epoch,
             refused_at: None,
-            losses_told: None,
+            telling_losses: Every::new(LOSSES_EVERY, now.raw),
             fates: Vec::new(),
             survey: Survey::new(now.raw, mesh.deadline),
             address: None,
@@ -191,8 +191,8 @@ impl Peer {
             }
         }
         self.tell(fates, now, out);
-        if self.losses_told.is_none_or(|told| read.since_ns(told) >= nanos(LOSSES_EVERY).cast_signed()) {
-            self.losses_told = Some(read);
+        if self.telling_losses.is_due(read) {
+            self.telling_losses = self.telling_losses.done(read);
             self.tell_losses(read, out);
         }
     }

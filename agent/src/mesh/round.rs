@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lagmesh_model::time::{RawNanos, nanos};
+use lagmesh_model::time::RawNanos;
 use tokio::time::sleep;
 
 use crate::mesh::doors::{Door, Doors};
 use crate::mesh::line::{Lines, Ready};
 use crate::mesh::responder::Waiting;
-use crate::mesh::schedule::until_round;
+use crate::mesh::schedule::{Every, until_round};
 use crate::mesh::sender::{run_errand, send_probe, take_in};
 use crate::mesh::shared::Shared;
 
@@ -29,7 +29,7 @@ const SOON: Duration = Duration::from_millis(1);
 struct Rounds {
     /// All that had come by then has been read.
     read: RawNanos,
-    judged: RawNanos,
+    judging: Every,
     /// Whether this round began as soon as something came.
     prompt: bool,
 }
@@ -49,7 +49,7 @@ enum Load {
 /// If the kernel refuses to say which sockets have something.
 pub async fn go_round(shared: &Shared, lines: &Lines, doors: &mut Doors) -> anyhow::Result<()> {
     let begun = shared.with(|_, now| now.raw);
-    let mut rounds = Rounds { read: begun, judged: begun, prompt: false };
+    let mut rounds = Rounds { read: begun, judging: Every::new(JUDGE_EVERY, begun), prompt: false };
     loop {
         match rounds.round(shared, lines, doors)? {
             Load::Left => tokio::task::yield_now().await,
@@ -96,9 +96,9 @@ impl Rounds {
             // For strangers nobody goes without sleep.
             all &= answered || door == Door::Strangers;
         }
-        let judge = begun.since_ns(self.judged) >= nanos(JUDGE_EVERY).cast_signed();
+        let judge = self.judging.is_due(begun);
         if judge {
-            self.judged = begun;
+            self.judging = self.judging.done(begun);
             doors.follow(shared);
         }
         packets += self.send(shared, lines, judge);

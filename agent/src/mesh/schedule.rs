@@ -63,6 +63,31 @@ impl Schedule {
     }
 }
 
+/// What is done again once so much time has passed.
+#[derive(Debug, Clone, Copy)]
+pub struct Every {
+    period: Duration,
+    done: RawNanos,
+}
+
+impl Every {
+    /// As if it had just been done.
+    pub fn new(period: Duration, now: RawNanos) -> Every {
+        Every { period, done: now }
+    }
+
+    /// Whether it is time; on a clock that began anew further back it is.
+    pub fn is_due(&self, now: RawNanos) -> bool {
+        now.checked_since(self.done).is_none_or(|passed| passed >= self.period)
+    }
+
+    /// It was done.
+    #[must_use]
+    pub fn done(self, now: RawNanos) -> Every {
+        Every { done: now, ..self }
+    }
+}
+
 /// Where in the period the probes of a pair start [0, period): hashed, so that agents do not march in step.
 pub fn phase(names: &[&str], period: Duration) -> Duration {
     let mut hasher = Sha256::new();
@@ -175,6 +200,14 @@ mod tests {
                 prop_assert_eq!(fates, passed);
             }
         }
+    }
+
+    /// It is time after a period, counted from when it was done, and whenever the clock began anew.
+    #[test]
+    fn every_so_often() {
+        let every = Every::new(PERIOD, at(5_000));
+        assert_eq!([5_000, 5_999, 6_000, 4_999].map(|ms| every.is_due(at(ms))), [false, false, true, true]);
+        assert!(!every.done(at(6_000)).is_due(at(6_999)));
     }
 
     /// Phases differ between pairs and lie within the period.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::{Clock, Progress};
-use lagmesh_model::time::{RawNanos, Reading, nanos};
+use lagmesh_model::time::{RawNanos, Reading};
 use tokio::sync::{Notify, watch};
 
 use crate::measurement::{Observation, Observations, PeerView, Probe};
 use crate::mesh::engine::Engine;
+use crate::mesh::schedule::Every;
 
 /// Observations are handed over so often, unless one of them is a change: each handing over wakes another thread.
 const HAND_OVER_EVERY: Duration = Duration::from_millis(100);
@@ -27,8 +28,8 @@ pub struct Shared {
     pending: RefCell<Vec<Observation>>,
     /// Whether something that is pending must not wait.
     urgent: Cell<bool>,
-    handed_over: Cell<RawNanos>,
-    published: Cell<RawNanos>,
+    handing_over: Cell<Every>,
+    publishing: Cell<Every>,
     /// Rung when another fleet file is in force.
     pub reloaded: Notify,
 }
@@ -54,8 +55,8 @@ impl Shared {
             ends,
             pending: RefCell::default(),
             urgent: Cell::default(),
-            handed_over: Cell::new(now),
-            published: Cell::new(now),
+            handing_over: Cell::new(Every::new(HAND_OVER_EVERY, now)),
+            publishing: Cell::new(Every::new(PUBLISH_EVERY, now)),
             reloaded: Notify::new(),
         }
     }
@@ -77,11 +78,11 @@ impl Shared {
 
     /// Publishes what was heard, at once if there is an announcement among it, and counts that were not told yet.
     pub fn publish(&self, now: RawNanos) {
-        let waited = now.since_ns(self.published.get()) >= nanos(PUBLISH_EVERY).cast_signed();
-        if !waited && !self.engine.borrow().has_news() {
+        let publishing = self.publishing.get();
+        if !publishing.is_due(now) && !self.engine.borrow().has_news() {
             return;
         }
-        self.published.set(now);
+        self.publishing.set(publishing.done(now));
         let claim = self.clock.claim();
         let view = self.with(|engine, now| {
             self.ends.progress.mark(now);
@@ -96,9 +97,9 @@ impl Shared {
 
     /// Hands over what was observed, if it has waited for long enough.
     pub fn hand_over(&self, now: RawNanos) {
-        let waited = now.since_ns(self.handed_over.get()) >= nanos(HAND_OVER_EVERY).cast_signed();
-        if waited || self.urgent.get() || self.pending.borrow().len() >= PENDING_MAX {
-            self.handed_over.set(now);
+        let handing_over = self.handing_over.get();
+        if handing_over.is_due(now) || self.urgent.get() || self.pending.borrow().len() >= PENDING_MAX {
+            self.handing_over.set(handing_over.done(now));
             self.hand_over_now();
         }
     }
@@ -171,7 +172,7 @@ mod tests {
         let engine = Engine::new(&Arc::new(fleet(&[])), &oslo, &oslo_a, None, clock.now());
         let (observations, mut queue) = Observations::queue(100);
         let shared = Shared::new(engine, clock, ends(observations));
-        let begun = shared.handed_over.get();
+        let begun = shared.clock.now().raw;
         shared.pending.borrow_mut().push(Observation::MeshDropped("loop", 1));
         shared.hand_over(begun.after(HAND_OVER_EVERY / 2));
         assert!(queue.try_recv().is_err());
