@@ -2,11 +2,10 @@
 //! opinions. What agents tell each other about beats rides in the same packets.
 //!
 //! Pure parts: [`stamp`] and [`tlv`] (packets), [`keys`], [`schedule`], [`budget`], [`kernel`] (its stamps), [`flow`], [`direction`]
-//! (of losses), [`flow_path`] (whether it changed), [`held`] (what waits for the reflector's
-//! word), [`offset`], [`peer`], [`survey`] with [`trace`] and [`mtu`] (what is asked beside
-//! the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`], [`engine`] (all of them), [`question`] (what is asked beside them). Shells: [`round`] over
-//! [`sender`], [`doors`], [`responder`], [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and
-//! [`http`].
+//! (of losses), [`flow_path`] (whether it changed), [`held`] (what waits for the reflector's word), [`offset`], [`peer`], [`survey`] with
+//! [`trace`] and [`mtu`] (what is asked beside the probes), [`bulletin`] (what to tell), [`hearing`] (what was told), [`reflector`],
+//! [`engine`] (all of them), [`question`] (what is asked beside them). Shells: [`round`] over [`sender`], [`doors`], [`responder`],
+//! [`line`] and [`socket`] (UDP), [`finder`] with [`resolve`], [`opinion`] with [`icmp`], [`tcp`], [`sql`] and [`http`].
 //! `fuzzing` holds what the fuzz targets run.
 
 pub mod budget;

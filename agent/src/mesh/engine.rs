@@ -332,8 +332,7 @@ impl Engine {
         }
     }
 
-    /// Turns a request into its answer, in place.
-    /// Returns what a stamp of its leaving is about.
+    /// Turns a request into its answer, in place; returns what a stamp of its leaving is about.
     pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading) -> Option<Answered> {
         let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
         let bulletin = entry.and_then(|entry| self.bulletins.get_mut(&entry.region));
