@@ -7,7 +7,7 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::state::Outcome;
 use tokio::time::sleep;
 
-use super::accuracy::{DELAY_NS, LEAST_NS};
+use super::accuracy::DELAY_NS;
 use super::bed::{Bed, Meter, PEERS, Setup};
 use super::figure::Figure;
 use super::loss::{GIVE_UP, True, false_loss, truth, words};
@@ -36,6 +36,8 @@ const LOG_RECORDS: usize = 1_000_000;
 const LOOKS_MIN: usize = 60;
 /// A probe younger than this may still be answered, and its answer be on its way into the log [ns].
 const SETTLED_NS: i64 = 2_500 * MS;
+/// Round trips of at most two to this power of a second are impossible: the largest power of two below the path's 40 ms.
+const IMPOSSIBLE_POWER: i32 = -5;
 /// How much of the memory's growth per hour can be told from chance within such a run [MiB/h].
 const GROWTH_TARGET: f64 = 1.0;
 
@@ -118,11 +120,13 @@ impl Soak {
         let forgotten = self.bed.wan.log().forgotten();
         let how = format!(
             "soak.probes, mesh.false_loss/soak, mesh.impossible/soak: {PEERS} peers with {FLOWS} flows every {INTERVAL_MS} ms over links that lose nothing, for {:.0} s, with HMAC. \
-             False loss: as in the bench. Impossible: round-trip times below {:.0} us, where the path takes {:.0} us at least. Log: {} probes left, {} of them were answered in time{}. \
+             False loss: as in the bench. Impossible: round-trip times below {:.0} us, far below the {:.0} us that the path takes; the shortest of all was {:.0} us (the network counts a packet's way \
+             from a moment just before the kernel stamps it, and at this rate the two may be far apart). Log: {} probes left, {} of them were answered in time{}. \
              Agent, without those that were still out when it ended: {}",
             self.memory.last().map_or(0.0, |(after_s, _)| *after_s),
-            LEAST_NS as f64 / 1e3,
+            2_f64.powi(IMPOSSIBLE_POWER) * 1e6,
             2.0 * DELAY_NS as f64 / 1e3,
+            shortest_s(newest).unwrap_or(f64::NAN) * 1e6,
             self.truth.sent,
             self.truth.in_time,
             if forgotten > 0 { " (it remembers only the newest packets; each was counted before)" } else { "" },
@@ -166,14 +170,14 @@ impl Soak {
     }
 }
 
-/// Round-trip times that cannot be on a path of [`DELAY_NS`] each way: each peer's smallest, and all in buckets far below.
+/// How many round-trip times are far below what the path of [`DELAY_NS`] each way takes: zeros among them, and what would be negative.
 fn impossible(counted: &Counted) -> u64 {
-    // 2^-5 s is the largest power of two of a second below the path's 40 ms.
-    let of_peer = |rtts: &Exponential| {
-        let smallest = rtts.min_s().is_some_and(|min_s| min_s * 1e9 < LEAST_NS as f64);
-        rtts.count_at_or_below_power_of_two_s(-5).max(u64::from(smallest))
-    };
-    counted.rtts.values().map(of_peer).sum()
+    counted.rtts.values().map(|rtts| rtts.count_at_or_below_power_of_two_s(IMPOSSIBLE_POWER)).sum()
+}
+
+/// The shortest round trip of all [s].
+fn shortest_s(counted: &Counted) -> Option<f64> {
+    counted.rtts.values().filter_map(Exponential::min_s).min_by(f64::total_cmp)
 }
 
 fn percent(part: u64, rest: u64) -> f64 {
