@@ -202,7 +202,12 @@ pub enum NodeNews {
         role: NodeRole,
     },
     /// Positions and receiver of a node in recovery.
-    Standby(StandbySample),
+    Standby {
+        /// What it says of itself.
+        sample: StandbySample,
+        /// When it was asked.
+        began: Reading,
+    },
     /// Positions and walsenders of a node out of recovery.
     Writer(WriterSample),
     /// What a subscriber says of its subscriptions.

@@ -11,6 +11,8 @@ mod evidence;
 mod lag;
 mod node;
 mod output;
+mod position_map;
+mod reach;
 mod told;
 mod track;
 
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use lagmesh_model::fleet::{self, Fleet};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
+use lagmesh_model::interval::Interval;
 use lagmesh_model::series::Series;
 use lagmesh_model::state::NodeRole;
 use lagmesh_model::status;
@@ -26,7 +29,7 @@ use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
 use crate::measurement::{NodeEvent, NodeNews, PeerView, Sighting, Write};
 use node::NodeTrack;
-use told::Told;
+use told::{Heard, Told};
 use track::{Track, age};
 
 /// The lag of a beat is not old before this, however short the interval: hosts and networks have hiccups.
@@ -100,7 +103,9 @@ impl Replications {
             NodeNews::Sighting(sighting) => self.see(&node, sighting, now, view),
             NodeNews::Written(Write { announcement: Some(announcement), outcome, took }) => {
                 // Known when the commit returned, not when this was folded in.
-                self.told.entry(node.clone()).or_default().tell(&announcement, announcement.times.acknowledged, None);
+                let heard = Heard { announcement: &announcement, at: announcement.times.acknowledged, from: None };
+                let offset = || offset_at(heard.at, announcement.times.epoch, now, view);
+                self.told.entry(node.clone()).or_default().tell(&heard, offset);
                 if let Some(track) = self.nodes.get_mut(&node) {
                     track.record(NodeNews::Written(Write { announcement: Some(announcement), outcome, took }), now);
                 }
@@ -151,7 +156,9 @@ impl Replications {
         // The mesh may follow another fleet file a moment later than we do.
         let is_known = |origin: &NodeName| self.clusters.values().any(|cluster| cluster.holds(origin));
         for (origin, heard) in view.announcements.iter().filter(|(origin, _)| is_known(origin)) {
-            self.told.entry(origin.clone()).or_default().tell(&heard.what, heard.at, Some(&heard.from));
+            let offset = || offset_at(heard.at, heard.what.times.epoch, now, view);
+            let heard = Heard { announcement: &heard.what, at: heard.at, from: Some(&heard.from) };
+            self.told.entry(origin.clone()).or_default().tell(&heard, offset);
         }
         for cluster in self.clusters.values() {
             for origin in cluster.members.keys().filter(|origin| self.told.contains_key(*origin)) {
@@ -210,6 +217,13 @@ impl Replications {
         self.tracks.values_mut().for_each(|track| track.new_epoch(now));
         self.nodes.values_mut().for_each(NodeTrack::new_epoch);
     }
+}
+
+/// The clock of `epoch` minus ours at a moment shortly before `now`.
+fn offset_at(at: RawNanos, epoch: Epoch, now: Reading, view: &PeerView) -> Option<Interval> {
+    let offset = view.offset_of(epoch, now)?;
+    // Our own clock is no distance from itself.
+    if epoch == now.epoch { Some(offset) } else { Some(offset.widen_for_drift_of_pair(age(now.raw, at))) }
 }
 
 impl Cluster {

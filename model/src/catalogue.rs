@@ -271,11 +271,15 @@ catalogue! {
     REPLICATION_BEATS = "lagmesh.replication.beats", Counter, One, Agent, [Cluster, Origin, Region, Node, Objective],
         "Beats seen at the node by whether their lag met the objective (met, missed, or unknown where the interval holds the objective)";
     REPLICATION_DELAY = "lagmesh.replication.delay", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Stage, Bound, Basis],
-        "How long the newest beat took from its commit at the origin to this stage at the node; signed, never clamped";
+        "Visible: how long the newest beat took from its commit at the origin. Received, flushed, replayed: how long the oldest log that has not got so far has been written; 0 if none is known";
     REPLICATION_STALENESS = "lagmesh.replication.staleness", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound],
         "Now minus the commit time of the newest visible beat: how old what users read at the node is";
     REPLICATION_BACKLOG = "lagmesh.replication.backlog", Gauge, Bytes, Agent, [Cluster, Origin, Region, Node, Stage],
-        "Bytes of log that the origin is known to have written and the node has not yet received or replayed";
+        "Bytes of log that the origin is known to have written and that have not got so far at the node";
+    REPLICATION_CATCH_UP = "lagmesh.replication.catch_up", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node],
+        "How long it takes until everything is replayed if both ends go on as in the last half minute; absent if it does not catch up";
+    RPO = "lagmesh.rpo", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound],
+        "If the origin vanished now: over how long it has written what is not on disk at the node";
     REPLICATION_STATE = "lagmesh.replication.state", Gauge, One, Agent, [Cluster, Origin, Region, Node, State],
         "1 for the current state of replication from origin to node, else 0";
     HEARTBEAT_COMMIT = "lagmesh.heartbeat.commit", Histogram, Seconds, Agent, [Cluster, Region, Node, Level],

@@ -323,8 +323,10 @@ words! {
 words! {
     /// How far a commit has got at a node.
     Stage {
-        /// Its log has been received and flushed.
-        Received = "received", "its log has been received and flushed";
+        /// Its log has been received, perhaps not yet onto disk.
+        Received = "received", "its log has been received, perhaps not yet onto disk";
+        /// Its log is on disk.
+        Flushed = "flushed", "its log is on disk: it survives the loss of the origin";
         /// Its log has been replayed.
         Replayed = "replayed", "its log has been replayed";
         /// A query sees it.

@@ -17,7 +17,7 @@ use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
     Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
-    RouteCause, StampSource, Vote,
+    RouteCause, Stage, StampSource, Vote,
 };
 use crate::time::WallNanos;
 
@@ -301,6 +301,52 @@ pub struct Node {
     pub evidence_age_s: Known<f64>,
 }
 
+/// How far the log of one origin has got at one node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogReach {
+    /// Received, perhaps not yet onto disk.
+    pub received: Reach,
+    /// On disk.
+    pub flushed: Reach,
+    /// Replayed.
+    pub replayed: Reach,
+}
+
+/// What has not got so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reach {
+    /// Log that the origin is known to have written and that has not got so far [bytes].
+    pub backlog_bytes: Known<u64>,
+    /// How long the oldest log that has not got so far has been written, when the node was last looked at; if none is known, zero, and
+    /// no more than the upper end.
+    pub delay: Known<Seconds>,
+}
+
+impl LogReach {
+    /// Each with its word.
+    pub fn each(&self) -> [(Stage, &Reach); 3] {
+        [(Stage::Received, &self.received), (Stage::Flushed, &self.flushed), (Stage::Replayed, &self.replayed)]
+    }
+
+    /// What `of` makes of each word.
+    pub fn from_each(mut of: impl FnMut(Stage) -> Reach) -> LogReach {
+        LogReach { received: of(Stage::Received), flushed: of(Stage::Flushed), replayed: of(Stage::Replayed) }
+    }
+}
+
+impl Reach {
+    /// Not known, for one reason.
+    pub fn unknown(why: &str) -> Reach {
+        Reach { backlog_bytes: Known::unknown(why), delay: Known::unknown(why) }
+    }
+}
+
+impl Default for Reach {
+    fn default() -> Reach {
+        Reach { backlog_bytes: untold(), delay: untold() }
+    }
+}
+
 /// Replication from one origin to one node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replication {
@@ -325,10 +371,16 @@ pub struct Replication {
     pub lag_recent: Known<Quantiles>,
     /// Staleness now.
     pub staleness: Known<Seconds>,
-    /// Bytes written at the origin and not received here.
-    pub backlog_received_bytes: Known<u64>,
-    /// Bytes written at the origin and not replayed here.
-    pub backlog_replayed_bytes: Known<u64>,
+/// How far the origin's log has got.
+    #[serde(default)]
+    pub log: LogReach,
+    /// If the origin vanished now: over how long it has written what is not on disk here. Its newest writes may be unknown, so the upper
+    /// end goes up to now.
+    #[serde(default = "untold")]
+    pub loss: Known<Seconds>,
+    /// How long it takes until everything is replayed, if both ends go on as they did [s].
+    #[serde(default = "untold")]
+    pub catch_up_s: Known<f64>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
 }

@@ -149,9 +149,10 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
         site.count(1);
         let client = connection.client();
         let in_recovery = if role == NodeRole::Standby {
+            let began = site.clock().now();
             let sample = site.query(connection, "read positions", standby_sample(client, catalogue)).await?;
             let in_recovery = sample.in_recovery;
-            site.tell(NodeNews::Standby(sample));
+            site.tell(NodeNews::Standby { sample, began });
             in_recovery
         } else {
             let sample = site.query(connection, "read positions", writer_sample(client, catalogue)).await?;

@@ -6,13 +6,14 @@ use lagmesh_model::beat::least_spacing;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
 use lagmesh_model::state::NodeState;
-use lagmesh_model::status::{self, Seconds};
+use lagmesh_model::status::{self, LogReach, Reach, Seconds};
 use lagmesh_model::time::{RawNanos, Reading};
 
 use crate::measurement::PeerView;
 use crate::replication::decide::{self, Evidence, Writer, decide};
 use crate::replication::lag::SincePoll;
 use crate::replication::node::{Look, NodeTrack};
+use crate::replication::reach::Log;
 use crate::replication::told::{Told, ToldBeat};
 use crate::replication::track::{Track, age};
 use crate::replication::{Cluster, Link, Replications};
@@ -26,8 +27,7 @@ impl Replications {
         let (state, why) = decide(&evidence);
         let told = self.told.get(&link.origin);
         let unplanned = cluster.unplanned.contains(&link.origin);
-        let backlog =
-            |reached: fn(&NodeTrack, RawNanos) -> Option<Position>| backlog(told, reached(node, now.raw), now.raw, &evidence);
+        let log = Log { told, node, cluster, now: now.raw };
         let since = SincePoll {
             told: told.and_then(Told::newest).map(|beat| &beat.announcement),
             spacing: least_spacing(cluster.interval),
@@ -50,8 +50,9 @@ impl Replications {
                     Err(why) => Known::unknown(why),
                 },
             ),
-            backlog_received_bytes: because(unplanned, backlog(|node, now| newest_look(node, now)?.received(node.system()))),
-            backlog_replayed_bytes: because(unplanned, backlog(|node, now| newest_look(node, now)?.replayed(node.system()))),
+            log: if unplanned { LogReach::from_each(|_| Reach::unknown(decide::UNPLANNED)) } else { log.reach() },
+            loss: because(unplanned, log.loss()),
+            catch_up_s: because(unplanned, log.catch_up_s(state)),
             evidence_age_s: match node.poll_began() {
                 Some(began) => Known::known(age(now.raw, began).as_secs_f64()),
                 None => Known::unknown("the node has not been read yet"),
@@ -140,26 +141,6 @@ fn other_log(node: &NodeTrack, beat: &ToldBeat, now: RawNanos) -> Option<String>
     }
     let timeline = look.timeline().filter(|timeline| *timeline != written.timeline)?;
     Some(format!("the node follows timeline {timeline}, the writer writes timeline {}", written.timeline))
-}
-
-fn newest_look(node: &NodeTrack, now: RawNanos) -> Option<&Look> {
-    node.looks(now).map(|(look, _)| look)
-}
-
-/// What the writer is known to have written beyond what was reached. It may have written more since it last told us.
-fn backlog(told: Option<&Told>, reached: Option<Position>, now: RawNanos, evidence: &Evidence) -> Known<u64> {
-    let Some(newest) = told.and_then(Told::newest) else { return Known::unknown("the writer has told of no position") };
-    let Some(reached) = reached else { return Known::unknown("the node shows no position") };
-    let Some(ahead) = newest.announcement.position.bytes_ahead_of(&reached) else {
-        return Known::unknown("positions of different systems or timelines cannot be compared");
-    };
-    // Behind by nothing that is known of: that is what a negative difference says.
-    let bytes = if ahead > 0 { ahead.cast_unsigned() } else { 0 };
-    let told_age = age(now, newest.at);
-    if told_age > evidence.interval.mul_f64(decide::WRITER_DOWN_INTERVALS) {
-        return Known::Stale { value: bytes, age_s: told_age.as_secs_f64() };
-    }
-    Known::known(bytes)
 }
 
 /// A value that is unknown where the plan of the mesh lets nobody measure it is unknown for that reason.

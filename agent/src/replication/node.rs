@@ -1,6 +1,6 @@
 //! What is known of one node: how its agent gets on with it, what it is, where it stands, what was written to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lagmesh_model::beat::BeatId;
@@ -8,7 +8,7 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
-use lagmesh_model::state::{NodeRole, NodeState, WriteOutcome};
+use lagmesh_model::state::{NodeRole, NodeState, Stage, WriteOutcome};
 use lagmesh_model::status;
 use lagmesh_model::time::{RawNanos, Reading, nanos};
 use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, StandbySample, SubscriberSample, WriterSample};
@@ -26,6 +26,12 @@ const CONFLICT_HELD: Duration = Duration::from_secs(10);
 /// server last counted an error it is told.
 const APPLY_ERROR_HELD: Duration = Duration::from_secs(20);
 
+/// The span over which the speed of replay is taken.
+pub(super) const PACE_SPAN: Duration = Duration::from_secs(30);
+
+/// The most looks within it: four a second.
+const PACE_LOOKS_MAX: usize = 128;
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct NodeTrack {
@@ -37,6 +43,8 @@ pub(super) struct NodeTrack {
     facts: Option<(NodeFacts, NodeRole)>,
     /// The newest look at a standby's positions, and the one before.
     looks: (Option<Look>, Option<Look>),
+    /// How far a standby had replayed at the looks of the last half minute.
+    pace: VecDeque<(RawNanos, Lsn)>,
     /// The newest look at a writer's position.
     written: Option<(Lsn, RawNanos)>,
     conflict: Option<RawNanos>,
@@ -68,7 +76,9 @@ pub(super) struct NodeTotals {
 /// One look at a standby.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
-    /// When it was told.
+    /// When it began: the server was asked.
+    pub(super) began: RawNanos,
+    /// When it ended: the answer was told.
     pub(super) at: RawNanos,
     sample: StandbySample,
     timeline: Option<Timeline>,
@@ -85,6 +95,7 @@ impl NodeTrack {
             why: "not connected yet".to_owned(),
             facts: None,
             looks: (None, None),
+            pace: VecDeque::new(),
             written: None,
             conflict: None,
             subscriber: None,
@@ -104,9 +115,10 @@ impl NodeTrack {
         match news {
             NodeNews::State { state, why } => (self.state, self.why) = (state, why),
             NodeNews::Facts { facts, role } => self.facts = Some((facts, role)),
-            NodeNews::Standby(sample) => self.look_at_standby(sample, now.raw),
+            NodeNews::Standby { sample, began } => self.look_at_standby(sample, began, now),
             NodeNews::Writer(WriterSample { inserted, .. }) => {
                 self.looks = (None, None);
+                self.pace.clear();
                 self.written = inserted.map(|lsn| (lsn, now.raw));
             }
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
@@ -158,6 +170,13 @@ impl NodeTrack {
     pub(super) fn looks(&self, now: RawNanos) -> Option<(&Look, Option<&Look>)> {
         let newest = self.looks.0.as_ref().filter(|look| age(now, look.at) <= self.stale_after())?;
         Some((newest, self.looks.1.as_ref()))
+    }
+
+    /// How fast the log was replayed over the last half minute [bytes per second]; `None` before it is known for half of that.
+    pub(super) fn replayed_bytes_per_s(&self) -> Option<f64> {
+        let ((from, before), (until, after)) = (self.pace.front()?, self.pace.back()?);
+        let span = age(*until, *from);
+        (span * 2 >= PACE_SPAN).then(|| (after.0 - before.0) as f64 / span.as_secs_f64())
     }
 
     /// Whether replay has met conflicts of late.
@@ -218,12 +237,19 @@ impl NodeTrack {
     /// Forgets every stamp of our own clock, which has begun a new epoch.
     pub(super) fn new_epoch(&mut self) {
         self.looks = (None, None);
+        self.pace.clear();
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
     }
 
-    fn look_at_standby(&mut self, sample: StandbySample, at: RawNanos) {
+    fn look_at_standby(&mut self, sample: StandbySample, began: Reading, now: Reading) {
+        if began.epoch != now.epoch {
+            // When it was is known on no clock.
+            return;
+        }
+        let at = now.raw;
         self.written = None;
+        self.keep_pace(sample.replayed, at);
         let before = self.looks.0.take();
         let counted = |sample: &StandbySample| sample.conflicts;
         if let (Some(now), Some(then)) = (counted(&sample), before.as_ref().and_then(|look| counted(&look.sample)))
@@ -236,7 +262,19 @@ impl NodeTrack {
             Receiver::Absent | Receiver::Hidden(_) => None,
         };
         let timeline = timeline.or_else(|| self.facts.as_ref().and_then(|(facts, _)| facts.timeline));
-        self.looks = (Some(Look { at, sample, timeline }), before);
+        self.looks = (Some(Look { began: began.raw, at, sample, timeline }), before);
+    }
+
+    fn keep_pace(&mut self, replayed: Option<Lsn>, at: RawNanos) {
+        let Some(replayed) = replayed else { return };
+        // Replay never goes back, unless the server was made anew.
+        if self.pace.back().is_some_and(|(_, before)| *before > replayed) {
+            self.pace.clear();
+        }
+        self.pace.push_back((at, replayed));
+        while self.pace.len() > PACE_LOOKS_MAX || self.pace.front().is_some_and(|(from, _)| age(at, *from) > PACE_SPAN) {
+            self.pace.pop_front();
+        }
     }
 
     fn look_at_subscriber(&mut self, sample: SubscriberSample, at: RawNanos) {
@@ -287,9 +325,15 @@ impl Look {
         self.at_position(received(&self.sample), system)
     }
 
-    /// How far the log is replayed.
-    pub(super) fn replayed(&self, system: Option<SystemIdentifier>) -> Option<Position> {
-        self.at_position(self.sample.replayed, system)
+    /// How far the log has got, by stage; nothing of the stage that positions do not show.
+    pub(super) fn reached(&self, stage: Stage, system: Option<SystemIdentifier>) -> Option<Position> {
+        let lsn = match stage {
+            Stage::Received => received(&self.sample),
+            Stage::Flushed => flushed(&self.sample),
+            Stage::Replayed => self.sample.replayed,
+            Stage::Visible => None,
+        };
+        self.at_position(lsn, system)
     }
 
     /// The timeline that it follows.
@@ -330,8 +374,17 @@ impl Look {
     }
 }
 
-/// The further of what the receiver flushed and what was replayed, which may have come from an archive.
+/// The further of what the receiver wrote and what is on disk.
 fn received(sample: &StandbySample) -> Option<Lsn> {
+    let written = match &sample.receiver {
+        Receiver::Present(receiver) => receiver.written,
+        Receiver::Absent | Receiver::Hidden(_) => None,
+    };
+    written.max(flushed(sample))
+}
+
+/// The further of what the receiver flushed and what was replayed, which may have come from an archive.
+fn flushed(sample: &StandbySample) -> Option<Lsn> {
     sample.received.max(sample.replayed)
 }
 

@@ -77,20 +77,22 @@ pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &m
     let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
     push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
     push_bounds(out, &catalogue::REPLICATION_STALENESS, &link, &status.staleness);
-    let backlog = &catalogue::REPLICATION_BACKLOG;
-    push_bytes(out, backlog, &link, Stage::Received, &status.backlog_received_bytes);
-    push_bytes(out, backlog, &link, Stage::Replayed, &status.backlog_replayed_bytes);
+    for (stage, reach) in status.log.each() {
+        let stage = link.clone().with(Attribute::Stage, stage);
+        push_bounds(out, &catalogue::REPLICATION_DELAY, &stage.clone().with(Attribute::Basis, Basis::Mesh), &reach.delay);
+        if let Some(bytes) = reach.backlog_bytes.current() {
+            out.push(Series::gauge(&catalogue::REPLICATION_BACKLOG, stage, *bytes as f64));
+        }
+    }
+    push_bounds(out, &catalogue::RPO, &link, &status.loss);
+    if let Some(catch_up_s) = status.catch_up_s.current() {
+        out.push(Series::gauge(&catalogue::REPLICATION_CATCH_UP, link, *catch_up_s));
+    }
 }
 
 fn push_bounds(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, value: &Known<Seconds>) {
     let Some(value) = value.current() else { return };
     for (bound, seconds) in [(Bound::Lower, value.lower_s), (Bound::Estimate, value.estimate_s), (Bound::Upper, value.upper_s)] {
         out.push(Series::gauge(metric, link.clone().with(Attribute::Bound, bound), seconds));
-    }
-}
-
-fn push_bytes(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, stage: Stage, bytes: &Known<u64>) {
-    if let Some(bytes) = bytes.current() {
-        out.push(Series::gauge(metric, link.clone().with(Attribute::Stage, stage), *bytes as f64));
     }
 }

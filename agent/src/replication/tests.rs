@@ -164,12 +164,13 @@ impl Sim {
         let receiver = ReceiverSample {
             status: "streaming".to_owned(),
             received_timeline: Some(Timeline(self.timeline)),
+            written: Some(Lsn(self.received * 100)),
             flushed: Some(Lsn(self.received * 100)),
             latest_end: None,
             last_message_age_ns: Some(ns(self.now_ms - self.receipt_ms)),
             sender_host: None,
         };
-        self.tell(NodeNews::Standby(StandbySample {
+        let sample = StandbySample {
             in_recovery: true,
             // Idle: the end of the log is the end of the last beat.
             replayed: Some(Lsn(self.replayed * 100)),
@@ -178,7 +179,8 @@ impl Sim {
             apply_delay: Some(Duration::ZERO),
             conflicts: Some(self.conflicts),
             receiver: if self.receiver { Receiver::Present(receiver) } else { Receiver::Absent },
-        }));
+        };
+        self.tell(NodeNews::Standby { sample, began: self.now() });
     }
 
     fn only(&mut self) -> status::Replication {
@@ -269,7 +271,7 @@ fn healthy_link() {
     let (lag, recent) = (*link.lag.current().unwrap(), *link.lag_recent.current().unwrap());
     assert!(lag.lower_s <= 0.040 && lag.upper_s >= 0.039 && lag.upper_s - lag.lower_s < 0.005, "{lag:?}");
     assert!(recent.samples > 30 && (recent.p50_s - 0.039).abs() < 0.003, "{recent:?}");
-    assert_eq!(link.backlog_received_bytes.current(), Some(&0));
+    assert_eq!(link.log.received.backlog_bytes.current(), Some(&0));
     let track = sim.replications.tracks.values().next().unwrap();
     assert_eq!((track.lag.totals.met, track.lag.totals.missed, track.lag.totals.unknown), (40, 0, 0));
 }
@@ -289,10 +291,37 @@ fn frozen_receiver() {
         let link = sim.only();
         assert!((link.staleness.current().unwrap().estimate_s - before - 10.0).abs() < 0.01);
         assert_eq!(link.state, S::Silent, "{}", link.why);
-        assert!(*link.backlog_received_bytes.current().unwrap() > 0);
+        assert!(*link.log.received.backlog_bytes.current().unwrap() > 0);
         sim.network_works = true;
         sim.until(S::Ok, 2_000);
     }
+}
+
+/// What would be lost with the writer is never less than what is known to be missing and reaches up to now; it comes down with the
+/// next log that is on disk, whatever replay does. Time on the three stages grows where the log is held up, and only there.
+#[test]
+fn loss_and_time_by_stage() {
+    let mut sim = healthy();
+    let bounds = |known: &Known<status::Seconds>| known.current().map(|seconds| (seconds.lower_s, seconds.upper_s)).unwrap();
+    let (lower, upper) = bounds(&sim.only().loss);
+    assert!(lower == 0.0 && (0.5..1.7).contains(&upper), "at most what was written since the newest beat: {lower} {upper}");
+    sim.paused = true;
+    sim.run(10_000);
+    let paused = sim.only();
+    assert!(bounds(&paused.log.replayed.delay).0 > 8.0 && bounds(&paused.log.flushed.delay).1 < 2.1, "{:?}", paused.log);
+    assert!(bounds(&paused.loss).1 < 2.2, "what is on disk is not lost: {:?}", paused.loss);
+    sim.paused = false;
+    sim.run(3_000);
+    sim.network_works = false;
+    sim.run(10_000);
+    let cut = sim.only();
+    for (_, reach) in cut.log.each() {
+        let (lower, upper) = bounds(&reach.delay);
+        assert!(lower > 7.5 && upper < 11.1, "{reach:?}");
+    }
+    let (lower, upper) = bounds(&cut.loss);
+    assert!(lower > 7.5 && (9.0..11.2).contains(&upper), "{lower} {upper}");
+    assert!(cut.catch_up_s.current().is_none());
 }
 
 /// What stops is told from what stops it.
@@ -341,7 +370,7 @@ fn mesh_blocked() {
     sim.run(20_000);
     let link = sim.only();
     assert_eq!(link.state, S::Ok, "{}", link.why);
-    assert!(link.lag.is_known() && link.staleness.is_known() && link.backlog_received_bytes.current().is_none());
+    assert!(link.lag.is_known() && link.staleness.is_known() && link.log.received.backlog_bytes.current().is_none());
 }
 
 /// A node left behind on the old timeline is called diverged once it misses a beat of the new one.

@@ -1,11 +1,15 @@
 //! What a writer has told of its beats over the mesh (or to us directly, if it is our own): true whatever replication does.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, BeatTimes};
 use lagmesh_model::ids::AgentName;
+use lagmesh_model::interval::Interval;
 use lagmesh_model::position::Position;
 use lagmesh_model::time::RawNanos;
+
+use crate::replication::position_map::PositionMap;
 
 /// Beats that are remembered: a minute at 1 Hz, so that a reader that catches up still finds when they were acknowledged.
 const REMEMBERED: usize = 64;
@@ -14,6 +18,18 @@ const REMEMBERED: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Told {
     beats: VecDeque<ToldBeat>,
+    positions: PositionMap,
+}
+
+/// An announcement that is heard.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heard<'a> {
+    /// What.
+    pub(super) announcement: &'a Announcement,
+    /// When, on our clock.
+    pub(super) at: RawNanos,
+    /// From whom; `None` if we wrote the beat ourselves.
+    pub(super) from: Option<&'a AgentName>,
 }
 
 /// A beat that the writer has told of.
@@ -28,8 +44,10 @@ pub(super) struct ToldBeat {
 }
 
 impl Told {
-    /// Takes note of an announcement, unless it is known or older than what is known; says whether it was news.
-    pub(super) fn tell(&mut self, announcement: &Announcement, at: RawNanos, from: Option<&AgentName>) -> bool {
+    /// Takes note of an announcement that came from an agent, unless it is known or older than what is known; says whether it was
+    /// news. `offset` is the writer's clock minus ours when it came, if that is known.
+    pub(super) fn tell(&mut self, heard: &Heard<'_>, offset: impl FnOnce() -> Option<Interval>) -> bool {
+        let &Heard { announcement, at, from } = heard;
         if self.newest().is_some_and(|newest| !is_newer(&Mark::of(announcement), &Mark::of(&newest.announcement))) {
             return false;
         }
@@ -37,7 +55,15 @@ impl Told {
             self.beats.pop_front();
         }
         self.beats.push_back(ToldBeat { announcement: announcement.clone(), at, from: from.cloned() });
+        if let Some((first, second)) = offset().map(|offset| on_our_clock(&announcement.times, offset, at)) {
+            self.positions.note(&announcement.position, first, second);
+        }
         true
+    }
+
+    /// Where the writer's log stood, and when.
+    pub(super) fn positions(&self) -> &PositionMap {
+        &self.positions
     }
 
     /// The newest.
@@ -52,8 +78,18 @@ impl Told {
 
     /// Forgets everything: our own clock has begun a new epoch.
     pub(super) fn clear(&mut self) {
-        self.beats.clear();
+        *self = Told::default();
     }
+}
+
+/// The moments between which a beat was sent and acknowledged, on our own clock, from the writer's clock minus ours at `at`.
+fn on_our_clock(times: &BeatTimes, offset: Interval, at: RawNanos) -> (RawNanos, RawNanos) {
+    let earliest = RawNanos(times.sent.0.saturating_add_signed(-offset.upper_ns()));
+    let offset = offset.widen_for_drift_of_pair(Duration::from_nanos(at.0.abs_diff(earliest.0)));
+    let first = times.sent.0.saturating_add_signed(-offset.upper_ns());
+    let second = times.acknowledged.0.saturating_add_signed(-offset.lower_ns());
+    // It was acknowledged when we heard so.
+    (RawNanos(first), RawNanos(second.min(at.0)))
 }
 
 /// What tells which of two beats of one origin is newer.
@@ -101,6 +137,25 @@ mod tests {
         }
     }
 
+    fn heard(announcement: &Announcement, at: u64) -> Heard<'_> {
+        Heard { announcement, at: RawNanos(at), from: None }
+    }
+
+    /// Whatever the clocks' distance, what was told lies between the two moments on our own clock; none of them lies behind the hearing.
+    #[test]
+    fn positions_are_told_on_our_clock() {
+        let mut told = Told::default();
+        // Sent at 1,000,000 and acknowledged one later on a clock that is 600,000 ahead of ours, give or take 50; heard 90 later.
+        let offset = Interval::new(599_950, 600_000, 600_050).unwrap();
+        assert!(told.tell(&heard(&beat(5, 1, 1, 1_000_000), 400_091), || Some(offset)));
+        let entry = *told.positions().newest().unwrap();
+        assert_eq!((entry.lsn, entry.first, entry.second), (Lsn(1_000_000), RawNanos(399_948), RawNanos(400_053)));
+        assert!(told.tell(&heard(&beat(5, 2, 1, 1_000_100), 400_120), || Some(offset)));
+        assert_eq!(told.positions().newest().unwrap().second, RawNanos(400_120));
+        assert!(told.tell(&heard(&beat(5, 3, 1, 1_000_200), 500_000), || None));
+        assert_eq!(told.positions().newest().unwrap().lsn, Lsn(1_000_100), "without a clock there is no time");
+    }
+
     /// What an agent that no longer beats goes on to repeat never replaces what its successor says.
     #[test]
     fn only_news_is_taken() {
@@ -116,7 +171,7 @@ mod tests {
             (beat(3, 9, 1, 900), false),
         ];
         for (n, (announcement, news)) in table.iter().enumerate() {
-            assert_eq!(told.tell(announcement, RawNanos(n as u64), None), *news, "{n}");
+            assert_eq!(told.tell(&heard(announcement, n as u64), || None), *news, "{n}");
         }
         assert_eq!(told.newest().unwrap().announcement.id, beat(9, 1, 2, 250).id);
         assert_eq!(told.times_of(&beat(5, 2, 1, 200).id).unwrap().sent, RawNanos(200));
@@ -128,7 +183,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut told = Told::default();
         for n in 1..1_000 {
-            assert!(told.tell(&beat(1, n, 1, n), RawNanos(n), None));
+            assert!(told.tell(&heard(&beat(1, n, 1, n), n), || None));
         }
         assert_eq!(told.beats.len(), REMEMBERED);
     }

@@ -10,11 +10,11 @@ use super::grid::{Cell, Grid, Tone};
 use super::notes::Notes;
 use super::units::{bytes, seconds, server_version, span};
 
-/// Lag, staleness and backlog of every replication link.
+/// Lag, staleness, backlog and what would be lost with the origin, of every replication link.
 pub(super) fn replications(replications: &[Replication], style: Style) -> String {
     let mut notes = Notes::default();
     let mut grid =
-        Grid::new(["origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "evidence", "cluster"]);
+        Grid::new(["origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "would be lost", "evidence", "cluster"]);
     for link in replications {
         let name = format!("{} -> {}", link.origin, link.node);
         if link.state != ReplicationState::Ok {
@@ -25,8 +25,9 @@ pub(super) fn replications(replications: &[Replication], style: Style) -> String
             Cell::new(link.state.as_str(), replication_tone(link.state)),
             notes.cell(&name, "lag", &link.lag, within),
             notes.cell(&name, "staleness", &link.staleness, at_most),
-            notes.cell(&name, "to receive", &link.backlog_received_bytes, |count| bytes(*count)),
-            notes.cell(&name, "to replay", &link.backlog_replayed_bytes, |count| bytes(*count)),
+            notes.cell(&name, "to receive", &link.log.received.backlog_bytes, |count| bytes(*count)),
+            notes.cell(&name, "to replay", &link.log.replayed.backlog_bytes, |count| bytes(*count)),
+            notes.cell(&name, "would be lost", &link.loss, |loss| format!("at most {}", seconds(loss.upper_s))),
             age(&mut notes, &name, &link.evidence_age_s),
             Cell::plain(link.cluster.as_str()),
         ]);

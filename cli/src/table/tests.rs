@@ -98,10 +98,16 @@ fn replication(node: &str, region: &str, lag_s: f64) -> Replication {
         lag_beat: Known::unknown("not read"),
         lag_recent: Known::known(quantiles(lag_s)),
         staleness: seconds(lag_s + 0.5),
-        backlog_received_bytes: Known::known(0),
-        backlog_replayed_bytes: Known::known(12_595),
+        log: log(Known::known(0), Known::known(12_595)),
+        loss: seconds(0.9),
+        catch_up_s: Known::known(0.0),
         evidence_age_s: Known::known(2.0),
     }
+}
+
+fn log(to_receive: Known<u64>, to_replay: Known<u64>) -> LogReach {
+    let reach = |backlog_bytes| Reach { backlog_bytes, ..Reach::default() };
+    LogReach { received: reach(to_receive.clone()), flushed: reach(to_receive), replayed: reach(to_replay) }
 }
 
 fn node(name: &str, region: &str, role: NodeRole) -> Node {
@@ -138,8 +144,8 @@ fn status() -> FleetStatus {
     to_tokyo.why = silent.to_owned();
     to_tokyo.lag = Known::Stale { value: Seconds { lower_s: 0.099, estimate_s: 0.1, upper_s: 0.101 }, age_s: 125.0 };
     to_tokyo.staleness = Known::unknown(silent);
-    to_tokyo.backlog_received_bytes = Known::unknown(silent);
-    to_tokyo.backlog_replayed_bytes = Known::unknown(silent);
+    to_tokyo.log = log(Known::unknown(silent), Known::unknown(silent));
+    to_tokyo.loss = Known::unknown(silent);
     let mut tk = node("tk-1", "tokyo", NodeRole::Standby);
     tk.state = NodeState::Unknown;
     tk.why = silent.to_owned();
@@ -314,8 +320,8 @@ fn nothing_known() {
     for link in &mut status.replications {
         link.lag = Known::unknown("no beat was seen");
         link.staleness = Known::unknown("no beat was seen");
-        link.backlog_received_bytes = Known::unknown("no position");
-        link.backlog_replayed_bytes = Known::unknown("no position");
+        link.log = log(Known::unknown("no position"), Known::unknown("no position"));
+        link.loss = Known::unknown("no position");
         link.evidence_age_s = Known::unknown("nothing came");
     }
     let shown = fleet(&status, Style::PLAIN);

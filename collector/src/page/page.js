@@ -235,7 +235,7 @@ function drawLegend() {
   $("legend").replaceChildren(...shapes, el("li", {}, el("span", { class: "mark" }, el("span", { class: "swatch hatched" }), "not known: never a zero")));
 }
 
-const LAG_COLUMNS = ["apply lag", "last minute", "staleness now", "to receive", "to replay"];
+const LAG_COLUMNS = ["apply lag", "last minute", "staleness now", "to receive", "to replay", "would be lost"];
 
 function drawLag() {
   $("lag").replaceChildren(...status.clusters.map((cluster) => {
@@ -269,13 +269,17 @@ function lagRow(row, cluster) {
     el("td", { class: "name" }, row.origin, el("span", { class: "arrow" }, "→"), row.node),
     el("td", { class: "words" }, mark(REPLICATION, row.state), row.state === "ok" ? null : el("div", {}, row.why)),
     [[row.lag, lag], [row.lag_recent, recent], [row.staleness, staleness(row)],
-      ...[row.backlog_received_bytes, row.backlog_replayed_bytes].map((one) => [one, isKnown(one) ? bytes(one.value) : unknown(one, bytes)])]
+      ...[row.log.received.backlog_bytes, row.log.replayed.backlog_bytes].map((one) => [one, isKnown(one) ? bytes(one.value) : unknown(one, bytes)]),
+      [row.loss, isKnown(row.loss) ? atMost(row.loss.value) : unknown(row.loss, atMost)]]
       .map(([value, shown], n) => el("td", { class: `num ${isKnown(value) ? "" : "hatched"}`, "data-label": LAG_COLUMNS[n] }, el("div", {}, shown))),
     el("td", { "data-label": "evidence" }, age(row.evidence_age_s)));
 }
 
 // Estimates below zero are counted at zero; neither was measured, it is only that the clocks' error is larger.
 const quantile = (seconds) => (seconds > 0 ? words(seconds) : "within error");
+
+// What counts in the worst case stands first.
+const atMost = (value) => `≤ ${words(value.upper_s)}`;
 
 // An estimate with its error; where the error is larger only the upper end means something.
 function isWithinError({ lower_s: lower, estimate_s: estimate, upper_s: upper }) {

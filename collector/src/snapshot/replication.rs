@@ -8,13 +8,16 @@ use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
 use lagmesh_model::state::{Basis, Bound, NodeRole, ReplicationState, Stage};
-use lagmesh_model::status::{Quantiles, Replication, Seconds};
+use lagmesh_model::status::{LogReach, Quantiles, Reach, Replication, Seconds};
 use lagmesh_model::time::Reading;
 
 use super::node::last_role;
 use super::{evidence_age, silence, sources};
 use crate::judge::report::of_node;
 use crate::merge::{View, Witness, named};
+
+/// Why the agent gives a position no time.
+const UNTIMED: &str = "when the log there was written, or how far it has got, is not known";
 
 /// Every (origin, node) that is known or must exist.
 pub(super) fn all(fleet: &Fleet, view: &View, now: Reading) -> Vec<Replication> {
@@ -83,8 +86,9 @@ impl<'a> Row<'a> {
             lag_beat: Known::unknown("only the node's own agent tells"),
             lag_recent: self.lag_recent(),
             staleness: self.staleness(state),
-            backlog_received_bytes: self.backlog(Stage::Received),
-            backlog_replayed_bytes: self.backlog(Stage::Replayed),
+            log: LogReach::from_each(|stage| Reach { backlog_bytes: self.backlog(stage), delay: self.delay(stage) }),
+            loss: self.loss(),
+            catch_up_s: self.catch_up_s(),
             evidence_age_s: evidence_age(&self.sources, &self.node.region),
         }
     }
@@ -145,6 +149,33 @@ impl<'a> Row<'a> {
         } else {
             Seconds { lower_s: said.lower_s.min(0.0), upper_s, ..said }
         })
+    }
+
+    /// How long the oldest log that has not got so far has been written, as the node's agent says it.
+    fn delay(&self, stage: Stage) -> Known<Seconds> {
+        let stage = self.attributes.clone().with(Attribute::Stage, stage).with(Attribute::Basis, Basis::Mesh);
+        match (&self.source, self.bounds(&catalogue::REPLICATION_DELAY, &stage)) {
+            (Some(source), Some(delay)) => source.age.of_value(delay),
+            _ => Known::unknown(self.unsaid(UNTIMED)),
+        }
+    }
+
+    /// What was said, carried on to now: the origin may have written since.
+    fn loss(&self) -> Known<Seconds> {
+        let said = self.bounds(&catalogue::RPO, &self.attributes);
+        let (Some(source), Some(said)) = (&self.source, said) else { return Known::unknown(self.unsaid(UNTIMED)) };
+        match source.age.seconds.filter(|_| source.age.fresh) {
+            Some(age_s) => Known::known(Seconds { lower_s: 0.0, upper_s: said.upper_s + age_s, ..said }),
+            None => source.age.of_value(said),
+        }
+    }
+
+    fn catch_up_s(&self) -> Known<f64> {
+        let said = self.source.as_ref().and_then(|source| Some((source, source.gauge(&catalogue::REPLICATION_CATCH_UP, &self.attributes)?)));
+        match said {
+            Some((source, catch_up_s)) => source.age.of_value(catch_up_s),
+            None => Known::unknown(self.unsaid("it does not catch up, or how fast is not known")),
+        }
     }
 
     fn backlog(&self, stage: Stage) -> Known<u64> {

@@ -117,7 +117,7 @@ fn a_working_fleet_is_known_in_full() {
         assert!(staleness.lower_s == 0.0 && (staleness.estimate_s - 0.6).abs() < 1e-9, "{staleness:?}");
         assert!((staleness.upper_s - 2.6).abs() < 1e-9, "{staleness:?}");
         assert!(matches!(&row.lag_recent, Known::Known { value } if value.samples == 20));
-        assert!(matches!(&row.backlog_received_bytes, Known::Unknown { .. }), "not reported, so not zero");
+        assert!(matches!(&row.log.received.backlog_bytes, Known::Unknown { .. }), "not reported, so not zero");
     }
     assert_eq!(status.clusters[0].writers, ["a-db".parse().unwrap()]);
     let series = scene.series(12);

@@ -36,6 +36,8 @@ pub struct ReceiverSample {
     pub status: String,
     /// The timeline that it receives.
     pub received_timeline: Option<Timeline>,
+    /// How far the log is written here, perhaps not yet to disk; unknown before PostgreSQL 13.
+    pub written: Option<Lsn>,
     /// How far the log is flushed here.
     pub flushed: Option<Lsn>,
     /// How far the log goes at the sender, as last told.
@@ -112,12 +114,13 @@ fn receive_sql(catalogue: &Catalogue) -> String {
     // received_lsn is what flushed_lsn was called before PostgreSQL 13.
     let flushed = if catalogue.has_column("pg_stat_wal_receiver", "flushed_lsn") { "flushed_lsn" } else { "received_lsn" };
     format!(
-        "SELECT {received}, r.pid, r.status, {}, {}, {}, {}, {} FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
+        "SELECT {received}, r.pid, r.status, {}, {}, {}, {}, {}, {} FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
         column("received_tli", "integer"),
         column(flushed, "pg_lsn"),
         column("latest_end_lsn", "pg_lsn"),
         column("sender_host", "text"),
         age_ns_sql("r.last_msg_receipt_time"),
+        column("written_lsn", "pg_lsn"),
     )
 }
 
@@ -143,6 +146,7 @@ fn receiver(row: &Row) -> Result<Receiver, Error> {
         (Some(_), Some(status)) => Receiver::Present(ReceiverSample {
             status,
             received_timeline: timeline(row, 3)?,
+            written: lsn(row, 8)?,
             flushed: lsn(row, 4)?,
             latest_end: lsn(row, 5)?,
             sender_host: row.try_get(6)?,

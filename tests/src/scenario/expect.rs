@@ -184,6 +184,11 @@ const REPLICATION: Values = &[
     ("staleness", Unit::Seconds),
     ("backlog_received", Unit::Number),
     ("backlog_replayed", Unit::Number),
+    ("delay_received", Unit::Seconds),
+    ("delay_flushed", Unit::Seconds),
+    ("delay_replayed", Unit::Seconds),
+    ("loss", Unit::Seconds),
+    ("catch_up", Unit::Seconds),
     ("evidence_age", Unit::Seconds),
 ];
 const NODE: Values = &[

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::measurement::PeerClock;
+use crate::replication::told::Heard;
 
 const MS: i64 = 1_000_000;
 const OBJECTIVE: Duration = Duration::from_secs(5);
@@ -52,7 +53,8 @@ fn view() -> PeerView {
 fn told(row: &BeatRow, acknowledged_ms: i64) -> Told {
     let mut told = Told::default();
     let times = BeatTimes { epoch: WRITER, sent: row.sent, acknowledged: on_writer(acknowledged_ms) };
-    told.tell(&Announcement { id: row.id.clone(), times, position: row.position }, at(acknowledged_ms).raw, None);
+    let announcement = Announcement { id: row.id.clone(), times, position: row.position };
+    told.tell(&Heard { announcement: &announcement, at: at(acknowledged_ms).raw, from: None }, || None);
     told
 }
 
@@ -204,7 +206,8 @@ proptest! {
         let times = BeatTimes { epoch: beat.epoch, sent: beat.sent, acknowledged: clock(writer_ppb, committed_ms + 1) };
         let mut told = Told::default();
         if confirmed {
-            told.tell(&Announcement { id: beat.id.clone(), times, position: beat.position }, now.raw, None);
+            let announcement = Announcement { id: beat.id.clone(), times, position: beat.position };
+            told.tell(&Heard { announcement: &announcement, at: now.raw, from: None }, || None);
         }
         let absent = on_own(visible_ms - early_ms).raw;
         let mut lag = Lag::default();
