@@ -371,7 +371,7 @@ pub struct Replication {
     pub lag_recent: Known<Quantiles>,
     /// Staleness now.
     pub staleness: Known<Seconds>,
-/// How far the origin's log has got.
+    /// How far the origin's log has got.
     #[serde(default)]
     pub log: LogReach,
     /// If the origin vanished now: over how long it has written what is not on disk here. Its newest writes may be unknown, so the upper

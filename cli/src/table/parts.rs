@@ -13,8 +13,17 @@ use super::units::{bytes, seconds, server_version, span};
 /// Lag, staleness, backlog and what would be lost with the origin, of every replication link.
 pub(super) fn replications(replications: &[Replication], style: Style) -> String {
     let mut notes = Notes::default();
-    let mut grid =
-        Grid::new(["origin -> node", "state", "apply lag", "staleness", "to receive", "to replay", "would be lost", "evidence", "cluster"]);
+    let mut grid = Grid::new([
+        "origin -> node",
+        "state",
+        "apply lag",
+        "staleness",
+        "to receive",
+        "to replay",
+        "would be lost",
+        "evidence",
+        "cluster",
+    ]);
     for link in replications {
         let name = format!("{} -> {}", link.origin, link.node);
         if link.state != ReplicationState::Ok {

@@ -6,8 +6,8 @@ use lagmesh_model::directed::Directed;
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
 use lagmesh_model::status::{
-    CastVote, Changed, Cluster, Export, Link, LinkKind, LinkPath, Losses, Node, PathChange, Quantiles, Region, Replication,
-    Seconds, Verdict,
+    CastVote, Changed, Cluster, Export, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles, Reach, Region,
+    Replication, Seconds, Verdict,
 };
 use lagmesh_model::time::WallNanos;
 

@@ -171,7 +171,10 @@ impl<'a> Row<'a> {
     }
 
     fn catch_up_s(&self) -> Known<f64> {
-        let said = self.source.as_ref().and_then(|source| Some((source, source.gauge(&catalogue::REPLICATION_CATCH_UP, &self.attributes)?)));
+        let said = self
+            .source
+            .as_ref()
+            .and_then(|source| Some((source, source.gauge(&catalogue::REPLICATION_CATCH_UP, &self.attributes)?)));
         match said {
             Some((source, catch_up_s)) => source.age.of_value(catch_up_s),
             None => Known::unknown(self.unsaid("it does not catch up, or how fast is not known")),
