@@ -279,9 +279,11 @@ catalogue! {
     REPLICATION_STATE = "lagmesh.replication.state", Gauge, One, Agent, [Cluster, Origin, Region, Node, State],
         "1 for the current state of replication from origin to node, else 0";
     HEARTBEAT_COMMIT = "lagmesh.heartbeat.commit", Histogram, Seconds, Agent, [Cluster, Region, Node, Level],
-        "Time from sending a beat to the return of its commit, by commit level";
+        "Time from sending a heartbeat row to the return of its commit, by commit level; beats are written at local";
     HEARTBEAT_WRITES = "lagmesh.heartbeat.writes", Counter, One, Agent, [Cluster, Region, Node, Stream, Outcome],
         "Heartbeat rows written, by their fate";
+    HEARTBEAT_LEDGER_AGE = "lagmesh.heartbeat.ledger_age", Gauge, Seconds, Agent, [Cluster, Region, Node],
+        "Since the newest commit at the level that applications get was acknowledged; absent if none was yet";
     NODE_STATE = "lagmesh.node.state", Gauge, One, Agent, [Cluster, Region, Node, State],
         "1 for how the agent currently gets on with the node, else 0";
     NODE_ROLE = "lagmesh.node.role", Gauge, One, Agent, [Cluster, Region, Node, Role],

@@ -16,8 +16,8 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
-    RouteCause, StampSource, Vote,
+    Axis, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
+    ReplicationState, RouteCause, StampSource, Vote, WriteOutcome,
 };
 use crate::time::WallNanos;
 
@@ -297,8 +297,26 @@ pub struct Node {
     pub replayed: Known<Lsn>,
     /// The newest beat that was acknowledged here, if beats are written here.
     pub beat: Known<(Incarnation, Sequence)>,
+    /// Whether writes work at the level that applications get, if beats are written here.
+    #[serde(default = "untold")]
+    pub ledger: Known<Ledger>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
+}
+
+/// What the ledger says of writes on a node: its rows are committed at the level that applications get.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// What became of the newest row.
+    pub outcome: WriteOutcome,
+    /// At which level it was written.
+    pub level: CommitLevel,
+    /// Why it was not acknowledged; empty if it was.
+    pub why: String,
+    /// The newest row that was acknowledged.
+    pub acknowledged: Option<(Incarnation, Sequence)>,
+    /// How long ago that was [s].
+    pub acknowledged_age_s: Option<f64>,
 }
 
 /// Replication from one origin to one node.

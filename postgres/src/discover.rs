@@ -2,6 +2,7 @@
 //! looked up in the catalogue, and what a managed service refuses is found out once and skipped.
 
 mod catalogue;
+mod commit;
 mod standby;
 mod subscriber;
 mod writer;
@@ -14,6 +15,7 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
 pub use catalogue::Catalogue;
+pub use commit::{CommitSetting, commit_setting};
 pub use standby::{PauseState, Receiver, ReceiverSample, StandbySample, standby_sample};
 pub use subscriber::{SubscriberSample, subscriber_sample};
 pub use writer::{WalSender, WalSenderSample, WriterSample, writer_sample};

@@ -20,7 +20,7 @@ use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
 
 /// How long a connection may take: names, sockets, handshakes, login.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a statement may take: the beat interval within these bounds.
+/// How long a statement may take: the beat interval, or that of the ledger, within these bounds.
 const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// One node and whom to tell of it.
@@ -31,6 +31,8 @@ pub(super) struct Site {
     pub(super) node: NodeName,
     /// The interval between beats.
     pub(super) interval: Duration,
+    /// The interval between rows of the ledger.
+    pub(super) ledger_interval: Duration,
     info: ConnInfo,
     context: Arc<DatabaseContext>,
     queries: AtomicU64,
@@ -43,6 +45,7 @@ impl Site {
             cluster: cluster.name.clone(),
             node: node.name.clone(),
             interval: cluster.beat_interval,
+            ledger_interval: cluster.ledger_interval,
             info,
             context: Arc::clone(context),
             queries: AtomicU64::new(0),
@@ -85,8 +88,26 @@ impl Site {
         connection: &Connection,
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, QueryError> {
+        self.within(connection, self.interval, work).await
+    }
+
+    /// The same for a commit that may wait for a synchronous standby: it has as long as the ledger leaves it.
+    pub(super) async fn commit<T>(
+        &self,
+        connection: &Connection,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, QueryError> {
+        self.within(connection, self.ledger_interval, work).await
+    }
+
+    async fn within<T>(
+        &self,
+        connection: &Connection,
+        limit: Duration,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, QueryError> {
         self.count(1);
-        with_deadline(connection, self.interval.clamp(STATEMENT_DEADLINE.0, STATEMENT_DEADLINE.1), work).await
+        with_deadline(connection, limit.clamp(STATEMENT_DEADLINE.0, STATEMENT_DEADLINE.1), work).await
     }
 
     /// Counts statements.

@@ -8,13 +8,15 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
-use lagmesh_model::state::{NodeRole, NodeState, WriteOutcome};
+use lagmesh_model::state::{CommitLevel, NodeRole, NodeState, WriteOutcome};
 use lagmesh_model::status;
 use lagmesh_model::time::{RawNanos, Reading, nanos};
 use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, StandbySample, SubscriberSample, WriterSample};
+use lagmesh_postgres::layout::Stream;
 
-use crate::measurement::{NodeNews, Write};
+use crate::measurement::{Commit, NodeNews, Write};
 use crate::replication::decide;
+use crate::replication::ledger::LedgerTrack;
 use crate::replication::track::age;
 
 /// Looks at positions come at least once a second; what is older than three of them is stale.
@@ -48,6 +50,8 @@ pub(super) struct NodeTrack {
     polled: Option<(RawNanos, RawNanos)>,
     /// The newest beat that was acknowledged here, and when.
     beat: Option<(BeatId, RawNanos)>,
+    /// What the ledger says.
+    pub(super) ledger: LedgerTrack,
     /// When the newest evidence came, whatever it was.
     heard: Option<RawNanos>,
     /// What goes out.
@@ -57,12 +61,26 @@ pub(super) struct NodeTrack {
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub(super) struct NodeTotals {
-    /// Time of a beat's commit.
-    pub(super) commit: Exponential,
-    /// Beats by their fate.
-    pub(super) writes: BTreeMap<WriteOutcome, u64>,
+    /// Time of a commit, by its level.
+    pub(super) commit: BTreeMap<CommitLevel, Exponential>,
+    /// Rows by their fate.
+    pub(super) writes: BTreeMap<(Stream, WriteOutcome), u64>,
     /// Statements.
     pub(super) queries: u64,
+}
+
+impl NodeTotals {
+    fn count(&mut self, stream: Stream, commit: Commit) {
+        *self.writes.entry((stream, commit.outcome)).or_insert(0) += 1;
+        self.time(commit);
+    }
+
+    fn time(&mut self, commit: Commit) {
+        let times = self.commit.entry(commit.level).or_default();
+        if let Some(took) = commit.took.filter(|_| commit.outcome == WriteOutcome::Acknowledged) {
+            times.record_ns(nanos(took));
+        }
+    }
 }
 
 /// One look at a standby.
@@ -76,7 +94,7 @@ pub(super) struct Look {
 
 impl NodeTrack {
     /// A node of which nothing is known.
-    pub(super) fn new(cluster: ClusterName, node: NodeName, interval: Duration) -> NodeTrack {
+    pub(super) fn new(cluster: ClusterName, node: NodeName, interval: Duration, ledger_interval: Duration) -> NodeTrack {
         NodeTrack {
             cluster,
             node,
@@ -91,6 +109,7 @@ impl NodeTrack {
             apply_error: None,
             polled: None,
             beat: None,
+            ledger: LedgerTrack::new(ledger_interval),
             heard: None,
             totals: NodeTotals::default(),
         }
@@ -102,8 +121,18 @@ impl NodeTrack {
             self.heard = Some(now.raw);
         }
         match news {
-            NodeNews::State { state, why } => (self.state, self.why) = (state, why),
-            NodeNews::Facts { facts, role } => self.facts = Some((facts, role)),
+            NodeNews::State { state, why } => {
+                if state == NodeState::StandingBy {
+                    self.ledger.end();
+                }
+                (self.state, self.why) = (state, why);
+            }
+            NodeNews::Facts { facts, role } => {
+                if role == NodeRole::Standby {
+                    self.ledger.end();
+                }
+                self.facts = Some((facts, role));
+            }
             NodeNews::Standby(sample) => self.look_at_standby(sample, now.raw),
             NodeNews::Writer(WriterSample { inserted, .. }) => {
                 self.looks = (None, None);
@@ -111,6 +140,12 @@ impl NodeTrack {
             }
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
+            NodeNews::Ledger(row) => {
+                self.totals.count(Stream::Ledger, row.commit);
+                self.ledger.see(row, now.raw);
+            }
+            NodeNews::NoLedger(why) => self.ledger.fail(why, now.raw),
+            NodeNews::Committed(commit) => self.totals.time(commit),
             NodeNews::Polled { started, ended } => self.polled = Some((started, ended)),
             NodeNews::Queries(queries) => self.totals.queries += queries,
             // Sightings belong to a link.
@@ -208,6 +243,7 @@ impl NodeTrack {
                 Some((id, at)) => self.as_of_now(Ok((id.incarnation, id.sequence)), Some(*at), now),
                 None => Known::unknown("no beat was written here by this agent"),
             },
+            ledger: self.ledger.status(now.raw),
             evidence_age_s: match self.heard {
                 Some(at) => Known::known(age(now.raw, at).as_secs_f64()),
                 None => Known::unknown("the node has not been reached yet"),
@@ -220,6 +256,7 @@ impl NodeTrack {
         self.looks = (None, None);
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
+        self.ledger.end();
     }
 
     fn look_at_standby(&mut self, sample: StandbySample, at: RawNanos) {
@@ -249,10 +286,7 @@ impl NodeTrack {
     }
 
     fn write(&mut self, write: Write) {
-        *self.totals.writes.entry(write.outcome).or_insert(0) += 1;
-        if let Some(took) = write.took.filter(|_| write.outcome == WriteOutcome::Acknowledged) {
-            self.totals.commit.record_ns(nanos(took));
-        }
+        self.totals.count(Stream::Beat, Commit { level: CommitLevel::Local, outcome: write.outcome, took: write.took });
         if let Some(announcement) = write.announcement {
             self.beat = Some((announcement.id, announcement.times.acknowledged));
         }
@@ -345,7 +379,7 @@ mod tests {
     #[test]
     fn errors_that_rise_are_news() {
         let interval = Duration::from_secs(1);
-        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval);
+        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval, interval * 5);
         let at = |second: u64| Reading { epoch: Epoch(1), raw: RawNanos(second * 1_000_000_000), wall: WallNanos(0) };
         assert_eq!(node.subscriber(at(100).raw), None);
         let mut fails = |second, apply_errors| {

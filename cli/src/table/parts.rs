@@ -194,6 +194,9 @@ pub(super) fn nodes(all: &[Node], style: Style) -> String {
         if !matches!(node.state, NodeState::Ok | NodeState::StandingBy) {
             notes.add(name, &node.why);
         }
+        if let Known::Known { value: ledger } = &node.ledger {
+            notes.add_part(name, "writes", &ledger.why);
+        }
         grid.push(vec![
             Cell::plain(name),
             Cell::plain(node.cluster.as_str()),

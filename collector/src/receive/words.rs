@@ -4,12 +4,10 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, ReplicationState,
-    RouteCause, Stage, StampSource, WriteOutcome,
+    Basis, Bound, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
+    ReplicationState, RouteCause, Stage, StampSource, WriteOutcome,
 };
 
-/// What `synchronous_commit` may be.
-const LEVELS: [&str; 5] = ["off", "local", "remote_write", "on", "remote_apply"];
 /// The two heartbeat streams.
 const STREAMS: [&str; 2] = ["beat", "ledger"];
 /// Whether an objective was met, `unknown` where the interval holds it.
@@ -41,7 +39,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Stream => STREAMS.contains(&word),
         Attribute::Cause => PathCause::from_word(word).is_some() || RouteCause::from_word(word).is_some(),
         Attribute::Stamps => StampSource::from_word(word).is_some(),
-        Attribute::Level => LEVELS.contains(&word),
+        Attribute::Level => CommitLevel::from_word(word).is_some(),
         Attribute::Objective => OBJECTIVES.contains(&word),
         Attribute::System => word.parse::<u64>().is_ok(),
         Attribute::Collector => fleet.collectors.iter().any(|collector| collector.name.as_str() == word),

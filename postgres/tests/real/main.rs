@@ -2,6 +2,7 @@
 
 mod beats;
 mod bootstrap;
+mod commits;
 mod connecting;
 mod deadlines;
 mod discovery;
