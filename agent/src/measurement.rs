@@ -16,7 +16,8 @@ use lagmesh_model::state::{
 };
 use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
-use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
+use lagmesh_postgres::discover::{NodeFacts, SlotsSample, StandbySample, SubscriberSample, TrafficSample, WriterSample};
+use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
 /// One thing that a measuring part has learnt.
@@ -209,6 +210,12 @@ pub enum NodeNews {
     Writer(WriterSample),
     /// What a subscriber says of its subscriptions.
     Subscriber(SubscriberSample),
+    /// Its replication slots.
+    Slots(SlotsSample),
+    /// What it does for everybody.
+    Traffic(TrafficSample),
+    /// How large its heartbeat table is.
+    Table(TableSize),
     /// The fate of one beat.
     Written(Write),
     /// The fate of one row of the ledger.

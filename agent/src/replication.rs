@@ -8,12 +8,14 @@
 
 pub mod decide;
 mod evidence;
+mod facts;
 mod lag;
 mod ledger;
 mod node;
 mod output;
 mod told;
 mod track;
+mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -299,6 +299,22 @@ words! {
 }
 
 words! {
+    /// What a server says of the log that a replication slot needs (`pg_replication_slots.wal_status`).
+    SlotState {
+        /// All of it is kept anyway.
+        Reserved = "reserved", "the log that the slot needs is within max_wal_size";
+        /// More is kept because of the slot.
+        Extended = "extended", "the server keeps more log than it would without the slot";
+        /// It may go with the next checkpoint.
+        Unreserved = "unreserved", "the slot has fallen so far behind that its log goes with one of the next checkpoints";
+        /// It is gone.
+        Lost = "lost", "the log that the slot needs is gone, or the server has invalidated the slot: it is of no use any more";
+        /// The server says none of these words.
+        Unknown = "unknown", "the slot keeps no log yet, or the server says a word that lagmesh does not know";
+    }
+}
+
+words! {
     /// A level of `synchronous_commit`: what a commit waits for. In the order of what they wait for, as PostgreSQL writes them.
     CommitLevel {
         /// Nothing.

@@ -23,6 +23,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a statement may take: the beat interval, or that of the ledger, within these bounds.
 const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted.
+const REFUSALS: [&str; 2] = ["0A", "42"];
+
 /// One node and whom to tell of it.
 #[derive(Debug)]
 pub(super) struct Site {
@@ -80,6 +83,23 @@ impl Site {
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, Trouble> {
         self.bounded(connection, work).await.map_err(|error| Trouble::query(doing, &error))
+    }
+
+    /// The same for what a managed service may refuse: that is `None`, and stays unknown.
+    pub(super) async fn offered<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<Option<T>, Trouble> {
+        match self.bounded(connection, work).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.code().is_some_and(|code| REFUSALS.iter().any(|class| code.code().starts_with(class))) => {
+                tracing::debug!(node = %self.node, %error, "could not {doing}");
+                Ok(None)
+            }
+            Err(error) => Err(Trouble::query(doing, &error)),
+        }
     }
 
     /// The same with the error as it came.

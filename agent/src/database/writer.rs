@@ -163,6 +163,7 @@ impl Writer<'_> {
 /// Whether the table is small enough to beat on.
 async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble> {
     let table = site.query(connection, "measure the heartbeat table", layout::table_size(connection.client())).await?;
+    site.tell(NodeNews::Table(table));
     if !table.over_cap() {
         return Ok(());
     }

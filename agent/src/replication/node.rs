@@ -16,6 +16,7 @@ use lagmesh_postgres::layout::Stream;
 
 use crate::measurement::{Commit, NodeNews, Write};
 use crate::replication::decide;
+use crate::replication::facts::FactsTrack;
 use crate::replication::ledger::LedgerTrack;
 use crate::replication::track::age;
 
@@ -52,6 +53,8 @@ pub(super) struct NodeTrack {
     beat: Option<(BeatId, RawNanos)>,
     /// What the ledger says.
     pub(super) ledger: LedgerTrack,
+    /// What else it says of itself.
+    pub(super) around: FactsTrack,
     /// When the newest evidence came, whatever it was.
     heard: Option<RawNanos>,
     /// What goes out.
@@ -110,6 +113,7 @@ impl NodeTrack {
             polled: None,
             beat: None,
             ledger: LedgerTrack::new(ledger_interval),
+            around: FactsTrack::default(),
             heard: None,
             totals: NodeTotals::default(),
         }
@@ -123,13 +127,13 @@ impl NodeTrack {
         match news {
             NodeNews::State { state, why } => {
                 if state == NodeState::StandingBy {
-                    self.ledger.end();
+                    self.end_of_beats();
                 }
                 (self.state, self.why) = (state, why);
             }
             NodeNews::Facts { facts, role } => {
                 if role == NodeRole::Standby {
-                    self.ledger.end();
+                    self.end_of_beats();
                 }
                 self.facts = Some((facts, role));
             }
@@ -137,6 +141,9 @@ impl NodeTrack {
             NodeNews::Writer(WriterSample { inserted, .. }) => {
                 self.looks = (None, None);
                 self.written = inserted.map(|lsn| (lsn, now.raw));
+                if let Some(lsn) = inserted {
+                    self.around.wal.see(lsn, (self.system(), self.timeline()), now.raw);
+                }
             }
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
@@ -144,6 +151,9 @@ impl NodeTrack {
                 self.totals.count(Stream::Ledger, row.commit);
                 self.ledger.see(row, now.raw);
             }
+            NodeNews::Slots(slots) => self.around.see_slots(slots, now.raw),
+            NodeNews::Traffic(traffic) => self.around.see_traffic(traffic, now.raw),
+            NodeNews::Table(table) => self.around.see_table(table, now.raw),
             NodeNews::NoLedger(why) => self.ledger.fail(why, now.raw),
             NodeNews::Committed(commit) => self.totals.time(commit),
             NodeNews::Polled { started, ended } => self.polled = Some((started, ended)),
@@ -244,6 +254,7 @@ impl NodeTrack {
                 None => Known::unknown("no beat was written here by this agent"),
             },
             ledger: self.ledger.status(now.raw),
+            slots: self.around.slots(now.raw),
             evidence_age_s: match self.heard {
                 Some(at) => Known::known(age(now.raw, at).as_secs_f64()),
                 None => Known::unknown("the node has not been reached yet"),
@@ -257,6 +268,13 @@ impl NodeTrack {
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
         self.ledger.end();
+        self.around.new_epoch();
+    }
+
+    /// This agent does not write here any more.
+    fn end_of_beats(&mut self) {
+        self.ledger.end();
+        self.around.end_of_beats();
     }
 
     fn look_at_standby(&mut self, sample: StandbySample, at: RawNanos) {
@@ -273,6 +291,9 @@ impl NodeTrack {
             Receiver::Absent | Receiver::Hidden(_) => None,
         };
         let timeline = timeline.or_else(|| self.facts.as_ref().and_then(|(facts, _)| facts.timeline));
+        if let Some(lsn) = received(&sample) {
+            self.around.wal.see(lsn, (self.system(), timeline), at);
+        }
         self.looks = (Some(Look { at, sample, timeline }), before);
     }
 

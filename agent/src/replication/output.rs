@@ -35,6 +35,7 @@ impl NodeTrack {
             out.push(Series::gauge(&catalogue::NODE_TIMELINE, node.clone(), f64::from(timeline.0)));
         }
         out.push(Series::counter(&catalogue::NODE_QUERIES, node.clone(), self.totals.queries));
+        self.around.series(&node, now.raw, out);
         self.write_series(&node, now, out);
     }
 

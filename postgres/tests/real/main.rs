@@ -7,4 +7,5 @@ mod connecting;
 mod deadlines;
 mod discovery;
 mod support;
+mod surroundings;
 mod tls;
