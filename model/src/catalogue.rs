@@ -307,7 +307,7 @@ catalogue! {
     NODE_CONNECTIONS = "lagmesh.node.connections", Gauge, One, Agent, [Cluster, Region, Node],
         "Sessions and workers that are in a database of the node";
     NODE_CONNECTIONS_MAX = "lagmesh.node.connections_max", Gauge, One, Agent, [Cluster, Region, Node],
-        "How many sessions the node allows (max_connections)";
+        "How many sessions the node allows";
     NODE_WAL = "lagmesh.node.wal", Counter, Bytes, Agent, [Cluster, Region, Node],
         "Log that the node has written, on a standby received, since the agent looks, within each timeline";
     NODE_CONFLICTS = "lagmesh.node.conflicts", Counter, One, Agent, [Cluster, Region, Node, Cause],

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 
-use lagmesh_model::beat::{Incarnation, Sequence};
+use lagmesh_model::beat::{Incarnation, SLOTS, Sequence};
 use lagmesh_model::position::{Position, SystemIdentifier};
 use lagmesh_model::state::{CommitLevel, WriteOutcome};
 use lagmesh_model::time::Reading;
@@ -29,6 +29,8 @@ pub(super) struct Ledger<'w> {
     sequence: Sequence,
     /// When its commit returned, if it did.
     acknowledged: Option<Reading>,
+    /// Whether the commit of the newest row may still wait on the server: it could not be cancelled.
+    orphaned: bool,
 }
 
 impl<'w> Ledger<'w> {
@@ -39,7 +41,7 @@ impl<'w> Ledger<'w> {
         system: SystemIdentifier,
         setting: &'w watch::Sender<Option<CommitSetting>>,
     ) -> Ledger<'w> {
-        Ledger { site, incarnation, system, setting, sequence: Sequence(0), acknowledged: None }
+        Ledger { site, incarnation, system, setting, sequence: Sequence(0), acknowledged: None, orphaned: false }
     }
 
     /// Writes for as long as it is let.
@@ -73,7 +75,8 @@ impl<'w> Ledger<'w> {
 
     /// Writes one row. `false` if the connection cannot be used any more.
     async fn write(&mut self, connection: &Connection, level: CommitLevel) -> bool {
-        self.sequence.0 += 1;
+        // Over the row of an orphan no second one comes to wait: it gets no lock.
+        self.sequence.0 += if self.orphaned { SLOTS } else { 1 };
         let sent = self.site.clock().now();
         let before = self.acknowledged.take().filter(|reading| reading.epoch == sent.epoch);
         let row = NewBeat {
@@ -91,6 +94,11 @@ impl<'w> Ledger<'w> {
         guard.disarm();
         let ended = self.site.clock().now();
         let (outcome, why) = judge(&written, connection.cut_waits() > cut_before);
+        match &written {
+            Ok(_) => self.orphaned = false,
+            Err(QueryError::DeadlineExceeded(exceeded)) => self.orphaned = !exceeded.cancelled,
+            Err(QueryError::Failed(_)) => {}
+        }
         if outcome == WriteOutcome::Acknowledged {
             self.acknowledged = Some(ended);
         }

@@ -27,7 +27,7 @@ const SIZE_EVERY: Duration = Duration::from_secs(30);
 
 /// Beats on the node until something fails.
 pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
-    let trouble = beating(site, system).await.err();
+    let trouble = Box::pin(beating(site, system)).await.err();
     // Whoever beats next speaks for the node.
     site.post(|outbox| drop(outbox.announcements.remove(&site.node)));
     trouble.unwrap_or_else(|| Trouble::new(NodeState::Unknown, "its rows were pruned: starting anew"))

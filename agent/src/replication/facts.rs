@@ -64,7 +64,9 @@ impl FactsTrack {
     pub(super) fn see_traffic(&mut self, traffic: TrafficSample, at: RawNanos) {
         self.connections = Some((traffic.connections, traffic.connections_max, at));
         for (tally, count) in [(&mut self.commits, traffic.commits), (&mut self.rollbacks, traffic.rollbacks)] {
-            count.into_iter().for_each(|count| tally.see(count));
+            if let Some(count) = count {
+                tally.see(count);
+            }
         }
         let counts = [(&mut self.conflicts, traffic.conflicts), (&mut self.subscription_errors, traffic.subscription_errors)];
         for (tallies, counts) in counts {
