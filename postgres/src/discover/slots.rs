@@ -32,7 +32,7 @@ pub struct SlotSample {
     /// From the oldest log that it keeps to the end of the log here [bytes]; unknown if it keeps none, as one that is lost.
     pub retained_bytes: Option<u64>,
     /// How much may still be written before the server gives it up [bytes]. `None` has two opposite meanings: there is no limit
-    /// (`max_slot_wal_keep_size`), or it is lost.
+    /// (`max_slot_wal_keep_size`), or it is lost. A slot that keeps no log has none either, whatever the server reckons.
     pub safe_bytes: Option<i64>,
     /// For how long nobody has read from it [ns], both ends on this server's wall clock; unknown before PostgreSQL 17 and while it is
     /// active.
@@ -78,7 +78,7 @@ fn sql(catalogue: &Catalogue) -> String {
 
 fn slot(row: &Row) -> Result<SlotSample, Error> {
     let state: Option<&str> = row.try_get(4)?;
-    let retained: Option<i64> = row.try_get(5)?;
+    let (retained, safe): (Option<i64>, Option<i64>) = (row.try_get(5)?, row.try_get(6)?);
     Ok(SlotSample {
         name: row.try_get(1)?,
         logical: row.try_get(2)?,
@@ -86,7 +86,7 @@ fn slot(row: &Row) -> Result<SlotSample, Error> {
         state: state.and_then(SlotState::from_word).unwrap_or(SlotState::Unknown),
         // Read a moment apart, the two may cross by what was written in between.
         retained_bytes: retained.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-        safe_bytes: row.try_get(6)?,
+        safe_bytes: safe.filter(|_| retained.is_some()),
         inactive_ns: row.try_get(7)?,
         invalidation_reason: row.try_get(8)?,
     })

@@ -60,14 +60,14 @@ pub async fn write_level(
     sent: RawNanos,
 ) -> Result<bool, Error> {
     // Without a sequence nothing else of the row is meant to be read.
-    let sql = "UPDATE lagmesh.beat SET previous_acknowledged_raw_ns = $5 \
-               WHERE origin = $1 AND incarnation = $2 AND stream = $3 AND slot = $4";
+    let sql = "UPDATE lagmesh.beat SET previous_acknowledged_raw_ns = $1 \
+               WHERE origin = $2 AND incarnation = $3 AND stream = $4 AND slot = $5";
     let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+        (&sent.0.cast_signed(), Type::INT8),
         (&origin.as_str(), Type::TEXT),
         (&incarnation.0, Type::INT8),
         (&Stream::Ledger.as_str(), Type::TEXT),
         (&slot_of(level), Type::INT2),
-        (&sent.0.cast_signed(), Type::INT8),
     ];
     Ok(client.execute_typed(sql, &parameters).await? > 0)
 }
