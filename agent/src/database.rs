@@ -2,9 +2,11 @@
 //! writes, reads the beats of others if it follows them, and says what is wrong with it and what to do. Nothing that goes wrong with
 //! a node ends the agent.
 //!
-//! Shells (`node`, `reader`, `writer`) do the I/O and decide nothing; what they ask stands in the pure modules beside them.
+//! Shells (`node`, `reader`, `writer`, `ledger`, `levels`) do the I/O and decide nothing; what they ask stands in the pure modules beside them.
 
 mod health;
+mod ledger;
+mod levels;
 mod node;
 pub mod poll_plan;
 mod reader;

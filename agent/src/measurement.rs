@@ -6,15 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Seen};
+use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Incarnation, Seen, Sequence};
 use lagmesh_model::directed::Directed;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::{IcmpSocket, NodeRole, NodeState, Outcome, Phase, ProbeKind, RouteCause, StampSource, WriteOutcome};
+use lagmesh_model::state::{
+    CommitLevel, IcmpSocket, NodeRole, NodeState, Outcome, Phase, ProbeKind, RouteCause, StampSource, WriteOutcome,
+};
 use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
-use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
+use lagmesh_postgres::discover::{NodeFacts, SlotsSample, StandbySample, SubscriberSample, TrafficSample, WriterSample};
+use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
 /// One thing that a measuring part has learnt.
@@ -212,8 +215,20 @@ pub enum NodeNews {
     Writer(WriterSample),
     /// What a subscriber says of its subscriptions.
     Subscriber(SubscriberSample),
+    /// Its replication slots.
+    Slots(SlotsSample),
+    /// What it does for everybody.
+    Traffic(TrafficSample),
+    /// How large its heartbeat table is.
+    Table(TableSize),
     /// The fate of one beat.
     Written(Write),
+    /// The fate of one row of the ledger.
+    Ledger(LedgerRow),
+    /// The ledger could not even be tried, for this reason.
+    NoLedger(String),
+    /// A probe of a commit level.
+    Committed(Commit),
     /// A poll for beats ended without error; its new beats follow as `Sighting`s.
     Polled {
         /// When it was sent.
@@ -236,6 +251,30 @@ pub struct Write {
     pub outcome: WriteOutcome,
     /// From sending to the return of the commit (or of the failure); `None` if the clock began a new epoch in between.
     pub took: Option<Duration>,
+}
+
+/// A commit at one level of `synchronous_commit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// At which.
+    pub level: CommitLevel,
+    /// What became of it.
+    pub outcome: WriteOutcome,
+    /// From sending to the return of the commit (or of the failure); `None` if the clock began a new epoch in between.
+    pub took: Option<Duration>,
+}
+
+/// The fate of one row of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// The writer's start.
+    pub incarnation: Incarnation,
+    /// The row's number within it, from 1.
+    pub sequence: Sequence,
+    /// What became of it.
+    pub commit: Commit,
+    /// Why it was not acknowledged; empty if it was.
+    pub why: String,
 }
 
 /// A beat was seen for the first time.

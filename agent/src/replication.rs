@@ -8,13 +8,16 @@
 
 pub mod decide;
 mod evidence;
+mod facts;
 mod lag;
+mod ledger;
 mod node;
 mod output;
 mod position_map;
 mod reach;
 mod told;
 mod track;
+mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -71,7 +74,8 @@ impl Replications {
     /// What the fleet file says of the region; nothing is measured yet.
     pub fn new(fleet: &Fleet, region: &RegionName) -> Replications {
         let own = |(cluster, node): (&fleet::Cluster, &fleet::Node)| {
-            (node.name.clone(), NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval))
+            let track = NodeTrack::new(cluster.name.clone(), node.name.clone(), cluster.beat_interval, cluster.ledger_interval);
+            (node.name.clone(), track)
         };
         let mut replications = Replications {
             region: region.clone(),

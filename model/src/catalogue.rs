@@ -71,6 +71,8 @@ attributes! {
     Stamps = "stamps";
     /// Whether an objective was met.
     Objective = "objective";
+    /// A replication slot.
+    Slot = "slot";
     /// Why something was dropped or refused.
     Reason = "reason";
     /// The role of a node.
@@ -283,9 +285,15 @@ catalogue! {
     REPLICATION_STATE = "lagmesh.replication.state", Gauge, One, Agent, [Cluster, Origin, Region, Node, State],
         "1 for the current state of replication from origin to node, else 0";
     HEARTBEAT_COMMIT = "lagmesh.heartbeat.commit", Histogram, Seconds, Agent, [Cluster, Region, Node, Level],
-        "Time from sending a beat to the return of its commit, by commit level";
+        "Time from sending a heartbeat row to the return of its commit, by commit level; beats are written at local";
     HEARTBEAT_WRITES = "lagmesh.heartbeat.writes", Counter, One, Agent, [Cluster, Region, Node, Stream, Outcome],
         "Heartbeat rows written, by their fate";
+    HEARTBEAT_LEDGER_AGE = "lagmesh.heartbeat.ledger_age", Gauge, Seconds, Agent, [Cluster, Region, Node],
+        "Since the newest commit at the level that applications get was acknowledged; absent if none was yet";
+    HEARTBEAT_TABLE = "lagmesh.heartbeat.table", Gauge, Bytes, Agent, [Cluster, Region, Node],
+        "The heartbeat table with its index, on a node where beats are written";
+    HEARTBEAT_DEAD_ROWS = "lagmesh.heartbeat.dead_rows", Gauge, One, Agent, [Cluster, Region, Node],
+        "Row versions of the heartbeat table that await vacuum, as the statistics know them, on a node where beats are written";
     NODE_STATE = "lagmesh.node.state", Gauge, One, Agent, [Cluster, Region, Node, State],
         "1 for how the agent currently gets on with the node, else 0";
     NODE_ROLE = "lagmesh.node.role", Gauge, One, Agent, [Cluster, Region, Node, Role],
@@ -296,6 +304,28 @@ catalogue! {
         "The timeline on which the node writes or replays; it grows with every promotion";
     NODE_QUERIES = "lagmesh.node.queries", Counter, One, Agent, [Cluster, Region, Node],
         "Statements that lagmesh itself has sent to the node: what it costs";
+    NODE_COMMITS = "lagmesh.node.commits", Counter, One, Agent, [Cluster, Region, Node],
+        "Transactions committed on the node since the agent looks, over all databases, those of lagmesh among them";
+    NODE_ROLLBACKS = "lagmesh.node.rollbacks", Counter, One, Agent, [Cluster, Region, Node],
+        "Transactions rolled back on the node since the agent looks, over all databases";
+    NODE_CONNECTIONS = "lagmesh.node.connections", Gauge, One, Agent, [Cluster, Region, Node],
+        "Sessions and workers that are in a database of the node";
+    NODE_CONNECTIONS_MAX = "lagmesh.node.connections_max", Gauge, One, Agent, [Cluster, Region, Node],
+        "How many sessions the node allows";
+    NODE_WAL = "lagmesh.node.wal", Counter, Bytes, Agent, [Cluster, Region, Node],
+        "Log that the node has written, on a standby received, since the agent looks, within each timeline";
+    NODE_CONFLICTS = "lagmesh.node.conflicts", Counter, One, Agent, [Cluster, Region, Node, Cause],
+        "Transactions that the node cancelled since the agent looks: for a deadlock, or on a standby because replay needed what they held";
+    SUBSCRIPTION_ERRORS = "lagmesh.subscription.errors", Counter, One, Agent, [Cluster, Region, Node, Kind],
+        "Errors and conflicts of the database's subscriptions since the agent looks, by kind; which kinds there are depends on the server's version";
+    SLOT_RETAINED = "lagmesh.slot.retained", Gauge, Bytes, Agent, [Cluster, Region, Node, Slot],
+        "Log from the oldest that the replication slot keeps to the end of the log; absent if it keeps none";
+    SLOT_STATE = "lagmesh.slot.state", Gauge, One, Agent, [Cluster, Region, Node, Slot, State],
+        "1 for what the server says of the log that the replication slot needs, else 0";
+    SLOT_ACTIVE = "lagmesh.slot.active", Gauge, One, Agent, [Cluster, Region, Node, Slot],
+        "1 while somebody reads from the replication slot, else 0";
+    SLOT_EXHAUSTION = "lagmesh.slot.exhaustion", Gauge, Seconds, Agent, [Cluster, Region, Node, Slot],
+        "When the server gives the replication slot up if log goes on as in the last minute and nobody reads; absent without a limit or without log";
     SPOOL_BYTES = "lagmesh.spool.pending", Gauge, Bytes, Agent, [Region, Agent, Collector],
         "Bytes in the agent's spool that the collector has not acknowledged yet";
     SPOOL_LOST = "lagmesh.spool.lost", Counter, One, Agent, [Region, Agent, Collector, Reason],

@@ -31,6 +31,10 @@ pub const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 pub const BEAT_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// The longest interval between two beats: the session that beats holds the election, and the server ends it after 30 s without a beat.
 pub const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// The shortest interval between two rows of the ledger: each is a commit at the level of the applications.
+pub const LEDGER_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// The longest: the server ends the session of a writer after 30 s without a statement.
+pub const LEDGER_INTERVAL_MAX: Duration = Duration::from_secs(20);
 /// The shortest interval between two probes of the other kinds: each TCP connection costs the database a process.
 pub const OPINION_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The shortest interval between two logins, queries or requests at a peer region: each makes a server there work.
@@ -100,6 +104,8 @@ pub struct Cluster {
     pub lag_objective: Duration,
     /// The time between two beats.
     pub beat_interval: Duration,
+    /// The time between two rows of the ledger.
+    pub ledger_interval: Duration,
     /// How many nodes may be out of recovery at once; more is a split brain.
     pub writers_max: u64,
     /// Its servers; at least one.
@@ -292,6 +298,8 @@ impl Cluster {
     pub const LAG_OBJECTIVE: Duration = Duration::from_secs(5);
     /// The time between two beats of a cluster that names none.
     pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+    /// The time between two rows of the ledger of a cluster that names none.
+    pub const LEDGER_INTERVAL: Duration = Duration::from_secs(5);
     /// The writers of a cluster that names no number.
     pub const WRITERS_MAX: u64 = 1;
 }

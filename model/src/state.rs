@@ -299,6 +299,38 @@ words! {
 }
 
 words! {
+    /// What a server says of the log that a replication slot needs (`pg_replication_slots.wal_status`).
+    SlotState {
+        /// All of it is kept anyway.
+        Reserved = "reserved", "the log that the slot needs is within max_wal_size";
+        /// More is kept because of the slot.
+        Extended = "extended", "the server keeps more log than it would without the slot";
+        /// It may go with the next checkpoint.
+        Unreserved = "unreserved", "the slot has fallen so far behind that its log goes with one of the next checkpoints";
+        /// It is gone.
+        Lost = "lost", "the log that the slot needs is gone, or the server has invalidated the slot: it is of no use any more";
+        /// The server says none of these words.
+        Unknown = "unknown", "the slot keeps no log yet, or the server says a word that lagmesh does not know";
+    }
+}
+
+words! {
+    /// A level of `synchronous_commit`: what a commit waits for. In the order of what they wait for, as PostgreSQL writes them.
+    CommitLevel {
+        /// Nothing.
+        Off = "off", "the commit waits for nothing: what was acknowledged may be lost in a crash";
+        /// Its log on the writer's own disk.
+        Local = "local", "the commit waits for the writer's own disk";
+        /// A synchronous standby that has received the log.
+        RemoteWrite = "remote_write", "the commit waits until a synchronous standby has received its log";
+        /// A synchronous standby that has the log on disk.
+        On = "on", "the commit waits until a synchronous standby has its log on disk; without one, for the writer's own disk";
+        /// A synchronous standby that shows the commit.
+        RemoteApply = "remote_apply", "the commit waits until a synchronous standby shows it to queries";
+    }
+}
+
+words! {
     /// Which of an interval's three numbers.
     Bound {
         /// The lower end.
@@ -331,6 +363,13 @@ words! {
         Replayed = "replayed", "its log has been replayed";
         /// A query sees it.
         Visible = "visible", "a query sees it";
+    }
+}
+
+impl CommitLevel {
+    /// Whether a commit at this level waits for a synchronous standby, where there is one.
+    pub fn waits_for_standby(self) -> bool {
+        self > CommitLevel::Local
     }
 }
 

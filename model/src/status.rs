@@ -16,8 +16,8 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
-    RouteCause, Stage, StampSource, Vote,
+    Axis, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
+    ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
 };
 use crate::time::WallNanos;
 
@@ -297,6 +297,12 @@ pub struct Node {
     pub replayed: Known<Lsn>,
     /// The newest beat that was acknowledged here, if beats are written here.
     pub beat: Known<(Incarnation, Sequence)>,
+    /// Whether writes work at the level that applications get, if beats are written here.
+    #[serde(default = "untold")]
+    pub ledger: Known<Ledger>,
+    /// Its replication slots.
+    #[serde(default = "untold")]
+    pub slots: Known<Slots>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
 }
@@ -345,6 +351,53 @@ impl Default for Reach {
     fn default() -> Reach {
         Reach { backlog_bytes: untold(), delay: untold() }
     }
+}
+
+/// The replication slots of a node, those that keep most of the log first; without temporary ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slots {
+    /// The first 64.
+    pub slots: Vec<Slot>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// One replication slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub slot: String,
+    /// Whether it is a logical one.
+    pub logical: bool,
+    /// Whether somebody reads from it.
+    pub active: bool,
+    /// What the server says of the log that it needs.
+    pub state: SlotState,
+    /// Log that it keeps [bytes]; `None` if it keeps none.
+    pub retained_bytes: Option<u64>,
+    /// What may still be written before the server gives it up [bytes]; `None` if there is no limit or it is lost, as `state` says.
+    pub safe_bytes: Option<i64>,
+    /// When that will be if log goes on as in the last minute [s]; `None` if there is no limit, or no log.
+    pub exhaustion_s: Option<f64>,
+    /// For how long nobody has read from it [s]; `None` while it is active and before PostgreSQL 17.
+    pub inactive_s: Option<f64>,
+    /// Why the server gave it up; `None` if it did not, and before PostgreSQL 17.
+    pub invalidation_reason: Option<String>,
+}
+
+/// What the ledger says of writes on a node: its rows are committed at the level that applications get.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// What became of the newest row.
+    pub outcome: WriteOutcome,
+    /// At which level it was written.
+    pub level: CommitLevel,
+    /// Why it was not acknowledged; empty if it was.
+    pub why: String,
+    /// The newest row that was acknowledged.
+    pub acknowledged: Option<(Incarnation, Sequence)>,
+    /// How long ago that was [s].
+    pub acknowledged_age_s: Option<f64>,
 }
 
 /// Replication from one origin to one node.

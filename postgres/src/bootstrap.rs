@@ -19,7 +19,8 @@ pub struct BootstrapOptions {
     pub agent: String,
     /// A role that only reads, for those who watch standbys with a login of their own.
     pub reader: Option<String>,
-    /// The largest number of sessions of each login role: three for an agent, and room for a second agent and a failover.
+    /// The largest number of sessions of each login role: eight for an agent that writes, reads and
+    /// measures every commit level, two or three for a second agent, and a spare one.
     pub connection_limit: u16,
     /// Leaves out the guard that stops before publications; for those who have followed [`SAFE_ORDER`].
     pub despite_publications: bool,

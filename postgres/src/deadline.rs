@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::connect::Connection;
+use crate::connect::{Canceller, Connection};
 
 /// How long the cancel may take, connection and the statement's end included.
 pub const CANCEL_DEADLINE: Duration = Duration::from_secs(2);
@@ -57,6 +57,36 @@ pub fn words(error: &tokio_postgres::Error) -> String {
         (Some(db), _) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
         (None, Some(source)) => format!("{error}: {source}"),
         (None, None) => error.to_string(),
+    }
+}
+
+/// Asks the server to end the session's statement if this is dropped, as it is with the future that waits for the statement: a commit that
+/// waits for a synchronous standby would go on waiting, and hold its row, for as long as that standby is away.
+///
+/// Drop the connection with it: the cancel would hit its next statement. It is a request: where the runtime ends first it is not sent.
+#[derive(Debug)]
+pub struct CancelOnDrop(Option<Canceller>);
+
+impl CancelOnDrop {
+    /// A guard over what runs on `connection` from now on.
+    pub fn new(connection: &Connection) -> CancelOnDrop {
+        CancelOnDrop(Some(connection.canceller()))
+    }
+
+    /// The statement has ended.
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        let (Some(canceller), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else { return };
+        runtime.spawn(async move {
+            if !matches!(timeout(CANCEL_DEADLINE, canceller.cancel()).await, Ok(Ok(()))) {
+                tracing::debug!("a statement that nobody waits for any more could not be cancelled");
+            }
+        });
     }
 }
 

@@ -2,8 +2,11 @@
 //! looked up in the catalogue, and what a managed service refuses is found out once and skipped.
 
 mod catalogue;
+mod commit;
+mod slots;
 mod standby;
 mod subscriber;
+mod traffic;
 mod writer;
 
 use std::fmt;
@@ -14,8 +17,11 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
 pub use catalogue::Catalogue;
+pub use commit::{CommitSetting, commit_setting};
+pub use slots::{SLOTS_MAX, SlotSample, SlotsSample, slots_sample};
 pub use standby::{PauseState, Receiver, ReceiverSample, StandbySample, standby_sample};
 pub use subscriber::{SubscriberSample, subscriber_sample};
+pub use traffic::{TrafficSample, traffic_sample};
 pub use writer::{WalSender, WalSenderSample, WriterSample, writer_sample};
 
 /// What the server hides for want of a grant: never a zero.

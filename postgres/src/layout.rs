@@ -2,8 +2,12 @@
 //!
 //! For each (origin, incarnation, stream) a fixed number of rows is inserted once and then updated in turn, so keys are never reused,
 //! updates stay on their page (HOT), and the table is bounded. An origin never touches another origin's rows.
+//!
+//! Behind the rows of its ledger an incarnation has one more for each commit level that is probed. They never get a sequence, so no
+//! reader takes them for beats.
 
 mod finding;
+mod level;
 mod read;
 mod write;
 
@@ -13,6 +17,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 pub use finding::{LayoutFinding, Need, discover};
+pub use level::{insert_level_rows, level_session_sql, write_level};
 pub use read::{Beats, Mark, TABLE_BYTES_MAX, TableSize, read_newer, table_size};
 pub use write::{NewBeat, READER_SESSION_SQL, delete_superseded, insert_rows, origins, prune, session_sql, slot, write_beat};
 

@@ -17,5 +17,5 @@ pub mod bootstrap;
 
 pub use connect::{ConnectError, Connection, connect, prepare};
 pub use conninfo::ConnInfo;
-pub use deadline::{DeadlineExceeded, QueryError, with_deadline};
+pub use deadline::{CancelOnDrop, DeadlineExceeded, QueryError, with_deadline};
 pub use tokio_postgres::{Client, Error as PgError};

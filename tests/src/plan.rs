@@ -73,6 +73,8 @@ pub struct ClusterPlan {
     pub synchronous_commit: Option<String>,
     /// The time between two beats; `None`: lagmesh's default.
     pub beat_interval: Option<Duration>,
+    /// The time between two rows of the ledger; `None`: lagmesh's default.
+    pub ledger_interval: Option<Duration>,
     /// The promised apply lag; `None`: lagmesh's default.
     pub lag_objective: Option<Duration>,
     /// How many writers are no split brain.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
 use lagmesh_model::state::{NodeRole, NodeState};
-use lagmesh_postgres::discover::{Catalogue, NodeFacts, node_facts, standby_sample, subscriber_sample, writer_sample};
+use lagmesh_postgres::discover::{
+    Catalogue, NodeFacts, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample, writer_sample,
+};
 use lagmesh_postgres::layout::READER_SESSION_SQL;
 use lagmesh_postgres::{Connection, PgError};
 use tokio::time::{MissedTickBehavior, interval};
@@ -32,6 +34,8 @@ const BACKOFF_JITTER: f64 = 0.3;
 const STATUS_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// Every so many looks at positions the facts are read again: a subscription or a grant may have come.
 const FACTS_EVERY: u32 = 10;
+/// Every so many looks at positions slots and traffic are read: they change slowly, and a server may have many slots.
+const TRAFFIC_EVERY: u32 = 5;
 
 /// Watches a node until shutdown.
 pub(super) async fn run(site: Arc<Site>, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -164,12 +168,27 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
             let sample = site.query(connection, "look at subscriptions", subscriber_sample(client, catalogue)).await?;
             site.tell(NodeNews::Subscriber(sample));
         }
+        if look % TRAFFIC_EVERY == 1 {
+            look_around(site, connection, catalogue).await?;
+        }
         site.report(Part::Status, Condition::Fine);
         site.tell_queries();
         let changed = in_recovery != (role == NodeRole::Standby);
         if changed || (look % FACTS_EVERY == 0 && facts(site, connection, catalogue).await?.1 != role) {
             return Ok(());
         }
+    }
+    Ok(())
+}
+
+/// Tells what else the node says of itself.
+async fn look_around(site: &Site, connection: &Connection, catalogue: &Catalogue) -> Result<(), Trouble> {
+    let client = connection.client();
+    if let Some(slots) = site.offered(connection, "read replication slots", slots_sample(client, catalogue)).await? {
+        site.tell(NodeNews::Slots(slots));
+    }
+    if let Some(traffic) = site.offered(connection, "read statistics of databases", traffic_sample(client, catalogue)).await? {
+        site.tell(NodeNews::Traffic(traffic));
     }
     Ok(())
 }

@@ -20,8 +20,11 @@ use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
 
 /// How long a connection may take: names, sockets, handshakes, login.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a statement may take: the beat interval within these bounds.
+/// How long a statement may take: the beat interval, or that of the ledger, within these bounds.
 const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted.
+const REFUSALS: [&str; 2] = ["0A", "42"];
 
 /// One node and whom to tell of it.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(super) struct Site {
     pub(super) node: NodeName,
     /// The interval between beats.
     pub(super) interval: Duration,
+    /// The interval between rows of the ledger.
+    pub(super) ledger_interval: Duration,
     info: ConnInfo,
     context: Arc<DatabaseContext>,
     queries: AtomicU64,
@@ -43,6 +48,7 @@ impl Site {
             cluster: cluster.name.clone(),
             node: node.name.clone(),
             interval: cluster.beat_interval,
+            ledger_interval: cluster.ledger_interval,
             info,
             context: Arc::clone(context),
             queries: AtomicU64::new(0),
@@ -79,14 +85,49 @@ impl Site {
         self.bounded(connection, work).await.map_err(|error| Trouble::query(doing, &error))
     }
 
+    /// The same for what a managed service may refuse: that is `None`, and stays unknown.
+    pub(super) async fn offered<T>(
+        &self,
+        connection: &Connection,
+        doing: &str,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<Option<T>, Trouble> {
+        match self.bounded(connection, work).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.code().is_some_and(|code| REFUSALS.iter().any(|class| code.code().starts_with(class))) => {
+                tracing::debug!(node = %self.node, %error, "could not {doing}");
+                Ok(None)
+            }
+            Err(error) => Err(Trouble::query(doing, &error)),
+        }
+    }
+
     /// The same with the error as it came.
     pub(super) async fn bounded<T>(
         &self,
         connection: &Connection,
         work: impl Future<Output = Result<T, PgError>>,
     ) -> Result<T, QueryError> {
+        self.within(connection, self.interval, work).await
+    }
+
+    /// The same for a commit that may wait for a synchronous standby: it has as long as the ledger leaves it.
+    pub(super) async fn commit<T>(
+        &self,
+        connection: &Connection,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, QueryError> {
+        self.within(connection, self.ledger_interval, work).await
+    }
+
+    async fn within<T>(
+        &self,
+        connection: &Connection,
+        limit: Duration,
+        work: impl Future<Output = Result<T, PgError>>,
+    ) -> Result<T, QueryError> {
         self.count(1);
-        with_deadline(connection, self.interval.clamp(STATEMENT_DEADLINE.0, STATEMENT_DEADLINE.1), work).await
+        with_deadline(connection, limit.clamp(STATEMENT_DEADLINE.0, STATEMENT_DEADLINE.1), work).await
     }
 
     /// Counts statements.

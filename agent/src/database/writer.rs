@@ -1,4 +1,5 @@
-//! Writes beats to one node, for as long as this agent is the one that was elected to.
+//! Writes beats to one node, for as long as this agent is the one that was elected to; beside them go the ledger and the probes of
+//! commit levels, under the same election and the same incarnation.
 
 use std::time::Duration;
 
@@ -9,8 +10,11 @@ use lagmesh_model::state::{NodeState, WriteOutcome};
 use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::{self, Need, NewBeat, Stream, TABLE_BYTES_MAX};
 use lagmesh_postgres::{Connection, QueryError};
+use tokio::sync::watch;
 
 use crate::database::health::{Condition, Part};
+use crate::database::ledger::Ledger;
+use crate::database::levels;
 use crate::database::schedule::BeatSchedule;
 use crate::database::site::Site;
 use crate::database::trouble::Trouble;
@@ -23,7 +27,7 @@ const SIZE_EVERY: Duration = Duration::from_secs(30);
 
 /// Beats on the node until something fails.
 pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
-    let trouble = beating(site, system).await.err();
+    let trouble = Box::pin(beating(site, system)).await.err();
     // Whoever beats next speaks for the node.
     site.post(|outbox| drop(outbox.announcements.remove(&site.node)));
     trouble.unwrap_or_else(|| Trouble::new(NodeState::Unknown, "its rows were pruned: starting anew"))
@@ -41,12 +45,21 @@ async fn beating(site: &Site, system: SystemIdentifier) -> Result<(), Trouble> {
     // Before the first write: starting again and again must not make a bloated table grow.
     check_size(site, &connection).await?;
     let incarnation = Incarnation((random_seed() >> 1).cast_signed().max(1));
-    site.query(&connection, "insert own rows", layout::insert_rows(client, &site.node, incarnation, Stream::Beat)).await?;
+    for stream in Stream::ALL {
+        site.query(&connection, "insert own rows", layout::insert_rows(client, &site.node, incarnation, stream)).await?;
+    }
+    site.query(&connection, "insert own rows", layout::insert_level_rows(client, &site.node, incarnation)).await?;
     let superseded = layout::delete_superseded(client, &site.node, incarnation);
     let superseded = site.query(&connection, "delete superseded rows", superseded).await?;
     tracing::info!(node = %site.node, incarnation = incarnation.0, superseded, "beat");
     let mut writer = Writer { site, connection: &connection, incarnation, system, sequence: Sequence(0), acknowledged: None };
-    writer.go_on().await
+    // What waits for a synchronous standby lives and ends with the beats, which are elected, and never holds them up.
+    let (sender, setting) = watch::channel(None);
+    tokio::select! {
+        ended = writer.go_on() => ended,
+        never = Ledger::new(site, incarnation, system, &sender).run() => match never {},
+        never = levels::run(site, incarnation, &setting) => match never {},
+    }
 }
 
 /// Waits until no other agent beats on the node.
@@ -150,6 +163,7 @@ impl Writer<'_> {
 /// Whether the table is small enough to beat on.
 async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble> {
     let table = site.query(connection, "measure the heartbeat table", layout::table_size(connection.client())).await?;
+    site.tell(NodeNews::Table(table));
     if !table.over_cap() {
         return Ok(());
     }
@@ -162,12 +176,12 @@ async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble>
 }
 
 /// How long a write took; not known if the clock began a new epoch meanwhile.
-fn took(sent: Reading, ended: Reading) -> Option<Duration> {
+pub(super) fn took(sent: Reading, ended: Reading) -> Option<Duration> {
     ended.raw.checked_since(sent.raw).filter(|_| sent.epoch == ended.epoch)
 }
 
 /// What became of a beat that did not return: only the server's own no is a no.
-fn fate(error: &QueryError) -> WriteOutcome {
+pub(super) fn fate(error: &QueryError) -> WriteOutcome {
     if error.code().is_some() { WriteOutcome::Failed } else { WriteOutcome::InDoubt }
 }
 

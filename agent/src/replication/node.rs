@@ -8,13 +8,16 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
-use lagmesh_model::state::{NodeRole, NodeState, Stage, WriteOutcome};
+use lagmesh_model::state::{CommitLevel, NodeRole, NodeState, Stage, WriteOutcome};
 use lagmesh_model::status;
 use lagmesh_model::time::{RawNanos, Reading, nanos};
 use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, StandbySample, SubscriberSample, WriterSample};
+use lagmesh_postgres::layout::Stream;
 
-use crate::measurement::{NodeNews, Write};
+use crate::measurement::{Commit, NodeNews, Write};
 use crate::replication::decide;
+use crate::replication::facts::FactsTrack;
+use crate::replication::ledger::LedgerTrack;
 use crate::replication::track::age;
 
 /// Looks at positions come at least once a second; what is older than three of them is stale.
@@ -56,6 +59,10 @@ pub(super) struct NodeTrack {
     polled: Option<(RawNanos, RawNanos)>,
     /// The newest beat that was acknowledged here, and when.
     beat: Option<(BeatId, RawNanos)>,
+    /// What the ledger says.
+    pub(super) ledger: LedgerTrack,
+    /// What else it says of itself.
+    pub(super) around: FactsTrack,
     /// When the newest evidence came, whatever it was.
     heard: Option<RawNanos>,
     /// What goes out.
@@ -65,12 +72,26 @@ pub(super) struct NodeTrack {
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub(super) struct NodeTotals {
-    /// Time of a beat's commit.
-    pub(super) commit: Exponential,
-    /// Beats by their fate.
-    pub(super) writes: BTreeMap<WriteOutcome, u64>,
+    /// Time of a commit, by its level.
+    pub(super) commit: BTreeMap<CommitLevel, Exponential>,
+    /// Rows by their fate.
+    pub(super) writes: BTreeMap<(Stream, WriteOutcome), u64>,
     /// Statements.
     pub(super) queries: u64,
+}
+
+impl NodeTotals {
+    fn count(&mut self, stream: Stream, commit: Commit) {
+        *self.writes.entry((stream, commit.outcome)).or_insert(0) += 1;
+        self.time(commit);
+    }
+
+    fn time(&mut self, commit: Commit) {
+        let times = self.commit.entry(commit.level).or_default();
+        if let Some(took) = commit.took.filter(|_| commit.outcome == WriteOutcome::Acknowledged) {
+            times.record_ns(nanos(took));
+        }
+    }
 }
 
 /// One look at a standby.
@@ -86,7 +107,7 @@ pub(super) struct Look {
 
 impl NodeTrack {
     /// A node of which nothing is known.
-    pub(super) fn new(cluster: ClusterName, node: NodeName, interval: Duration) -> NodeTrack {
+    pub(super) fn new(cluster: ClusterName, node: NodeName, interval: Duration, ledger_interval: Duration) -> NodeTrack {
         NodeTrack {
             cluster,
             node,
@@ -102,6 +123,8 @@ impl NodeTrack {
             apply_error: None,
             polled: None,
             beat: None,
+            ledger: LedgerTrack::new(ledger_interval),
+            around: FactsTrack::default(),
             heard: None,
             totals: NodeTotals::default(),
         }
@@ -113,16 +136,38 @@ impl NodeTrack {
             self.heard = Some(now.raw);
         }
         match news {
-            NodeNews::State { state, why } => (self.state, self.why) = (state, why),
-            NodeNews::Facts { facts, role } => self.facts = Some((facts, role)),
+            NodeNews::State { state, why } => {
+                if state == NodeState::StandingBy {
+                    self.end_of_beats();
+                }
+                (self.state, self.why) = (state, why);
+            }
+            NodeNews::Facts { facts, role } => {
+                if role == NodeRole::Standby {
+                    self.end_of_beats();
+                }
+                self.facts = Some((facts, role));
+            }
             NodeNews::Standby { sample, began } => self.look_at_standby(sample, began, now),
             NodeNews::Writer(WriterSample { inserted, .. }) => {
                 self.looks = (None, None);
                 self.pace.clear();
                 self.written = inserted.map(|lsn| (lsn, now.raw));
+                if let Some(lsn) = inserted {
+                    self.around.wal.see(lsn, (self.system(), self.timeline()), now.raw);
+                }
             }
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
+            NodeNews::Ledger(row) => {
+                self.totals.count(Stream::Ledger, row.commit);
+                self.ledger.see(row, now.raw);
+            }
+            NodeNews::Slots(slots) => self.around.see_slots(slots, now.raw),
+            NodeNews::Traffic(traffic) => self.around.see_traffic(traffic, now.raw),
+            NodeNews::Table(table) => self.around.see_table(table, now.raw),
+            NodeNews::NoLedger(why) => self.ledger.fail(why, now.raw),
+            NodeNews::Committed(commit) => self.totals.time(commit),
             NodeNews::Polled { started, ended } => self.polled = Some((started, ended)),
             NodeNews::Queries(queries) => self.totals.queries += queries,
             // Sightings belong to a link.
@@ -227,6 +272,8 @@ impl NodeTrack {
                 Some((id, at)) => self.as_of_now(Ok((id.incarnation, id.sequence)), Some(*at), now),
                 None => Known::unknown("no beat was written here by this agent"),
             },
+            ledger: self.ledger.status(now.raw),
+            slots: self.around.slots(now.raw),
             evidence_age_s: match self.heard {
                 Some(at) => Known::known(age(now.raw, at).as_secs_f64()),
                 None => Known::unknown("the node has not been reached yet"),
@@ -240,6 +287,14 @@ impl NodeTrack {
         self.pace.clear();
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
+        self.ledger.end();
+        self.around.new_epoch();
+    }
+
+    /// This agent does not write here any more.
+    fn end_of_beats(&mut self) {
+        self.ledger.end();
+        self.around.end_of_beats();
     }
 
     fn look_at_standby(&mut self, sample: StandbySample, began: Reading, now: Reading) {
@@ -262,6 +317,9 @@ impl NodeTrack {
             Receiver::Absent | Receiver::Hidden(_) => None,
         };
         let timeline = timeline.or_else(|| self.facts.as_ref().and_then(|(facts, _)| facts.timeline));
+        if let Some(lsn) = received(&sample) {
+            self.around.wal.see(lsn, (self.system(), timeline), at);
+        }
         self.looks = (Some(Look { began: began.raw, at, sample, timeline }), before);
     }
 
@@ -287,10 +345,7 @@ impl NodeTrack {
     }
 
     fn write(&mut self, write: Write) {
-        *self.totals.writes.entry(write.outcome).or_insert(0) += 1;
-        if let Some(took) = write.took.filter(|_| write.outcome == WriteOutcome::Acknowledged) {
-            self.totals.commit.record_ns(nanos(took));
-        }
+        self.totals.count(Stream::Beat, Commit { level: CommitLevel::Local, outcome: write.outcome, took: write.took });
         if let Some(announcement) = write.announcement {
             self.beat = Some((announcement.id, announcement.times.acknowledged));
         }
@@ -398,7 +453,7 @@ mod tests {
     #[test]
     fn errors_that_rise_are_news() {
         let interval = Duration::from_secs(1);
-        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval);
+        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval, interval * 5);
         let at = |second: u64| Reading { epoch: Epoch(1), raw: RawNanos(second * 1_000_000_000), wall: WallNanos(0) };
         assert_eq!(node.subscriber(at(100).raw), None);
         let mut fails = |second, apply_errors| {

@@ -7,14 +7,10 @@ use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{Basis, Bound, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
 use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::Reading;
+use lagmesh_postgres::layout::Stream;
 
 use crate::replication::lag::Totals;
 use crate::replication::node::NodeTrack;
-
-/// The commit level of beats.
-const BEAT_LEVEL: &str = "local";
-/// The stream of beats.
-const BEAT_STREAM: &str = "beat";
 
 impl NodeTrack {
     /// Everything about the node.
@@ -39,21 +35,27 @@ impl NodeTrack {
             out.push(Series::gauge(&catalogue::NODE_TIMELINE, node.clone(), f64::from(timeline.0)));
         }
         out.push(Series::counter(&catalogue::NODE_QUERIES, node.clone(), self.totals.queries));
-        self.beat_series(&node, out);
+        self.around.series(&node, now.raw, out);
+        self.write_series(&node, now, out);
     }
 
-    /// Only of nodes that beats were written to: a standby has no writes, not zero of them.
-    fn beat_series(&self, node: &Attributes, out: &mut Vec<Series>) {
-        if self.totals.writes.is_empty() {
-            return;
+    /// Only of nodes that rows were written to: a standby has no writes, not zero of them.
+    fn write_series(&self, node: &Attributes, now: Reading, out: &mut Vec<Series>) {
+        let writes = &self.totals.writes;
+        for stream in Stream::ALL.iter().filter(|stream| writes.keys().any(|(written, _)| written == *stream)) {
+            for outcome in WriteOutcome::ALL {
+                let attributes = node.clone().with(Attribute::Stream, stream.as_str()).with(Attribute::Outcome, outcome);
+                let count = writes.get(&(*stream, *outcome)).copied().unwrap_or_default();
+                out.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));
+            }
         }
-        for outcome in WriteOutcome::ALL {
-            let attributes = node.clone().with(Attribute::Stream, BEAT_STREAM).with(Attribute::Outcome, outcome);
-            let count = self.totals.writes.get(outcome).copied().unwrap_or_default();
-            out.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));
+        for (level, times) in &self.totals.commit {
+            let attributes = node.clone().with(Attribute::Level, level);
+            out.push(Series::histogram(&catalogue::HEARTBEAT_COMMIT, attributes, times.clone()));
         }
-        let commit = self.totals.commit.clone();
-        out.push(Series::histogram(&catalogue::HEARTBEAT_COMMIT, node.clone().with(Attribute::Level, BEAT_LEVEL), commit));
+        if let Some(age) = self.ledger.acknowledged_age(now.raw) {
+            out.push(Series::gauge(&catalogue::HEARTBEAT_LEDGER_AGE, node.clone(), age.as_secs_f64()));
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 use std::time::SystemTime;
 
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, BeatTimes, Incarnation, Sequence};
+use lagmesh_model::catalogue::Attribute;
 use lagmesh_model::interval::Interval;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
-use lagmesh_model::state::{NodeState, ReplicationState as S, WriteOutcome};
+use lagmesh_model::series::Value;
+use lagmesh_model::state::{CommitLevel, NodeState, ReplicationState as S, WriteOutcome};
 use lagmesh_model::time::WallNanos;
 use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, ReceiverSample, StandbySample, WriterSample};
 
 use super::*;
-use crate::measurement::{Heard, PeerClock};
+use crate::measurement::{Commit, Heard, LedgerRow, PeerClock};
 
 const FLEET: &str = r#"
 name = "test"
@@ -446,6 +448,43 @@ fn nodes_age() {
     }));
     let node = sim.replications.nodes(sim.now()).remove(0);
     assert_eq!((node.received.current(), node.replayed.current()), (Some(&Lsn(9)), None));
+}
+
+/// The ledger says whether writes work, in a stream of its own beside the beats, until the node takes none any more; the node's state stays
+/// what its beats make it.
+#[test]
+fn the_ledger_speaks_for_itself() {
+    let mut sim = healthy();
+    sim.tell(NodeNews::Facts { facts: facts(false), role: NodeRole::Writer });
+    let outcome = WriteOutcome::Acknowledged;
+    sim.tell(NodeNews::Written(Write { announcement: None, outcome, took: Some(Duration::from_millis(1)) }));
+    for (sequence, outcome, why) in [(1, WriteOutcome::Acknowledged, ""), (2, WriteOutcome::InDoubt, "writes hang")] {
+        let commit = Commit { level: CommitLevel::RemoteApply, outcome, took: Some(Duration::from_millis(7)) };
+        let row = LedgerRow { incarnation: Incarnation(5), sequence: Sequence(sequence), commit, why: why.to_owned() };
+        sim.tell(NodeNews::Ledger(row));
+    }
+    let node = sim.replications.nodes(sim.now()).remove(0);
+    let ledger = node.ledger.current().cloned().unwrap();
+    assert_eq!((node.state, ledger.outcome, ledger.why.as_str()), (NodeState::Ok, WriteOutcome::InDoubt, "writes hang"));
+    assert_eq!(ledger.acknowledged, Some((Incarnation(5), Sequence(1))));
+
+    let (now, view) = (sim.now(), sim.view.clone());
+    let mut series = Vec::new();
+    sim.replications.series(now, &view, &mut series);
+    let count = |stream, outcome| {
+        let words = [(Attribute::Stream, stream), (Attribute::Outcome, outcome)];
+        let fits = |one: &&Series| words.iter().all(|(name, word)| one.attributes.get(*name) == Some(*word));
+        series.iter().filter(|one| one.metric.name == "lagmesh.heartbeat.writes").find(fits).map(|one| one.value.clone())
+    };
+    assert_eq!(count("beat", "acknowledged"), Some(Value::Counter(1)));
+    assert_eq!(count("ledger", "acknowledged"), Some(Value::Counter(1)));
+    assert_eq!(count("ledger", "in-doubt"), Some(Value::Counter(1)));
+    let levels = series.iter().filter(|one| one.metric.name == "lagmesh.heartbeat.commit");
+    let levels: Vec<_> = levels.filter_map(|one| one.attributes.get(Attribute::Level)).collect();
+    assert_eq!(levels, ["local", "remote_apply"]);
+
+    sim.tell(NodeNews::Facts { facts: facts(true), role: NodeRole::Standby });
+    assert!(!sim.replications.nodes(sim.now()).remove(0).ledger.is_known());
 }
 
 /// Nothing is combined across epochs of our own clock.

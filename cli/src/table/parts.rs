@@ -2,8 +2,8 @@
 
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState, Vote};
-use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds};
+use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState, SlotState, Vote};
+use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds, Slots};
 
 use super::Style;
 use super::grid::{Cell, Grid, Tone};
@@ -204,6 +204,10 @@ pub(super) fn nodes(all: &[Node], style: Style) -> String {
         if !matches!(node.state, NodeState::Ok | NodeState::StandingBy) {
             notes.add(name, &node.why);
         }
+        if let Known::Known { value: ledger } = &node.ledger {
+            notes.add_part(name, "writes", &ledger.why);
+        }
+        slots(&mut notes, name, &node.slots);
         grid.push(vec![
             Cell::plain(name),
             Cell::plain(node.cluster.as_str()),
@@ -216,6 +220,18 @@ pub(super) fn nodes(all: &[Node], style: Style) -> String {
         ]);
     }
     or_none(&grid, "no node is known", style) + &notes.render(style)
+}
+
+/// Slots that the server gives up or has given up; what the others keep is in the metrics.
+fn slots(notes: &mut Notes, node: &str, slots: &Known<Slots>) {
+    let Some(Slots { slots, more }) = slots.current() else { return };
+    if *more > 0 {
+        notes.add_part(node, "slots", &format!("{more} more slots than are watched one by one"));
+    }
+    for slot in slots.iter().filter(|slot| matches!(slot.state, SlotState::Unreserved | SlotState::Lost)) {
+        let reason = slot.invalidation_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        notes.add_part(node, "slots", &format!("{} is {}{reason}: {}", slot.slot, slot.state, slot.state.explain()));
+    }
 }
 
 /// What waits for each collector.

@@ -124,6 +124,8 @@ fn node(name: &str, region: &str, role: NodeRole) -> Node {
         received: Known::unknown("not read"),
         replayed: Known::unknown("not read"),
         beat: Known::unknown("not read"),
+        ledger: Known::unknown("not read"),
+        slots: Known::unknown("not read"),
         evidence_age_s: Known::known(1.5),
     }
 }

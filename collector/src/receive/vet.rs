@@ -135,7 +135,7 @@ mod tests {
         fn with(pairs: &[(Attribute, &str)]) -> Attributes {
             pairs.iter().fold(Attributes::new(), |all, (name, value)| all.with(*name, value))
         }
-        use Attribute::{Agent, Cluster, Node, Origin, Outcome, Peer, Reason, Region, State};
+        use Attribute::{Agent, Cluster, Node, Origin, Outcome, Peer, Reason, Region, Slot, State};
         let gauge = |metric, pairs: &[(Attribute, &str)]| Series::gauge(metric, with(pairs), 1.0);
         let table = [
             (gauge(&catalogue::LINK_FLOOR, &[(Region, "b"), (Peer, "a")]), "foreign-region"),
@@ -151,6 +151,9 @@ mod tests {
             (gauge(&catalogue::LINK_STATE, &[(State, "wobbly")]), "unknown-word"),
             (gauge(&catalogue::LINK_FLOWS, &[(State, "down")]), "unknown-word"),
             (gauge(&catalogue::NODE_STATE, &[(State, "down")]), "unknown-word"),
+            (gauge(&catalogue::SLOT_STATE, &[(State, "ok")]), "unknown-word"),
+            (gauge(&catalogue::SLOT_ACTIVE, &[(Slot, "No name")]), "unknown-word"),
+            (gauge(&catalogue::SLOT_ACTIVE, &[(Slot, &"x".repeat(64))]), "unknown-word"),
             (Series::counter(&catalogue::LINK_PROBES, with(&[(Outcome, "failed")]), 1), "unknown-word"),
             (Series::counter(&catalogue::HEARTBEAT_WRITES, with(&[(Outcome, "lost")]), 1), "unknown-word"),
             (Series::counter(&catalogue::MESH_DROPPED, with(&[(Reason, &"x".repeat(49))]), 1), "unknown-word"),

@@ -4,12 +4,10 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, ReplicationState,
-    RouteCause, Stage, StampSource, WriteOutcome,
+    Basis, Bound, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
+    ReplicationState, RouteCause, SlotState, Stage, StampSource, WriteOutcome,
 };
 
-/// What `synchronous_commit` may be.
-const LEVELS: [&str; 5] = ["off", "local", "remote_write", "on", "remote_apply"];
 /// The two heartbeat streams.
 const STREAMS: [&str; 2] = ["beat", "ledger"];
 /// Whether an objective was met, `unknown` where the interval holds it.
@@ -18,12 +16,15 @@ const OBJECTIVES: [&str; 3] = ["met", "missed", "unknown"];
 const FLOWS: [&str; 2] = ["alive", "dead"];
 /// Reasons and versions are the agent's own words; longer ones are none [bytes].
 const OWN_WORD_BYTES_MAX: usize = 48;
+/// The longest name of a replication slot [bytes].
+const SLOT_BYTES_MAX: usize = 63;
 
 /// Whether an agent may say this of this metric.
 pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word: &str) -> bool {
     let is = |other: &Metric| metric.name == other.name;
     match attribute {
         Attribute::Phase => Phase::from_word(word).is_some(),
+        Attribute::Kind if is(&catalogue::SUBSCRIPTION_ERRORS) => word.len() <= OWN_WORD_BYTES_MAX,
         Attribute::Kind => ProbeKind::from_word(word).is_some(),
         Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
         Attribute::Outcome => Outcome::from_word(word).is_some(),
@@ -31,6 +32,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::State if is(&catalogue::LINK_ICMP_SOCKET) => IcmpSocket::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_FLOWS) => FLOWS.contains(&word),
         Attribute::State if is(&catalogue::NODE_STATE) => NodeState::from_word(word).is_some(),
+        Attribute::State if is(&catalogue::SLOT_STATE) => SlotState::from_word(word).is_some(),
         Attribute::State => ReplicationState::from_word(word).is_some(),
         Attribute::Direction if is(&catalogue::LINK_LOSS) => Direction::from_word(word).is_some(),
         Attribute::Direction => Direction::from_word(word).is_some_and(|direction| direction != Direction::Unknown),
@@ -39,12 +41,14 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Stage => Stage::from_word(word).is_some(),
         Attribute::Role => NodeRole::from_word(word).is_some(),
         Attribute::Stream => STREAMS.contains(&word),
+        Attribute::Cause if is(&catalogue::NODE_CONFLICTS) => word.len() <= OWN_WORD_BYTES_MAX,
         Attribute::Cause => PathCause::from_word(word).is_some() || RouteCause::from_word(word).is_some(),
         Attribute::Stamps => StampSource::from_word(word).is_some(),
-        Attribute::Level => LEVELS.contains(&word),
+        Attribute::Level => CommitLevel::from_word(word).is_some(),
         Attribute::Objective => OBJECTIVES.contains(&word),
         Attribute::System => word.parse::<u64>().is_ok(),
         Attribute::Collector => fleet.collectors.iter().any(|collector| collector.name.as_str() == word),
+        Attribute::Slot => word.len() <= SLOT_BYTES_MAX && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')),
         Attribute::Reason | Attribute::Version => word.len() <= OWN_WORD_BYTES_MAX,
         // Names of the fleet file and of its regions.
         Attribute::Cluster | Attribute::Origin | Attribute::Region | Attribute::Peer | Attribute::Node | Attribute::Agent => true,

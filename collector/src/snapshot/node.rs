@@ -45,6 +45,8 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
         received: Known::unknown(AT_THE_AGENT),
         replayed: Known::unknown(AT_THE_AGENT),
         beat: Known::unknown(AT_THE_AGENT),
+        ledger: Known::unknown(AT_THE_AGENT),
+        slots: Known::unknown(AT_THE_AGENT),
         evidence_age_s: evidence_age(&sources, &node.region),
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::{
     APPLICATION_INTERVAL_MAX, APPLICATION_INTERVAL_MIN, Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector,
-    DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, Mesh, Node, PROBE_INTERVAL_MIN,
-    Region, Replication, Url, dsn,
+    DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, LEDGER_INTERVAL_MAX,
+    LEDGER_INTERVAL_MIN, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
@@ -25,7 +25,7 @@ const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
 const REGION: &[&str] = &["name", "latitude", "longitude", "agent", "sql_probe", "http_probe"];
 const AGENT: &[&str] = &["name", "mesh"];
-const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "writers_max", "node"];
+const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "ledger_interval", "writers_max", "node"];
 const NODE: &[&str] = &["name", "region", "dsn"];
 const COLLECTOR: &[&str] = &["name", "otlp"];
 /// The keys of `[mesh]`.
@@ -192,6 +192,8 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
         let name = names.name(section);
         let lag_objective = section.duration("lag_objective", ANY, Cluster::LAG_OBJECTIVE);
         let beat_interval = section.duration("beat_interval", BEAT_INTERVAL_MIN..=BEAT_INTERVAL_MAX, Cluster::BEAT_INTERVAL);
+        let ledger_interval =
+            section.duration("ledger_interval", LEDGER_INTERVAL_MIN..=LEDGER_INTERVAL_MAX, Cluster::LEDGER_INTERVAL);
         let writers_max = section.integer("writers_max", 1..=u64::MAX, Cluster::WRITERS_MAX);
         let nodes = section.sections("node", NODE);
         if section.has_none("node") {
@@ -202,6 +204,7 @@ fn clusters(sections: &[Section<'_>], regions: &[String]) -> Found<Vec<Cluster>>
             name: name?,
             lag_objective: lag_objective?,
             beat_interval: beat_interval?,
+            ledger_interval: ledger_interval?,
             writers_max: writers_max?,
             nodes: nodes?,
         })

@@ -53,8 +53,8 @@ fn good() {
     assert_eq!(fleet.peers_of(&east).map(|region| region.name.as_str()).collect::<Vec<_>>(), ["west"]);
     let (cluster, node) = fleet.nodes_of(&east).next().unwrap();
     assert_eq!(
-        (cluster.lag_objective, cluster.beat_interval, cluster.writers_max),
-        (Duration::from_secs(5), Duration::from_secs(1), 1)
+        (cluster.lag_objective, cluster.beat_interval, cluster.ledger_interval, cluster.writers_max),
+        (Duration::from_secs(5), Duration::from_secs(1), Duration::from_secs(5), 1)
     );
     assert_eq!(fleet.node_by_hash(NodeHash::of(&node.name)), Some((cluster, node)));
     assert_eq!((&fleet.mesh, &fleet.judge), (&Mesh::default(), &Judge::default()));
@@ -74,8 +74,8 @@ fn example_is_the_defaults() {
     assert_eq!(fleet.judge, Judge::default());
     let cluster = &fleet.clusters[0];
     assert_eq!(
-        (cluster.lag_objective, cluster.beat_interval, cluster.writers_max),
-        (Cluster::LAG_OBJECTIVE, Cluster::BEAT_INTERVAL, Cluster::WRITERS_MAX)
+        (cluster.lag_objective, cluster.beat_interval, cluster.ledger_interval, cluster.writers_max),
+        (Cluster::LAG_OBJECTIVE, Cluster::BEAT_INTERVAL, Cluster::LEDGER_INTERVAL, Cluster::WRITERS_MAX)
     );
     assert!(fleet.needs_mesh_key() && !fleet.insecure);
     assert_eq!(fleet.warnings(), [] as [String; 0]);
@@ -97,7 +97,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "[[cluster]]",
         "[[cluster]]\npriority = 1",
-        "fleet.toml:16: cluster.priority: unknown key; known here: name, lag_objective, beat_interval, writers_max, node",
+        "fleet.toml:16: cluster.priority: unknown key; known here: name, lag_objective, beat_interval, ledger_interval, writers_max, node",
     ),
     ("[[collector]]", "[meshes]\n[[collector]]", r#"fleet.toml:22: meshes: unknown key; did you mean "mesh"?"#),
     ("\"test\"", "7", "fleet.toml:1: name: must be text in quotes, not an integer"),
@@ -231,6 +231,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "\"app\"\n[[cluster.node]]",
         "\"app\"\nbeat_interval = \"1ms\"\n[[cluster.node]]",
         "fleet.toml:17: cluster.beat_interval: \"1ms\" is outside 50ms to 10s",
+    ),
+    (
+        "\"app\"\n[[cluster.node]]",
+        "\"app\"\nledger_interval = \"30s\"\n[[cluster.node]]",
+        "fleet.toml:17: cluster.ledger_interval: \"30s\" is outside 1s to 20s",
     ),
     (
         "\"app\"\n[[cluster.node]]",

@@ -7,8 +7,13 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 /// The views whose columns differ between versions.
-const VIEWS: [&str; 4] =
-    ["pg_stat_wal_receiver", "pg_stat_replication", "pg_stat_database_conflicts", "pg_stat_subscription_stats"];
+const VIEWS: [&str; 5] = [
+    "pg_stat_wal_receiver",
+    "pg_stat_replication",
+    "pg_stat_database_conflicts",
+    "pg_stat_subscription_stats",
+    "pg_replication_slots",
+];
 
 /// When a function answers; asked at any other time it would only leave an error in the server's log.
 #[derive(Clone, Copy)]

@@ -107,12 +107,14 @@ pub async fn write_beat(client: &Client, beat: &NewBeat<'_>) -> Result<Option<Po
     Ok(Some(Position { system: beat.system, timeline: Timeline(timeline.cast_unsigned()), lsn: Lsn(lsn.into()) }))
 }
 
-/// Deletes the rows of an origin's earlier incarnations; only the origin's own writer does this. Returns how many went.
+/// Deletes the rows of an origin's earlier incarnations; only the origin's own writer does this. Returns how many went. A row that a
+/// commit of an earlier start still holds, because that waits for a lost synchronous standby, is left to the next start.
 ///
 /// # Errors
 /// The server's.
 pub async fn delete_superseded(client: &Client, origin: &NodeName, current: Incarnation) -> Result<u64, Error> {
-    let sql = "DELETE FROM lagmesh.beat WHERE origin = $1 AND incarnation <> $2";
+    let sql = "DELETE FROM lagmesh.beat WHERE ctid = ANY (ARRAY(SELECT ctid FROM lagmesh.beat WHERE origin = $1 AND incarnation <> $2 \
+               FOR UPDATE SKIP LOCKED))";
     client.execute_typed(sql, &[(&origin.as_str(), Type::TEXT), (&current.0, Type::INT8)]).await
 }
 

@@ -3,7 +3,7 @@ use lagmesh_postgres::Connection;
 use lagmesh_postgres::bootstrap::{BootstrapOptions, bootstrap_sql};
 use lagmesh_postgres::discover::{
     Catalogue, NodeFacts, PauseState, Receiver, StandbySample, WriterSample, node_facts, standby_sample, subscriber_sample,
-    writer_sample,
+    traffic_sample, writer_sample,
 };
 
 use crate::support::{Server, Settings, open};
@@ -162,5 +162,7 @@ async fn subscriptions() {
     if version >= 150_000 {
         subscriber.until("SELECT (apply_error_count > 0)::text FROM pg_stat_subscription_stats", "true").await;
         assert!(sample().await.apply_errors > before.apply_errors);
+        let errors = traffic_sample(connection.client(), &catalogue).await.unwrap().subscription_errors;
+        assert!(errors["apply"] > 0 && errors["sync"] == 0, "{errors:?}");
     }
 }

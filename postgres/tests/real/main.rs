@@ -2,8 +2,10 @@
 
 mod beats;
 mod bootstrap;
+mod commits;
 mod connecting;
 mod deadlines;
 mod discovery;
 mod support;
+mod surroundings;
 mod tls;

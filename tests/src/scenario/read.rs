@@ -44,7 +44,8 @@ const REGION: &[&str] = &["name", "latitude", "longitude", "agents", "clock", "s
 const CLOCK: &[&str] =
     &["monotonic", "boot", "wall", "drift_ppm", "synchronised", "max_error", "clockbound", "kernel_stamps_true"];
 const LINK: &[&str] = link_keys!("from", "to", "both");
-const CLUSTER: &[&str] = &["name", "beat_interval", "lag_objective", "writers_max", "synchronous", "synchronous_commit", "node"];
+const CLUSTER: &[&str] =
+    &["name", "beat_interval", "ledger_interval", "lag_objective", "writers_max", "synchronous", "synchronous_commit", "node"];
 const NODE: &[&str] = &["name", "region", "follows", "subscribes", "exchanges", "apply_delay", "version", "settings"];
 const COLLECTOR: &[&str] = &["name", "region"];
 const LOAD: &[&str] = &["node", "clients", "rate"];
@@ -291,6 +292,7 @@ fn cluster(section: &Section<'_>, plan: &Plan, nodes: &mut BTreeMap<String, usiz
         synchronous_standby_names: section.get("synchronous", text)?,
         synchronous_commit: section.get("synchronous_commit", text)?,
         beat_interval: optional("beat_interval")?,
+        ledger_interval: optional("ledger_interval")?,
         lag_objective: optional("lag_objective")?,
         writers_max: section.integer("writers_max", 1..=64, 1)?,
     };

@@ -117,7 +117,11 @@ impl Layout {
     fn clusters(&self, plan: &Plan, file: &mut String) -> Result<()> {
         for cluster in &plan.clusters {
             write!(file, "\n[[cluster]]\nname = \"{}\"\nwriters_max = {}\n", cluster.name, cluster.writers_max)?;
-            for (key, value) in [("beat_interval", cluster.beat_interval), ("lag_objective", cluster.lag_objective)] {
+            for (key, value) in [
+                ("beat_interval", cluster.beat_interval),
+                ("ledger_interval", cluster.ledger_interval),
+                ("lag_objective", cluster.lag_objective),
+            ] {
                 if let Some(value) = value {
                     writeln!(file, "{key} = \"{}\"", humantime::format_duration(value))?;
                 }

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, RegionState,
-    ReplicationState, RouteCause, Stage, StampSource, Vote, WriteOutcome,
+    Axis, Basis, Bound, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
+    RegionState, ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
 use lagmesh_tests::prometheus::repository;
@@ -39,11 +39,12 @@ fn states_are_those_of_the_model() -> Result<()> {
         ($($kind:ty),+) => { [$(<$kind>::ALL.iter().map(|word| (word.as_str(), word.explain())).collect::<Vec<_>>()),+] };
     }
     let page = document("docs/states.md")?;
-    let states = words![ReplicationState, NodeState, LinkState, RegionState];
+    let states = words![ReplicationState, NodeState, LinkState, SlotState, RegionState];
     let others = words![
         Vote,
         Outcome,
         WriteOutcome,
+        CommitLevel,
         ProbeKind,
         IcmpSocket,
         Direction,

@@ -29,9 +29,10 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     }
     for cluster in &fleet.clusters {
         let (objective, beat, writers) = (text(cluster.lag_objective), text(cluster.beat_interval), cluster.writers_max);
+        let ledger = text(cluster.ledger_interval);
         write!(
             file,
-            "[[cluster]]\nname = \"{}\"\nlag_objective = {objective}\nbeat_interval = {beat}\nwriters_max = {writers}\n",
+            "[[cluster]]\nname = \"{}\"\nlag_objective = {objective}\nbeat_interval = {beat}\nledger_interval = {ledger}\nwriters_max = {writers}\n",
             cluster.name
         )
         .unwrap();
@@ -155,6 +156,7 @@ prop_compose! {
             name: format!("cluster-{c}").parse().unwrap(),
             lag_objective: Duration::from_millis(lag_ms),
             beat_interval: Duration::from_millis(beat_ms),
+            ledger_interval: Duration::from_millis(1_000 + beat_ms),
             writers_max,
             nodes: nodes.into_iter().enumerate().map(|(n, (region, host))| Node {
                 name: format!("node-{c}-{n}").parse().unwrap(),
