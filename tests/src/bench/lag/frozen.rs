@@ -28,6 +28,7 @@ const DELAY_NS: i64 = 20 * MS;
 const BEAT_NS: i64 = 1_000 * MS;
 /// What the delayed standby holds back on purpose.
 const APPLY_DELAY_MS: u64 = 2_000;
+const APPLY_DELAY_NS: i64 = 2_000 * MS;
 /// How often the agent is asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How often the usual queries are asked [ns].
@@ -62,7 +63,6 @@ impl Topology {
 }
 
 /// In the order in which they freeze: a cascade before what feeds it.
-#[expect(clippy::cast_possible_wrap, reason = "two seconds")]
 const TOPOLOGIES: [Topology; 6] = [
     Topology {
         source: "stream-db",
@@ -77,7 +77,7 @@ const TOPOLOGIES: [Topology; 6] = [
         "quorum-1-db",
     ),
     Topology {
-        delay_ns: APPLY_DELAY_MS as i64 * MS,
+        delay_ns: APPLY_DELAY_NS,
         ..Topology::streaming(
             "delayed",
             "the walreceiver of a standby that applies 2 s late on purpose, counted from 2 s after the freeze",

@@ -93,7 +93,10 @@ async fn quiet_stretch(bed: &mut Bed, time: Duration) -> Result<()> {
         seen = states(&bed.world, &[AWAY], time).await?;
         Ok(())
     };
-    let near = async { Ok(sleep(time).await) };
+    let near = async {
+        sleep(time).await;
+        Ok(())
+    };
     let (near, away) = tokio::try_join!(bed.queries_per_beat(HOME, NEAR_DB, near), bed.queries_per_beat(AWAY, AWAY_DB, looking))?;
     let (used_s, time_s) = (usage::cpu_s(pid)? - cpu_s, (Real::now() - since) as f64 / 1e9);
     let after = Wal::read(server(&bed.world)?).await?;

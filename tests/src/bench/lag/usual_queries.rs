@@ -114,7 +114,7 @@ pub(super) fn errors(samples: &[Sample], node: &str, truth: &Truth) -> Errors {
 pub(super) fn words(samples: &[Sample]) -> String {
     let largest = |values: &[f64]| rank(values, 1.0).map_or_else(|| "nothing".to_owned(), |most| format!("{most:.3} s at most"));
     let exporter: Vec<f64> = samples.iter().map(|sample| sample.exporter_s).collect();
-    let zeros = exporter.iter().filter(|said| **said == 0.0).count();
+    let zeros = exporter.iter().filter(|said| **said <= 0.0).count();
     let replay: Vec<f64> = samples.iter().filter_map(|sample| sample.replay_lag_s).collect();
     format!(
         "the exporter's query said {} (0 in {zeros} of {} answers), replay_lag {}, null in {} answers",
