@@ -195,7 +195,7 @@ pub(super) fn varying() -> Setting {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::net::{IpAddr, Ipv4Addr};
 
@@ -204,14 +204,23 @@ mod tests {
     use super::*;
     use crate::world::layout::Layout;
 
+    /// The fleet of a plan, with an address for each host.
+    pub(in crate::bench::lag) fn fleet(plan: &Plan) -> Fleet {
+        let address = |host: &str| {
+            let number = plan.regions.iter().position(|region| region.name == host).map_or(0, |number| number + 1);
+            Ok(IpAddr::from(Ipv4Addr::new(10, 0, 0, u8::try_from(number).unwrap())))
+        };
+        let layout = Layout::on_hosts(plan, address).unwrap();
+        Fleet::parse("fleet.toml", &layout.fleet_file(plan).unwrap()).unwrap()
+    }
+
     /// Each world is one that lagmesh itself takes, with all links set both ways, and no case comes twice.
     #[test]
     fn worlds() {
         let mut names = BTreeSet::new();
         for setting in hard().into_iter().chain([varying()]) {
             let plan = setting.plan();
-            let layout = Layout::on_hosts(&plan, |_| Ok(IpAddr::from(Ipv4Addr::new(10, 0, 0, 1)))).unwrap();
-            let fleet = Fleet::parse("fleet.toml", &layout.fleet_file(&plan).unwrap()).unwrap();
+            let fleet = fleet(&plan);
             assert_eq!((fleet.clusters[0].beat_interval, plan.links.len()), (setting.interval, 6), "{}", plan.name);
             assert_eq!(plan.agents_of(&plan.regions[1]).len(), usize::from(READERS));
             assert!(setting.cases.iter().all(|case| names.insert(case.name)));

@@ -1,5 +1,6 @@
 //! Whether intervals hold the truth, how wide they are, and how many statements that takes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,6 +12,7 @@ use super::stats::{deviation, frontier, mean, rank};
 use super::told::{Pair, Pairs};
 use crate::bench::figure::Figure;
 use crate::bench::{progress, say, say_figures};
+use crate::clocks::HostClock;
 use crate::world::World;
 
 /// The share of intervals that are to hold the truth.
@@ -64,18 +66,17 @@ pub(super) async fn measure(time: Duration, pool: &mut Pool) -> Result<()> {
     Ok(())
 }
 
-fn clocks(world: &World, case: &Case) -> Vec<std::sync::Arc<crate::clocks::HostClock>> {
+fn clocks(world: &World, case: &Case) -> Vec<Arc<HostClock>> {
     [case.name, WRITER].into_iter().filter_map(|region| world.clock(region).cloned()).collect()
 }
 
 /// Steps the clocks in turn, each to and fro.
-async fn step(clocks: &[std::sync::Arc<crate::clocks::HostClock>], time: Duration) -> Result<()> {
+async fn step(clocks: &[Arc<HostClock>], time: Duration) -> Result<()> {
     let steps = (time.as_millis() / STEP_EVERY.as_millis()).saturating_sub(1);
-    for number in 0..steps {
+    let each_clock = (0..usize::try_from(steps)?).flat_map(|round| clocks.iter().map(move |clock| (round, clock)));
+    for (round, clock) in each_clock.take(usize::try_from(steps)?) {
         sleep(STEP_EVERY).await;
-        let Some(clock) = clocks.get(usize::try_from(number)? % clocks.len()) else { continue };
-        let forward = usize::try_from(number)? / clocks.len() % 2 == 0;
-        clock.step_wall(if forward { STEP_NS } else { -STEP_NS })?;
+        clock.step_wall(if round.is_multiple_of(2) { STEP_NS } else { -STEP_NS })?;
     }
     Ok(())
 }

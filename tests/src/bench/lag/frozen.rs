@@ -289,19 +289,14 @@ fn tell(topology: &Topology, tries: &[&Try]) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use lagmesh_model::fleet::Fleet;
-
+    use super::super::cases::tests::fleet;
     use super::*;
-    use crate::world::layout::Layout;
 
     /// The world is one that lagmesh takes, and each topology is a link of it from what its source says.
     #[test]
     fn world() {
         let plan = plan();
-        let layout = Layout::on_hosts(&plan, |_| Ok(IpAddr::from(Ipv4Addr::new(10, 0, 0, 1)))).unwrap();
-        Fleet::parse("fleet.toml", &layout.fleet_file(&plan).unwrap()).unwrap();
+        assert_eq!(fleet(&plan).clusters.len(), 4);
         let links = plan.replications();
         for topology in &TOPOLOGIES {
             assert!(links.contains(&(topology.origin, topology.node)), "{}", topology.name);

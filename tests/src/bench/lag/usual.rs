@@ -234,7 +234,16 @@ fn tell_alarms(case: &str, about: &str, time: Duration, states: &States) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cases::tests::fleet;
     use super::*;
+
+    /// An agent at home watches two nodes and has one peer; the other agent watches one.
+    #[test]
+    fn world() {
+        let fleet = fleet(&plan("usual", None));
+        let of = |region: &str| fleet.nodes_of(&region.parse().unwrap()).count();
+        assert_eq!((fleet.regions.len(), of(HOME), of(AWAY)), (2, 2, 1));
+    }
 
     /// A state that lasts is one alarm, one that comes again is another, and ok is none.
     #[test]
