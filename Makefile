@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh soak fuzz release
+.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh bench-lag soak fuzz release
 
 DEMO_SECONDS ?=
 FILE ?=
@@ -63,6 +63,11 @@ bench-mesh: ## Figures of the mesh beside fping and smokeping_prober (about seve
 	@tests/setup.sh bench
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-mesh $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
+
+bench-lag: ## Figures of replication lag against the truth, beside the usual queries (about ten minutes); BENCH_SECONDS=60 for a rough look, BENCH_ONLY=error,frozen for parts
+	@tests/setup.sh testbed
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed bench-lag $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 
 soak: ## Ten million probes without a loss, and whether memory grows (about 25 minutes); SOAK_SECONDS=60 for a short one
 	@tests/setup.sh testbed

@@ -284,8 +284,28 @@ pub struct Sighting {
     pub row: BeatRow,
     /// The start of the newest poll that did not show it yet; `None` if there was no such poll on this connection.
     pub absent: Option<RawNanos>,
-    /// The end of the poll that showed it.
+    /// The start of the poll that showed it.
+    pub asked: RawNanos,
+    /// The end of that poll.
     pub present: RawNanos,
+}
+
+/// A beat whose lag has just come out, with what makes its interval as wide as it is: `width = poll gap + commit time + theta width`,
+/// unless the lower end is held up by the moment at which the beat was sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SettledBeat {
+    /// Which beat of its origin.
+    pub beat: (Incarnation, Sequence),
+    /// Its apply lag.
+    pub lag: Interval,
+    /// From the start of the newest poll without it to the end of the first with it [ns].
+    pub poll_gap_ns: i64,
+    /// How long the poll took that showed it [ns].
+    pub poll_ns: i64,
+    /// From its sending to the return of its commit [ns].
+    pub commit_ns: i64,
+    /// How wide the interval of the two clocks' difference was [ns].
+    pub theta_width_ns: i64,
 }
 
 /// What the mesh knows about the clock of a peer agent.

@@ -30,7 +30,7 @@ use lagmesh_model::state::NodeRole;
 use lagmesh_model::status;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
-use crate::measurement::{NodeEvent, NodeNews, PeerView, Sighting, Write};
+use crate::measurement::{NodeEvent, NodeNews, PeerView, SettledBeat, Sighting, Write};
 use node::NodeTrack;
 use told::{Heard, Told};
 use track::{Track, age};
@@ -119,6 +119,14 @@ impl Replications {
                     track.record(news, now);
                 }
             }
+        }
+    }
+
+    /// Hands over the beats whose lag came out since the last time, each with its origin and the node at which it was seen. Who never asks
+    /// loses nothing but these.
+    pub fn take_settled(&mut self, mut each: impl FnMut(&NodeName, &NodeName, &SettledBeat)) {
+        for (link, track) in &mut self.tracks {
+            track.lag.take_settled().for_each(|beat| each(&link.origin, &link.node, &beat));
         }
     }
 

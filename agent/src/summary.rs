@@ -33,6 +33,8 @@ const FRESH_FOR: Duration = Duration::from_millis(500);
 const FIRST_BATCH_AFTER: Duration = Duration::from_secs(2);
 /// How many observations are taken in one round, so that a flood of them cannot hold up the ticks.
 const ROUND_MAX: usize = 1024;
+/// Where each single lag is logged.
+const BEAT_LOG: &str = "lagmesh::beat";
 /// On shutdown: how long to wait for the sources to end, and for the disk to take the last batch.
 const SOURCES_WAIT: Duration = Duration::from_secs(1);
 const LAST_BATCH_WAIT: Duration = Duration::from_secs(3);
@@ -167,6 +169,32 @@ impl Task {
             self.context.awaited.saw(&observation);
             self.context.summary.record(observation, &view);
         }
+        self.log_beats();
+    }
+
+    /// Whoever wants each single lag finds it in the log: target `lagmesh::beat`, level `debug`.
+    fn log_beats(&mut self) {
+        if !tracing::enabled!(target: BEAT_LOG, tracing::Level::DEBUG) {
+            return;
+        }
+        self.context.summary.take_settled(|origin, node, settled| {
+            let (incarnation, sequence) = settled.beat;
+            tracing::debug!(
+                target: BEAT_LOG,
+                %origin,
+                %node,
+                incarnation = incarnation.0,
+                sequence = sequence.0,
+                lower_ns = settled.lag.lower_ns(),
+                estimate_ns = settled.lag.estimate_ns(),
+                upper_ns = settled.lag.upper_ns(),
+                poll_gap_ns = settled.poll_gap_ns,
+                poll_ns = settled.poll_ns,
+                commit_ns = settled.commit_ns,
+                theta_width_ns = settled.theta_width_ns,
+                "beat"
+            );
+        });
     }
 
     fn count_dropped(&mut self) {
@@ -181,6 +209,7 @@ impl Task {
         let view = self.context.views.borrow().clone();
         self.context.summary.step(now, &view);
         self.context.progress.mark(now);
+        self.log_beats();
     }
 
     /// What is known now, for whoever asks.

@@ -12,6 +12,7 @@ mod figure;
 
 mod accuracy;
 mod cost;
+pub mod lag;
 mod loss;
 mod notice;
 mod rivals;

@@ -34,7 +34,7 @@ pub async fn run(scenario: &Scenario, say: &mut dyn FnMut(&str)) -> Result<Repor
         report.verdict = Verdict::NotRun { why };
         return Ok(report);
     }
-    let options = Options { emulated: true, http_port: 0 };
+    let options = Options { emulated: true, http_port: 0, agent_env: &[] };
     let mut world = match World::start(scenario.plan.clone(), &options, say).await {
         Ok(world) => world,
         Err(error) if is_not_possible(&error) => {

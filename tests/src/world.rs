@@ -49,6 +49,8 @@ pub struct Options {
     pub emulated: bool,
     /// The port on this machine on which people would like the first collector's page; another one is taken if it is in use.
     pub http_port: u16,
+    /// What agents find in their environment on top.
+    pub agent_env: &'static [(&'static str, &'static str)],
 }
 
 /// A running world. Dropping it ends everything in it.
@@ -65,6 +67,7 @@ pub struct World {
     /// Keeps what hosts claim about their clocks fresh, as their daemons would.
     clock_keeper: JoinSet<()>,
     page: Option<Proxy>,
+    agent_env: &'static [(&'static str, &'static str)],
     /// Who probes whom, as the fleet file says.
     mesh_plan: fleet::Plan,
     wan: Option<Wan>,

@@ -96,7 +96,8 @@ impl Watch {
             plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin));
         }
         self.last = (started.epoch == ended.epoch).then_some(started);
-        fresh.into_iter().map(|row| Sighting { absent: absent(&row.id.origin), row, present: ended.raw }).collect()
+        let sighting = |row: BeatRow| Sighting { absent: absent(&row.id.origin), row, asked: started.raw, present: ended.raw };
+        fresh.into_iter().map(sighting).collect()
     }
 
     /// Remembers a row; gives it back if it is a beat of another member.

@@ -9,12 +9,14 @@ use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
 
-use crate::measurement::{PeerView, Sighting};
+use crate::measurement::{PeerView, SettledBeat, Sighting};
 use crate::replication::told::{Mark, Told, is_newer};
 use crate::replication::track::age;
 
 /// Sightings that wait to learn when their beat was acknowledged; the next row tells, so more than a few means a catch-up.
 const PENDING_MAX: usize = 32;
+/// Beats whose lag came out and that nobody has taken yet: a few seconds at the highest beat rate.
+const SETTLED_MAX: usize = 128;
 /// The span of the recent distribution.
 const RECENT: Duration = Duration::from_secs(60);
 /// The most values of the recent distribution: a minute at the highest beat rate.
@@ -32,6 +34,8 @@ pub(super) struct Lag {
     /// The newest lag that is known, and when its beat was found.
     last: Option<LastLag>,
     recent: VecDeque<(RawNanos, i64)>,
+    /// Whose lag came out, for whoever wants each of them; the oldest go if nobody does.
+    settled: VecDeque<SettledBeat>,
     /// The offset of the writer's clock, as it was last known.
     offset: Option<KeptClock>,
     /// What goes out.
@@ -126,6 +130,11 @@ impl Lag {
     /// Since its beat was found.
     pub(super) fn last_age(&self, now: RawNanos) -> Option<Duration> {
         self.last.map(|last| age(now, last.at))
+    }
+
+    /// The beats whose lag came out since the last time, oldest first.
+    pub(super) fn take_settled(&mut self) -> impl Iterator<Item = SettledBeat> + '_ {
+        self.settled.drain(..)
     }
 
     /// Whether lag has been falling over the last few beats.
@@ -250,10 +259,11 @@ impl Lag {
         let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
         let present = pending.sighting.present;
         let theta = offset.map(|offset| theta_at_commit(offset, row, pending.at));
-        let Some(lag) = theta.and_then(|theta| apply_lag(pending.absent, present, &times, theta)) else {
+        let Some((theta, lag)) = theta.and_then(|theta| Some((theta, apply_lag(pending.absent, present, &times, theta)?))) else {
             self.totals.unknown += 1;
             return;
         };
+        self.keep_settled(pending, &times, theta, lag);
         self.totals.record(lag, objective);
         self.last = Some(LastLag { at: present, lag, beat: (row.id.incarnation, row.id.sequence) });
         if lag.upper_ns() < 0 {
@@ -264,6 +274,21 @@ impl Lag {
             self.recent.pop_front();
         }
         self.recent.push_back((present, lag.estimate_ns()));
+    }
+
+    fn keep_settled(&mut self, pending: &Pending, times: &BeatTimes, theta: Interval, lag: Interval) {
+        if self.settled.len() == SETTLED_MAX {
+            self.settled.pop_front();
+        }
+        let sighting = &pending.sighting;
+        self.settled.push_back(SettledBeat {
+            beat: (sighting.row.id.incarnation, sighting.row.id.sequence),
+            lag,
+            poll_gap_ns: sighting.present.since_ns(pending.absent),
+            poll_ns: sighting.present.since_ns(sighting.asked),
+            commit_ns: times.acknowledged.since_ns(times.sent),
+            theta_width_ns: theta.width_ns(),
+        });
     }
 }
 

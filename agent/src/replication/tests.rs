@@ -156,6 +156,7 @@ impl Sim {
             self.tell(NodeNews::Sighting(Sighting {
                 row: BeatRow { epoch: self.writer_epoch, ..row(n) },
                 absent,
+                asked: self.now().raw,
                 present: self.now().raw,
             }));
         }

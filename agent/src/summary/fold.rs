@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::{Fleet, traffic};
 use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series};
 use lagmesh_model::status::{AgentStatus, Export};
@@ -13,7 +14,7 @@ use lagmesh_model::time::{Reading, WallNanos, nanos};
 
 use super::Snapshot;
 use crate::link::Links;
-use crate::measurement::{Observation, PeerView};
+use crate::measurement::{Observation, PeerView, SettledBeat};
 use crate::replication::Replications;
 use crate::send::Deliveries;
 use crate::spool::{Levels, LossReason};
@@ -105,6 +106,11 @@ impl Summary {
     pub fn step(&mut self, now: Reading, view: &PeerView) {
         self.links.step(now, view);
         self.replications.step(now, view);
+    }
+
+    /// Hands over the beats whose lag came out since the last time, each with its origin and the node at which it was seen.
+    pub fn take_settled(&mut self, each: impl FnMut(&NodeName, &NodeName, &SettledBeat)) {
+        self.replications.take_settled(each);
     }
 
     /// What is known at `now`.

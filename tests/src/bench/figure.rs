@@ -40,12 +40,13 @@ impl fmt::Display for Figure {
     }
 }
 
-/// A number in plain digits, with about four that say something.
+/// A number in plain digits, with about four that say something: of a share just below one those are what is missing.
 fn digits(number: f64) -> String {
     let decimals = match number.abs() {
         1000.0.. => 0,
         100.0.. => 1,
         10.0.. => 2,
+        0.99..1.0 => 6,
         _ => 4,
     };
     let text = format!("{number:.decimals$}");
@@ -73,8 +74,16 @@ mod tests {
     /// Large numbers keep their zeros, small ones their digits.
     #[test]
     fn numbers() {
-        let table =
-            [(0.0, "0"), (50_000.0, "50000"), (123_456.7, "123457"), (100.0, "100"), (0.013_79, "0.0138"), (23.456, "23.46")];
+        let table = [
+            (0.0, "0"),
+            (50_000.0, "50000"),
+            (123_456.7, "123457"),
+            (100.0, "100"),
+            (0.013_79, "0.0138"),
+            (23.456, "23.46"),
+            (0.999_967, "0.999967"),
+            (1.0, "1"),
+        ];
         for (number, text) in table {
             assert_eq!(digits(number), text);
         }

@@ -63,7 +63,7 @@ async fn main() -> Result<()> {
 async fn start(args: &Args) -> Result<World> {
     let mut tell = |line: &str| say(&format!("demo: {line}"));
     let plan = |distances| Plan::three_cities("demo", EXPORT_INTERVAL, distances);
-    let options = |emulated| Options { emulated, http_port: args.port };
+    let options = |emulated| Options { emulated, http_port: args.port, agent_env: &[] };
     if !args.loopback {
         match World::start(plan(true), &options(true), &mut tell).await {
             Err(error) if NotPossible::is_cause_of(&error) => {

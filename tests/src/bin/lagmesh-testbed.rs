@@ -1,4 +1,4 @@
-//! `lagmesh-testbed`: runs scenarios, the testbed's own check, and the bench of the mesh.
+//! `lagmesh-testbed`: runs scenarios, the testbed's own check, and the benches of mesh and lag.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -59,6 +59,15 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         only: Vec<bench::Part>,
     },
+    /// Measure how right, how cheap and how soon replication lag is told; a line for each figure
+    BenchLag {
+        /// For how long it measures [s]; less gives fewer samples. What starts and ends takes about 200 s more
+        #[arg(long, default_value_t = bench::lag::USUAL_SECONDS)]
+        seconds: u32,
+        /// Only these parts
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::lag::Part>,
+    },
     /// Probe for long without a loss: ten million probes, and what is told of them
     Soak {
         /// For how long [s]
@@ -108,6 +117,7 @@ async fn carry_out(command: Command) -> Result<u8> {
         Command::Selftest => code(selftest::run().await.map(|passed| if passed { 0 } else { FAILED })),
         // A target that is missed is a figure, not a failure.
         Command::BenchMesh { seconds, only } => code(bench::run(seconds, &only).await.map(|()| 0)),
+        Command::BenchLag { seconds, only } => code(bench::lag::run(seconds, &only).await.map(|()| 0)),
         Command::Soak { seconds } => code(bench::soak(seconds).await.map(|()| 0)),
         Command::Check { files } => {
             let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();

@@ -42,6 +42,7 @@ impl World {
             clocks: BTreeMap::new(),
             clock_keeper: JoinSet::new(),
             page: None,
+            agent_env: options.agent_env,
             mesh_plan: fleet::Plan::Full,
             wan: None,
             folder,
@@ -240,6 +241,7 @@ impl World {
         ];
         let mut program = daemon(&format!("agent-{agent}"), "lagmesh-agent", &args)?;
         program.env.push(("PGPASSFILE".to_owned(), self.path("pgpass")));
+        program.env.extend(self.agent_env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         program.place = self.place(&region)?;
         if let Some(disk) = self.disks.get(agent) {
             program.place.enter.splice(0..0, disk.enter());

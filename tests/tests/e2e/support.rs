@@ -35,7 +35,7 @@ pub(crate) async fn ready_world(purpose: &str) -> Result<World> {
 pub(crate) async fn starting_world(purpose: &str) -> Result<World> {
     install_crypto();
     let plan = Plan::three_cities(purpose, Duration::from_secs(1), false);
-    World::start(plan, &Options { emulated: false, http_port: 0 }, &mut |_| {}).await
+    World::start(plan, &Options { emulated: false, http_port: 0, agent_env: &[] }, &mut |_| {}).await
 }
 
 /// The replication towards a region's node, as its own agent sees it.

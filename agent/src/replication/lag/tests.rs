@@ -39,7 +39,7 @@ fn row(sequence: u64, sent_ms: i64, previous_acknowledged_ms: Option<i64>) -> Be
 }
 
 fn seen(row: BeatRow, absent_ms: Option<i64>, present_ms: i64) -> Sighting {
-    Sighting { row, absent: absent_ms.map(|ms| at(ms).raw), present: at(present_ms).raw }
+    Sighting { row, absent: absent_ms.map(|ms| at(ms).raw), asked: at(present_ms - 1).raw, present: at(present_ms).raw }
 }
 
 /// A mesh that knows the writer's clock to a twentieth of a millisecond.
@@ -211,7 +211,8 @@ proptest! {
         }
         let absent = on_own(visible_ms - early_ms).raw;
         let mut lag = Lag::default();
-        lag.see(Sighting { row: beat, absent: Some(absent), present: on_own(visible_ms).raw }, &told, now, &view, OBJECTIVE);
+        let present = on_own(visible_ms).raw;
+        lag.see(Sighting { row: beat, absent: Some(absent), asked: absent, present }, &told, now, &view, OBJECTIVE);
         if confirmed {
             prop_assert!(lag.last().unwrap().widen(2).contains(lag_ms * MS), "{:?}", lag.last());
         }
@@ -234,4 +235,25 @@ fn trend() {
         }
         assert_eq!(lag.is_falling(), falling);
     }
+}
+
+/// Each lag that came out is handed over once, with parts that make up its width; those that nobody takes do not pile up.
+#[test]
+fn settled_beats_are_handed_over() {
+    let mut lag = Lag::default();
+    let see = |lag: &mut Lag, sequence: u64| {
+        let sent_ms = 1_000 * sequence.cast_signed();
+        let beat = row(sequence, sent_ms, None);
+        let told = told(&beat, sent_ms + 2);
+        lag.see(seen(beat, Some(sent_ms + 40), sent_ms + 43), &told, at(sent_ms + 43), &view(), OBJECTIVE);
+    };
+    see(&mut lag, 1);
+    let settled: Vec<SettledBeat> = lag.take_settled().collect();
+    let [beat] = settled[..] else { panic!("{settled:?}") };
+    assert_eq!((beat.beat, Some(beat.lag)), ((Incarnation(5), Sequence(1)), lag.last()));
+    assert_eq!((beat.poll_gap_ns, beat.poll_ns, beat.commit_ns), (3 * MS, MS, 2 * MS));
+    assert_eq!(beat.lag.width_ns(), beat.poll_gap_ns + beat.commit_ns + beat.theta_width_ns);
+    assert_eq!(lag.take_settled().count(), 0);
+    (2..1_000).for_each(|sequence| see(&mut lag, sequence));
+    assert_eq!(lag.take_settled().count(), SETTLED_MAX);
 }
