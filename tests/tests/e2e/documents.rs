@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind, RegionState,
-    ReplicationState, RouteCause, Stage, StampSource, Vote, WriteOutcome,
+    Axis, Basis, Bound, ClaimSource, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
+    RegionState, ReplicationState, RouteCause, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
 use lagmesh_tests::prometheus::repository;
@@ -55,7 +55,8 @@ fn states_are_those_of_the_model() -> Result<()> {
         Axis,
         Stage,
         Bound,
-        Basis
+        Basis,
+        ClaimSource
     ];
     for (word, meaning) in states.iter().flatten() {
         let begin = format!("| `{word}` | {meaning} | ");
