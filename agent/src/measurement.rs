@@ -17,6 +17,8 @@ use lagmesh_model::time::{Epoch, RawNanos, Reading};
 use lagmesh_postgres::discover::{NodeFacts, StandbySample, SubscriberSample, WriterSample};
 use tokio::sync::{mpsc, watch};
 
+use crate::wall::HeardWall;
+
 /// One thing that a measuring part has learnt.
 #[derive(Debug)]
 pub enum Observation {
@@ -285,6 +287,8 @@ pub struct Heard<T> {
 pub struct PeerView {
     /// Clocks of peer agents.
     pub clocks: BTreeMap<AgentName, PeerClock>,
+    /// What peer agents have said of their wall clocks.
+    pub walls: BTreeMap<AgentName, HeardWall>,
     /// When each peer agent was last heard (a valid packet), on our clock.
     pub heard: BTreeMap<AgentName, RawNanos>,
     /// The newest acknowledged beat of each writing node.
@@ -301,6 +305,14 @@ impl PeerView {
         }
         let clock = self.clocks.values().find(|clock| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
         Some(clock.offset_at(now.raw))
+    }
+
+    /// The wall clock of a peer agent minus ours, when it last told of it; `None` if it never did in this epoch of ours and of its own.
+    pub fn wall_offset(&self, agent: &AgentName, own: Epoch) -> Option<(Interval, &HeardWall)> {
+        let clock = self.clocks.get(agent).filter(|clock| clock.own_epoch == own)?;
+        let is_of_both = |heard: &&HeardWall| (heard.peer.epoch, heard.own.epoch) == (clock.epoch, own);
+        let heard = self.walls.get(agent).filter(is_of_both)?;
+        Some((heard.offset(clock.offset_at(heard.at))?, heard))
     }
 }
 
