@@ -314,6 +314,16 @@ impl PeerView {
         let heard = self.walls.get(agent).filter(is_of_both)?;
         Some((heard.offset(clock.offset_at(heard.at))?, heard))
     }
+
+    /// The clock of epoch `epoch` minus our own at `now`, by what the mesh has measured *and* both hosts claim about their wall clocks:
+    /// narrower, and true only if the claims are. `None` if either claims nothing, or the two cannot both be true.
+    pub fn claimed_offset_of(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        let (agent, clock) = self.clocks.iter().find(|(_, clock)| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
+        let (_, heard) = self.wall_offset(agent, now.epoch)?;
+        // Raw clocks drift, but do not step: what was true once stays true, only wider.
+        let age = Duration::from_nanos(now.raw.0.abs_diff(heard.at.0));
+        heard.claimed_theta()?.widen_for_drift_of_pair(age).intersect(clock.offset_at(now.raw))
+    }
 }
 
 /// A beat seen by one of our nodes, to be told to its writer: visible within `(absent, present]` on our clock.

@@ -486,7 +486,12 @@ fn wall_clocks_that_contradict_their_claims() {
             offset: Interval::between(-5_000_000, 5_000_000).unwrap(),
             at: now.raw,
         };
-        let heard = HeardWall { peer: wall(2, 2_000_000_000, peer_claim), own: wall(1, 0, claim(1_000_000)), at: now.raw };
+        let heard = HeardWall {
+            peer: wall(2, 2_000_000_000, peer_claim),
+            own: wall(1, 0, claim(1_000_000)),
+            at: now.raw,
+            took: Duration::ZERO,
+        };
         PeerView { clocks: [(agent.clone(), clock)].into(), walls: [(agent.clone(), heard)].into(), ..PeerView::default() }
     };
     let mut shown = |view: &PeerView, now: Reading| {

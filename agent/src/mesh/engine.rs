@@ -308,12 +308,13 @@ impl Engine {
         self.enter(now.epoch);
         let Some(peer) = self.peers.get_mut(&peer) else { return };
         peer.wake(now, &mut self.out);
-        let Told { recognised, records } = peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
+        let Told { recognised, records, took } =
+            peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
             self.heard = true;
             let wall = records.iter().find_map(|record| if let Record::Wall(wall) = record { Some(*wall) } else { None });
             if let Some((peer_wall, own)) = wall.zip(self.wall) {
-                self.hearing.hear_wall(&peer.agent, HeardWall { peer: peer_wall, own, at: now.raw });
+                self.hearing.hear_wall(&peer.agent, HeardWall { peer: peer_wall, own, at: now.raw, took });
             }
             self.news |= self.hearing.hear(&peer.region, &peer.agent, now.raw, records);
         }
