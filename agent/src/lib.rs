@@ -6,6 +6,7 @@
 pub mod config;
 pub mod reload;
 pub mod measurement;
+pub mod wall;
 pub mod mesh;
 pub mod database;
 pub mod link;

@@ -7,6 +7,7 @@ pub mod streak;
 mod survey;
 pub mod tally;
 pub mod variation;
+mod walls;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::link::judge::{AgentFlows, Evidence, Voice, judge};
 use crate::link::path::Path;
 use crate::link::survey::Surveyed;
 use crate::link::tally::Counts;
+use crate::link::walls::Walls;
 use crate::link::window::{RECENT, Window, age_of};
 use crate::measurement::{FlowChange, FlowId, PathChanged, PathMtu, PeerView, Probe, Route};
 
@@ -202,8 +204,9 @@ impl Links {
                 }
             }
             if let Some(error_s) = link.clock_error_s(now, view).current() {
-                out.push(Series::gauge(&CLOCK_ERROR, attributes, *error_s));
+                out.push(Series::gauge(&CLOCK_ERROR, attributes.clone(), *error_s));
             }
+            link.walls(now, view).series(&attributes, out);
         }
     }
 
@@ -408,6 +411,7 @@ impl Track {
         };
         let evidence_at = self.windows.iter().filter_map(Window::evidence_at).max();
         let age_s = evidence_at.map(|at| age_of(at, now.raw).as_secs_f64());
+        let walls = self.walls(now, view);
         Link {
             region: region.clone(),
             peer: self.peer.clone(),
@@ -420,6 +424,8 @@ impl Track {
             path: self.path.status(now.raw, self.is_probed()),
             disagreement: self.disagreement(),
             clock_error_s: self.clock_error_s(now, view),
+            wall_offset_s: walls.offset_s(&self.peer),
+            clock_contradiction: walls.contradiction.map(|contradiction| contradiction.words(self.peer.as_str())),
             mtu_bytes: self.surveyed.mtu_bytes(now.raw),
             route: self.surveyed.route(now.raw),
             evidence_age_s: Known::from_option(age_s, "no probe is settled yet"),
@@ -457,6 +463,10 @@ impl Track {
         if let Some(socket) = self.icmp_socket {
             push_states(out, &LINK_ICMP_SOCKET, attributes, IcmpSocket::ALL, socket);
         }
+    }
+
+    fn walls(&self, now: Reading, view: &PeerView) -> Walls {
+        Walls::of(self.flows.keys(), now, view)
     }
 
     /// Half the width of the narrowest interval to any agent of the peer: current while that agent was heard within a minute.

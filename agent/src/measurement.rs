@@ -20,6 +20,8 @@ use lagmesh_postgres::discover::{NodeFacts, SlotsSample, StandbySample, Subscrib
 use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
+use crate::wall::HeardWall;
+
 /// One thing that a measuring part has learnt.
 #[derive(Debug)]
 pub enum Observation {
@@ -344,6 +346,8 @@ pub struct Heard<T> {
 pub struct PeerView {
     /// Clocks of peer agents.
     pub clocks: BTreeMap<AgentName, PeerClock>,
+    /// What peer agents have said of their wall clocks.
+    pub walls: BTreeMap<AgentName, HeardWall>,
     /// When each peer agent was last heard (a valid packet), on our clock.
     pub heard: BTreeMap<AgentName, RawNanos>,
     /// The newest acknowledged beat of each writing node.
@@ -360,6 +364,24 @@ impl PeerView {
         }
         let clock = self.clocks.values().find(|clock| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
         Some(clock.offset_at(now.raw))
+    }
+
+    /// The wall clock of a peer agent minus ours, when it last told of it; `None` if it never did in this epoch of ours and of its own.
+    pub fn wall_offset(&self, agent: &AgentName, own: Epoch) -> Option<(Interval, &HeardWall)> {
+        let clock = self.clocks.get(agent).filter(|clock| clock.own_epoch == own)?;
+        let is_of_both = |heard: &&HeardWall| (heard.peer.epoch, heard.own.epoch) == (clock.epoch, own);
+        let heard = self.walls.get(agent).filter(is_of_both)?;
+        Some((heard.offset(clock.offset_at(heard.at))?, heard))
+    }
+
+    /// The clock of epoch `epoch` minus our own at `now`, by what the mesh has measured *and* both hosts claim about their wall clocks:
+    /// narrower, and true only if the claims are. `None` if either claims nothing, or the two cannot both be true.
+    pub fn claimed_offset_of(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        let (agent, clock) = self.clocks.iter().find(|(_, clock)| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
+        let (_, heard) = self.wall_offset(agent, now.epoch)?;
+        // Raw clocks drift, but do not step: what was true once stays true, only wider.
+        let age = Duration::from_nanos(now.raw.0.abs_diff(heard.at.0));
+        heard.claimed_theta()?.widen_for_drift_of_pair(age).intersect(clock.offset_at(now.raw))
     }
 }
 

@@ -155,7 +155,7 @@ impl Replications {
         for status in &links {
             let link = Link { node: status.node.clone(), origin: status.origin.clone() };
             if let Some(track) = self.tracks.get(&link) {
-                output::link_series(status, &track.lag.totals, out);
+                output::link_series(status, &track.lag, out);
             }
         }
     }

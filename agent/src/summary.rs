@@ -231,6 +231,8 @@ impl Task {
         let view = self.context.views.borrow().clone();
         let around = Around {
             clock_epochs: self.context.clock.epochs_started(),
+            wall_steps: self.context.clock.wall_steps(),
+            claim: self.context.clock.claim(),
             dropped_observations: self.dropped_observations,
             dropped_batches: self.dropped_batches,
             levels: &self.levels.borrow(),

@@ -78,6 +78,17 @@ impl Says {
         self
     }
 
+    /// The peer's wall clock minus the region's [s], lower end first, and whether that refutes what both hosts claim.
+    pub(crate) fn wall(mut self, peer: &str, offset_s: [f64; 3], refuted: bool) -> Says {
+        let attributes = self.here().with(Attribute::Peer, peer);
+        for (bound, seconds) in Bound::ALL.iter().zip(offset_s) {
+            let attributes = attributes.clone().with(Attribute::Bound, bound);
+            self.0.series.push(Series::gauge(&catalogue::CLOCK_OFFSET, attributes, seconds));
+        }
+        self.0.series.push(Series::gauge(&catalogue::CLOCK_CLAIMS_REFUTED, attributes, f64::from(u8::from(refuted))));
+        self
+    }
+
     /// So many stamp probes of so many milliseconds, all answered, since the boot.
     pub(crate) fn rtt(mut self, peer: &str, count: u64, ms: u64) -> Says {
         let attributes = self.here().with(Attribute::Peer, peer).with(Attribute::Kind, "stamp");

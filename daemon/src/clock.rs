@@ -103,9 +103,9 @@ impl Clock {
         shared.epoch
     }
 
-    /// What the host claims about its wall clock; `None` if it does not say. A system call.
+    /// What the host claims about its wall clock; `None` if it does not say. A few system calls.
     pub fn claim(&self) -> Option<ClockClaim> {
-        claim::ask()
+        claim::ask(kernel_clock(ClockId::CLOCK_MONOTONIC))
     }
 
     /// The epoch as of the last reading.

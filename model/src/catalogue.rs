@@ -61,6 +61,8 @@ attributes! {
     Bound = "bound";
     /// On what a bound rests.
     Basis = "basis";
+    /// Who claims something.
+    Source = "source";
     /// How far a commit has got.
     Stage = "stage";
     /// The stream of heartbeat rows.
@@ -266,6 +268,14 @@ catalogue! {
         "Runs of the measuring clock since the agent started; more than one means that the host was suspended or moved";
     CLOCK_CONTRADICTIONS = "lagmesh.clock.contradictions", Counter, One, Agent, [Region],
         "Clock intervals that had no point in common: a jump that went unseen, or a clock that drifts beyond its allowance";
+    CLOCK_OFFSET = "lagmesh.clock.offset", Gauge, Seconds, Agent, [Region, Peer, Bound],
+        "The peer's wall clock minus the region's, bounded by the mesh whatever the two claim; signed";
+    CLOCK_CLAIMS_REFUTED = "lagmesh.clock.claims_refuted", Gauge, One, Agent, [Region, Peer],
+        "1 while both hosts claim to be synchronised and the mesh shows that one of them is not, 0 while that is not shown; absent if either claims nothing";
+    CLOCK_CLAIMED_ERROR = "lagmesh.clock.claimed_error", Gauge, Seconds, Agent, [Region, Source],
+        "How far off the wall clock of the agent's host is at most, as it claims itself; absent if it claims nothing or follows nothing";
+    CLOCK_STEPS = "lagmesh.clock.steps", Counter, One, Agent, [Region],
+        "Steps of the wall clock of the agent's host since the agent started";
     REPLICATION_LAG = "lagmesh.replication.lag", Histogram, Seconds, Agent, [Cluster, Origin, Region, Node, Bound, Basis],
         "Apply lag of single beats: from the commit at the origin to visibility at the node";
     REPLICATION_LAG_NEGATIVE = "lagmesh.replication.lag_negative", Counter, One, Agent, [Cluster, Origin, Region, Node],

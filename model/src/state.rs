@@ -343,6 +343,16 @@ words! {
 }
 
 words! {
+    /// Who claims on a host's behalf how far off its wall clock is at most.
+    ClaimSource {
+        /// A `ClockBound` daemon.
+        ClockBound = "clockbound", "a ClockBound daemon, through its shared memory";
+        /// The kernel, as chrony or another NTP daemon told it.
+        Kernel = "adjtimex", "the kernel, as chrony or another NTP daemon told it";
+    }
+}
+
+words! {
     /// On what a bound rests.
     Basis {
         /// Clock bounds measured over the mesh (or one clock): rigorous.

@@ -108,6 +108,12 @@ pub struct Link {
     pub disagreement: Option<Disagreement>,
     /// How far the two measuring clocks' offset is uncertain [s, half width]; stamp only.
     pub clock_error_s: Known<f64>,
+    /// The peer's wall clock minus the region's, bounded by the mesh.
+    #[serde(default = "untold")]
+    pub wall_offset_s: Known<Seconds>,
+    /// Both hosts claim to be synchronised, and they cannot both be: says so with the numbers.
+    #[serde(default)]
+    pub clock_contradiction: Option<String>,
     /// The longest packet that reaches the peer [octets, with its IP header]; 1500, the longest that is tried, means that much or more.
     #[serde(default = "untold")]
     pub mtu_bytes: Known<u64>,

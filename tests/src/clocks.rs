@@ -193,7 +193,8 @@ impl HostClock {
     pub fn env(&self) -> Vec<(String, String)> {
         let library = ("LD_PRELOAD".to_owned(), self.library.display().to_string());
         let file = ("LAGMESH_CLOCK_FILE".to_owned(), self.folder.join("clock").display().to_string());
-        vec![library, file]
+        let segment = ("LAGMESH_CLOCKBOUND".to_owned(), self.clockbound_path().display().to_string());
+        vec![library, file, segment]
     }
 
     /// The host's name.

@@ -1,11 +1,13 @@
+use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::interval::Interval;
 use lagmesh_model::series::Value;
-use lagmesh_model::state::StampSource;
+use lagmesh_model::state::{ClaimSource, StampSource};
 use lagmesh_model::time::{Epoch, WallNanos};
 
 use super::*;
 use crate::measurement::{FlowId, PeerClock};
 use crate::mesh::testing::fleet;
+use crate::wall::{HeardWall, WallClock};
 
 mod kinds;
 mod reload;
@@ -466,6 +468,56 @@ fn series() {
         .map(|s| if let Value::Gauge(value) = s.value { value } else { 0.0 })
         .sum();
     assert!((states - 1.0).abs() < f64::EPSILON);
+}
+
+/// Where both hosts claim to be synchronised and cannot both be, the link says so with the numbers; a host that claims nothing is not
+/// wrong, and what is old is neither shown as new nor judged.
+#[test]
+fn wall_clocks_that_contradict_their_claims() {
+    let mut world = World::new();
+    let agent: AgentName = "tokyo-a".parse().unwrap();
+    let claim = |error_ns| Some(ClockClaim::Synchronized { error_ns, source: ClaimSource::Kernel });
+    let wall = |epoch, difference_ns, claim| WallClock { epoch: Epoch(epoch), difference: Interval::exact(difference_ns), claim };
+    let now = reading(world.ms);
+    let view_of = |peer_claim, now: Reading| {
+        let clock = PeerClock {
+            epoch: Epoch(2),
+            own_epoch: Epoch(1),
+            offset: Interval::between(-5_000_000, 5_000_000).unwrap(),
+            at: now.raw,
+        };
+        let heard = HeardWall {
+            peer: wall(2, 2_000_000_000, peer_claim),
+            own: wall(1, 0, claim(1_000_000)),
+            at: now.raw,
+            took: Duration::ZERO,
+        };
+        PeerView { clocks: [(agent.clone(), clock)].into(), walls: [(agent.clone(), heard)].into(), ..PeerView::default() }
+    };
+    let mut shown = |view: &PeerView, now: Reading| {
+        let mut out = Vec::new();
+        world.links.series(now, view, &mut out);
+        assert!(out.iter().all(|series| series.attributes.fit(series.metric)));
+        let of = |name: &str| -> Vec<Value> {
+            out.iter().filter(|series| series.metric.name == name).map(|series| series.value.clone()).collect()
+        };
+        let link = world.links.status(now, view).into_iter().find(|link| link.peer.as_str() == "tokyo").unwrap();
+        (of("lagmesh.clock.offset"), of("lagmesh.clock.claims_refuted"), link)
+    };
+    let gauges = |values: &[f64]| values.iter().map(|value| Value::Gauge(*value)).collect::<Vec<_>>();
+    let (offset, refuted, link) = shown(&view_of(claim(1_000_000), now), now);
+    assert_eq!((offset, refuted), (gauges(&[1.995, 2.0, 2.005]), gauges(&[1.0])));
+    assert_eq!(link.wall_offset_s.current().map(|offset| offset.estimate_s), Some(2.0));
+    assert!(link.clock_contradiction.unwrap().contains("1995.000 ms to 2005.000 ms"));
+    let (offset, refuted, link) = shown(&view_of(claim(3_000_000_000), now), now);
+    assert_eq!((offset.len(), refuted, link.clock_contradiction), (3, gauges(&[0.0]), None));
+    let (offset, refuted, link) = shown(&view_of(Some(ClockClaim::Free), now), now);
+    assert_eq!((offset.len(), refuted, link.clock_contradiction), (3, vec![], None));
+    let later = now.after(RECENT + Duration::from_secs(1));
+    let (offset, refuted, link) = shown(&view_of(claim(1_000_000), now), later);
+    assert_eq!((offset, refuted, link.clock_contradiction), (vec![], vec![], None));
+    assert!(matches!(link.wall_offset_s, Known::Stale { .. }));
+    assert!(!shown(&PeerView::default(), now).2.wall_offset_s.is_known());
 }
 
 /// Round trips are counted by what stamped them: since the start in the series, of the last minute in the status.

@@ -7,7 +7,7 @@ use lagmesh_model::interval::Interval;
 use lagmesh_model::time::Reading;
 
 use crate::measurement::{Confirmation, Outbox};
-use crate::mesh::tlv::{RECORDS_PER_PACKET, Record};
+use crate::mesh::tlv::Record;
 
 /// What is to be told to one peer region.
 #[derive(Debug, Default)]
@@ -44,10 +44,10 @@ impl Bulletin {
         self.items = announcements.chain(confirmations).map(item).collect();
     }
 
-    /// The records for a packet that is sent at `now` over a flow with the given previous round-trip time.
-    pub fn next(&mut self, now: Reading, previous_rtt_ns: Option<u64>) -> Vec<Record> {
+    /// The records for a packet that has room for so many, and is sent at `now` over a flow with the given previous round-trip time.
+    pub fn next(&mut self, room: usize, now: Reading, previous_rtt_ns: Option<u64>) -> Vec<Record> {
         let mut records = Vec::new();
-        for _ in 0..RECORDS_PER_PACKET.min(self.items.len()) {
+        for _ in 0..room.min(self.items.len()) {
             self.told += 1;
             let turn = self.told;
             if let Some(item) = self.items.iter_mut().min_by_key(|item| item.told) {
@@ -96,6 +96,7 @@ mod tests {
 
     use super::*;
     use crate::mesh::testing::{announcement, confirmation, fleet};
+    use crate::mesh::tlv::RECORDS_PER_PACKET;
 
     fn at(raw_ns: u64) -> Reading {
         Reading { epoch: Epoch(1), raw: RawNanos(raw_ns), wall: WallNanos(0) }
@@ -104,6 +105,7 @@ mod tests {
     fn sequences(records: &[Record]) -> Vec<u64> {
         let sequence = |record: &Record| match record {
             Record::Announcement { sequence, .. } | Record::Seen { sequence, .. } => sequence.0,
+            Record::Wall(_) => panic!("a bulletin does not tell of clocks"),
         };
         records.iter().map(sequence).collect()
     }
@@ -126,14 +128,14 @@ mod tests {
     fn rotation() {
         let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
         let mut bulletin = Bulletin::default();
-        assert_eq!(bulletin.next(at(300), None), []);
+        assert_eq!(bulletin.next(RECORDS_PER_PACKET, at(300), None), []);
         let told = outbox(&[("oslo-1", 1), ("oslo-2", 2)], &[("tokyo-1", "oslo-1", 3), ("oslo-1", "oslo-2", 4)]);
         bulletin.update(&fleet, &tokyo, &told);
-        assert_eq!(sequences(&bulletin.next(at(300), None)), [1, 2]);
-        assert_eq!(sequences(&bulletin.next(at(300), None)), [3, 1]);
+        assert_eq!(sequences(&bulletin.next(RECORDS_PER_PACKET, at(300), None)), [1, 2]);
+        assert_eq!(sequences(&bulletin.next(RECORDS_PER_PACKET, at(300), None)), [3, 1]);
         let told = outbox(&[("oslo-1", 1), ("oslo-2", 9)], &[("tokyo-1", "oslo-1", 3)]);
         bulletin.update(&fleet, &tokyo, &told);
-        assert_eq!(sequences(&bulletin.next(at(300), None)), [9, 3]);
+        assert_eq!(sequences(&bulletin.next(RECORDS_PER_PACKET, at(300), None)), [9, 3]);
     }
 
     /// The time for which a beat was held counts to the moment of sending, never from the future or from another epoch of the clock.
@@ -142,9 +144,12 @@ mod tests {
         let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
         let mut bulletin = Bulletin::default();
         bulletin.update(&fleet, &tokyo, &outbox(&[], &[("tokyo-1", "oslo-1", 3)]));
-        let Record::Seen { held, sequence, previous_rtt_ns, .. } = &bulletin.next(at(1_000), Some(5))[0] else { panic!() };
+        let Record::Seen { held, sequence, previous_rtt_ns, .. } = &bulletin.next(RECORDS_PER_PACKET, at(1_000), Some(5))[0]
+        else {
+            panic!()
+        };
         assert_eq!((held.lower_ns(), held.upper_ns(), *sequence, *previous_rtt_ns), (800, 900, Sequence(3), Some(5)));
-        assert_eq!(bulletin.next(at(150), None), []);
-        assert_eq!(bulletin.next(Reading { epoch: Epoch(2), ..at(1_000) }, None), []);
+        assert_eq!(bulletin.next(RECORDS_PER_PACKET, at(150), None), []);
+        assert_eq!(bulletin.next(RECORDS_PER_PACKET, Reading { epoch: Epoch(2), ..at(1_000) }, None), []);
     }
 }

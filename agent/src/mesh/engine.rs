@@ -24,16 +24,20 @@ use crate::mesh::kernel::StampClock;
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::peer::{Came, PACKET_MAX, Peer, Told};
 use crate::mesh::reflector::{Accepted, Answered, Origin, Reflector};
-use crate::mesh::schedule::round_of;
+use crate::mesh::schedule::{Every, round_of};
 use crate::mesh::stamp::ErrorEstimate;
 use crate::mesh::survey::{Errand, SURVEY_MAX};
-use crate::mesh::tlv::AgentHash;
+use crate::mesh::tlv::{AgentHash, RECORDS_PER_PACKET, Record};
+use crate::wall::{HeardWall, WallClock};
 pub use reload::Reloaded;
 
 /// A source may send at least so many packets a second [1/s]; more if the fleet's own cadence is higher.
 const SOURCE_RATE_MIN: u64 = 200;
 /// How far above the fleet's own cadence a source may be: several agents may share an address.
 const SOURCE_RATE_FACTOR: u64 = 4;
+
+/// How often each peer agent is told of our wall clock.
+const TELL_WALL_EVERY: Duration = Duration::from_secs(1);
 
 /// What a socket says of when a packet came.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +57,11 @@ pub struct Engine {
     own: AgentHash,
     /// How far our wall clock may be off, as our host claims.
     error: ErrorEstimate,
+    claim: Option<ClockClaim>,
+    /// Our wall clock as of the newest reading.
+    wall: Option<WallClock>,
+    /// When each peer agent was told of it.
+    telling_wall: BTreeMap<AgentHash, Every>,
     keys: Option<MeshKeys>,
     peers: BTreeMap<usize, Peer>,
     /// How many numbers were given.
@@ -85,6 +94,9 @@ impl Engine {
             agent: agent.clone(),
             own,
             error: ErrorEstimate::UNKNOWN,
+            claim: None,
+            wall: None,
+            telling_wall: BTreeMap::new(),
             keys: keys.clone(),
             budget: Budget::new(0, fleet.mesh.interval, now.raw),
             peers: BTreeMap::new(),
@@ -135,6 +147,7 @@ impl Engine {
     pub fn claim(&mut self, claim: Option<ClockClaim>) {
         self.reflector.claim(claim);
         self.error = ErrorEstimate::of(claim);
+        self.claim = claim;
     }
 
     /// From one round to the next.
@@ -185,6 +198,7 @@ impl Engine {
     /// The clocks were read: must come before anything that happened since. Stamps of the kernel are converted by it.
     pub fn note(&mut self, reading: Bracket) {
         self.stamps.note(reading);
+        self.wall = WallClock::of(&reading, self.claim);
     }
 
     /// Whether what comes must be taken in at once: stamps of the kernel are not believed at present, so the moment of taking in
@@ -251,7 +265,8 @@ impl Engine {
     pub fn request(&mut self, peer: usize, flow: usize, now: Reading, packet: &mut [u8; PACKET_MAX]) -> usize {
         let Some(peer) = self.peers.get(&peer) else { return 0 };
         let bulletin = self.bulletins.get_mut(&peer.region);
-        let records = bulletin.map(|bulletin| bulletin.next(now, peer.newest_rtt_ns(flow))).unwrap_or_default();
+        let records =
+            bulletin.map(|bulletin| bulletin.next(RECORDS_PER_PACKET, now, peer.newest_rtt_ns(flow))).unwrap_or_default();
         peer.request(flow, (self.own, self.error), now, &records, self.keys.as_ref(), packet)
     }
 
@@ -293,9 +308,14 @@ impl Engine {
         self.enter(now.epoch);
         let Some(peer) = self.peers.get_mut(&peer) else { return };
         peer.wake(now, &mut self.out);
-        let Told { recognised, records } = peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
+        let Told { recognised, records, took } =
+            peer.on_packet(flow, came, (now, &mut self.stamps), self.keys.as_ref(), &mut self.out);
         if recognised {
             self.heard = true;
+            let wall = records.iter().find_map(|record| if let Record::Wall(wall) = record { Some(*wall) } else { None });
+            if let Some((peer_wall, own)) = wall.zip(self.wall) {
+                self.hearing.hear_wall(&peer.agent, HeardWall { peer: peer_wall, own, at: now.raw, took });
+            }
             self.news |= self.hearing.hear(&peer.region, &peer.agent, now.raw, records);
         }
     }
@@ -336,7 +356,11 @@ impl Engine {
     pub fn answer(&mut self, accepted: &Accepted, packet: &mut [u8], now: Reading) -> Option<Answered> {
         let entry = accepted.speaker.and_then(|speaker| self.directory.get(speaker.agent));
         let bulletin = entry.and_then(|entry| self.bulletins.get_mut(&entry.region));
-        let records = bulletin.map(|bulletin| bulletin.next(now, None)).unwrap_or_default();
+        let wall =
+            entry.and(accepted.speaker).and_then(|speaker| tell_wall(&mut self.telling_wall, speaker.agent, self.wall, now));
+        let mut records: Vec<Record> = wall.into_iter().collect();
+        let room = RECORDS_PER_PACKET - records.len();
+        records.extend(bulletin.map(|bulletin| bulletin.next(room, now, None)).unwrap_or_default());
         self.reflector.answer(accepted, packet, now, &records)
     }
 
@@ -385,6 +409,21 @@ impl Engine {
         view.clocks = self.peers.values().filter_map(|peer| Some((peer.agent.clone(), peer.clock(now)?))).collect();
         Some(view)
     }
+}
+
+/// What an answer to an agent says of our wall clock, if it is time to.
+fn tell_wall(
+    telling: &mut BTreeMap<AgentHash, Every>,
+    agent: AgentHash,
+    wall: Option<WallClock>,
+    now: Reading,
+) -> Option<Record> {
+    let wall = wall.filter(|wall| wall.epoch == now.epoch)?;
+    if telling.get(&agent).is_some_and(|telling| !telling.is_due(now.raw)) {
+        return None;
+    }
+    telling.insert(agent, Every::new(TELL_WALL_EVERY, now.raw));
+    Some(Record::Wall(wall))
 }
 
 /// What one source host may send: a multiple of what one agent of this fleet sends.

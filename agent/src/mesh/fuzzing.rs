@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{AgentName, RegionName};
-use lagmesh_model::state::Outcome;
+use lagmesh_model::state::{ClaimSource, Outcome};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 
 use crate::measurement::Observation;
@@ -151,7 +151,7 @@ impl Reflectors {
             (true, false) => &mut self.keyed,
             (true, true) => &mut self.third_party,
         };
-        reflector.claim(told.then_some(ClockClaim::Synchronized { error_ns: 5 }));
+        reflector.claim(told.then_some(ClockClaim::Synchronized { error_ns: 5, source: ClaimSource::Kernel }));
         let mut rounds = 0;
         loop {
             let accepted = match reflector.check(&packet, origin, &self.directory, now) {

@@ -11,6 +11,7 @@ use lagmesh_model::time::RawNanos;
 
 use crate::measurement::{Heard, PeerView};
 use crate::mesh::tlv::{AgentHash, Record};
+use crate::wall::HeardWall;
 
 /// The agents of the peer regions, by what they are called on the wire, and where they were found.
 #[derive(Debug)]
@@ -123,6 +124,7 @@ impl Hearing {
         let is_peer = |agent: &AgentName| fleet.agent(agent).is_some_and(|(region, _)| fleet.has_link(&self.own, &region.name));
         let is_node = |node: &NodeName| fleet.node(node).is_some();
         self.view.heard.retain(|agent, _| is_peer(agent));
+        self.view.walls.retain(|agent, _| is_peer(agent));
         self.view.announcements.retain(|origin, heard| is_node(origin) && is_peer(&heard.from));
         self.view.seen.retain(|(origin, node), heard| is_node(origin) && is_node(node) && is_peer(&heard.from));
     }
@@ -151,9 +153,16 @@ impl Hearing {
                     }
                     false
                 }
+                // Believed only in answers: a request may have been recorded long ago.
+                Record::Wall(_) => false,
             };
         }
         news
+    }
+
+    /// An agent has answered, and told of its wall clock.
+    pub fn hear_wall(&mut self, agent: &AgentName, heard: HeardWall) {
+        self.view.walls.insert(agent.clone(), heard);
     }
 
     fn hear_announcement(&mut self, heard: Heard<Announcement>) -> bool {

@@ -36,18 +36,29 @@
 //! | 56..60 | timeline | |
 //! | 60..68 | LSN | |
 //!
+//! | octets | 3: wall clock (33), only in answers |
+//! |---|---|
+//! | 0..8 | epoch of the speaker's clock |
+//! | 8..16 | its wall clock minus its measuring clock, at least [ns], signed |
+//! | 16..24 | the same, at most |
+//! | 24..32 | how far off its wall clock is at most, as its host claims [ns] |
+//! | 32 | who claims that: 0 nobody, 1 nobody: the clock runs freely, 2 `adjtimex`, 3 `ClockBound` |
+//!
 //! Numbers are big-endian. `held` counts from visibility to the sending of the packet that carries it. Readers skip TLVs of
 //! another version, kinds and record types that they do not know, and octets beyond the end that they know.
 
+use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::beat::{BeatTimes, Incarnation, Sequence};
 use lagmesh_model::ids::{AgentName, NodeHash};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
+use lagmesh_model::state::ClaimSource;
 use lagmesh_model::time::{Epoch, RawNanos};
 use sha2::{Digest, Sha256};
 
 use crate::mesh::stamp::extension::{Frame, TYPE_LAGMESH};
 use crate::mesh::stamp::{put, take};
+use crate::wall::WallClock;
 
 /// The version that this program writes and reads.
 pub const VERSION: u8 = 1;
@@ -68,6 +79,14 @@ const RECORD_ANNOUNCEMENT: u8 = 1;
 const RECORD_SEEN: u8 = 2;
 const ANNOUNCEMENT_LENGTH: usize = 68;
 const SEEN_LENGTH: usize = 56;
+const RECORD_WALL: u8 = 3;
+const WALL_LENGTH: usize = 33;
+
+/// Who claims something about a wall clock: on the wire.
+const CLAIMED_BY_NOBODY: u8 = 0;
+const CLAIMED_FREE: u8 = 1;
+const CLAIMED_BY_KERNEL: u8 = 2;
+const CLAIMED_BY_CLOCKBOUND: u8 = 3;
 
 /// On the wire this stands for "none": no round trip takes no time.
 const NO_RTT: u64 = 0;
@@ -131,6 +150,8 @@ pub enum Record {
         /// The round-trip time of the previous exchange of the flow that carries this [ns].
         previous_rtt_ns: Option<u64>,
     },
+    /// What the speaker says about its wall clock.
+    Wall(WallClock),
 }
 
 /// Writes the value of a clock TLV; `value` is [`CLOCK_LENGTH`] long or longer.
@@ -172,6 +193,7 @@ fn record_length(record: &Record) -> usize {
     match record {
         Record::Announcement { .. } => ANNOUNCEMENT_LENGTH,
         Record::Seen { .. } => SEEN_LENGTH,
+        Record::Wall(_) => WALL_LENGTH,
     }
 }
 
@@ -200,6 +222,21 @@ fn put_record(room: &mut [u8], record: &Record) {
             field(held.upper_ns().cast_unsigned());
             field(previous_rtt_ns.unwrap_or(NO_RTT));
             (room[0], room[1]) = (RECORD_SEEN, 56);
+        }
+        Record::Wall(WallClock { epoch, difference, claim }) => {
+            let (error_ns, claimed_by) = match claim {
+                Some(ClockClaim::Synchronized { error_ns, source: ClaimSource::Kernel }) => (*error_ns, CLAIMED_BY_KERNEL),
+                Some(ClockClaim::Synchronized { error_ns, source: ClaimSource::ClockBound }) => {
+                    (*error_ns, CLAIMED_BY_CLOCKBOUND)
+                }
+                Some(ClockClaim::Free) => (0, CLAIMED_FREE),
+                None => (0, CLAIMED_BY_NOBODY),
+            };
+            for number in [epoch.0, difference.lower_ns().cast_unsigned(), difference.upper_ns().cast_unsigned(), error_ns] {
+                field(number);
+            }
+            put(room, 2 + 32, [claimed_by]);
+            (room[0], room[1]) = (RECORD_WALL, 33);
         }
     }
 }
@@ -286,6 +323,23 @@ fn read_record(kind: u8, body: &[u8]) -> Option<Record> {
             held: Interval::between(span_of(field(32))?, span_of(field(40))?)?,
             previous_rtt_ns: Some(field(48)).filter(|rtt_ns| (1..SPAN_MAX_NS).contains(rtt_ns)),
         }),
+        RECORD_WALL if body.len() >= WALL_LENGTH => {
+            let (lower, upper) = (field(8).cast_signed(), field(16).cast_signed());
+            let is_sane =
+                [lower, upper].iter().all(|end| end.unsigned_abs() < RawNanos::END.0) && upper.abs_diff(lower) < SPAN_MAX_NS;
+            let difference = Interval::between(lower, upper).filter(|_| is_sane)?;
+            Some(Record::Wall(WallClock { epoch: Epoch(field(0)), difference, claim: claim_of(body[32], field(24)) }))
+        }
+        _ => None,
+    }
+}
+
+/// A claim by nobody that this program knows is none.
+fn claim_of(claimed_by: u8, error_ns: u64) -> Option<ClockClaim> {
+    match claimed_by {
+        CLAIMED_FREE => Some(ClockClaim::Free),
+        CLAIMED_BY_KERNEL => Some(ClockClaim::Synchronized { error_ns, source: ClaimSource::Kernel }),
+        CLAIMED_BY_CLOCKBOUND => Some(ClockClaim::Synchronized { error_ns, source: ClaimSource::ClockBound }),
         _ => None,
     }
 }
@@ -321,7 +375,17 @@ mod tests {
                 position: Position { system: SystemIdentifier(n[3]), timeline: Timeline(timeline), lsn: Lsn(n[4]) },
             },
         );
-        prop_oneof![seen, announcement]
+        let claim = prop_oneof![
+            Just(None),
+            Just(Some(ClockClaim::Free)),
+            (any::<u64>(), proptest::sample::select(ClaimSource::ALL))
+                .prop_map(|(error_ns, source)| Some(ClockClaim::Synchronized { error_ns, source })),
+        ];
+        let wall = (any::<u64>(), -1_i64 << 61..1 << 61, 0..1_i64 << 59, claim).prop_map(|(epoch, lower, width, claim)| {
+            let difference = Interval::between(lower, lower + width).unwrap();
+            Record::Wall(WallClock { epoch: Epoch(epoch), difference, claim })
+        });
+        prop_oneof![seen, announcement, wall]
     }
 
     proptest! {

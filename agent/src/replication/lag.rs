@@ -59,6 +59,19 @@ pub(super) struct Totals {
     pub(super) missed: u64,
     /// Beats of which neither is certain.
     pub(super) unknown: u64,
+    /// Beats whose lag is known with the help of the clocks' own claims, too.
+    pub(super) claimed: Claimed,
+}
+
+/// Lag with the help of the clocks' own claims: true only if they are. What is below zero counts as zero.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    /// Lower ends.
+    pub(super) lower: Exponential,
+    /// Best guesses.
+    pub(super) estimate: Exponential,
+    /// Upper ends.
+    pub(super) upper: Exponential,
 }
 
 /// The newest visible beat.
@@ -83,6 +96,8 @@ struct LastLag {
     /// When its beat was found.
     at: RawNanos,
     lag: Interval,
+    /// The same with the help of the clocks' own claims; `None` without them.
+    claimed: Option<Interval>,
     beat: (Incarnation, Sequence),
 }
 
@@ -120,6 +135,11 @@ impl Lag {
     /// The lag of the newest beat whose lag is known.
     pub(super) fn last(&self) -> Option<Interval> {
         self.last.map(|last| last.lag)
+    }
+
+    /// The same with the help of the clocks' own claims; `None` without them.
+    pub(super) fn last_claimed(&self) -> Option<Interval> {
+        self.last.and_then(|last| last.claimed)
     }
 
     /// The beat whose lag that is.
@@ -265,7 +285,13 @@ impl Lag {
         };
         self.keep_settled(pending, &times, theta, lag);
         self.totals.record(lag, objective);
-        self.last = Some(LastLag { at: present, lag, beat: (row.id.incarnation, row.id.sequence) });
+        let by_claims = view.claimed_offset_of(row.epoch, pending.at).map(|offset| theta_at_commit(offset, row, pending.at));
+        let claimed = by_claims.and_then(|theta| apply_lag(pending.absent, present, &times, theta));
+        let claimed = claimed.filter(|claimed| claimed.upper_ns() >= 0);
+        if let Some(claimed) = claimed {
+            self.totals.claimed.record(claimed);
+        }
+        self.last = Some(LastLag { at: present, lag, claimed, beat: (row.id.incarnation, row.id.sequence) });
         if lag.upper_ns() < 0 {
             // A contradiction is no lag.
             return;
@@ -314,6 +340,14 @@ impl Totals {
         } else {
             self.unknown += 1;
         }
+    }
+}
+
+impl Claimed {
+    fn record(&mut self, lag: Interval) {
+        self.lower.record_difference_ns(lag.lower_ns());
+        self.estimate.record_difference_ns(lag.estimate_ns());
+        self.upper.record_difference_ns(lag.upper_ns());
     }
 }
 

@@ -9,7 +9,7 @@ use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::Stream;
 
-use crate::replication::lag::Totals;
+use crate::replication::lag::Lag;
 use crate::replication::node::NodeTrack;
 
 impl NodeTrack {
@@ -60,7 +60,8 @@ impl NodeTrack {
 }
 
 /// Everything about a link.
-pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &mut Vec<Series>) {
+pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec<Series>) {
+    let totals = &lag.totals;
     let link = Attributes::new()
         .with(Attribute::Cluster, &status.cluster)
         .with(Attribute::Origin, &status.origin)
@@ -79,6 +80,7 @@ pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &m
     let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
     push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
     push_bounds(out, &catalogue::REPLICATION_STALENESS, &link, &status.staleness);
+    claimed_series(status, lag, &link, out);
     for (stage, reach) in status.log.each() {
         let stage = link.clone().with(Attribute::Stage, stage);
         push_bounds(out, &catalogue::REPLICATION_DELAY, &stage.clone().with(Attribute::Basis, Basis::Mesh), &reach.delay);
@@ -89,6 +91,25 @@ pub(super) fn link_series(status: &status::Replication, totals: &Totals, out: &m
     push_bounds(out, &catalogue::RPO, &link, &status.loss);
     if let Some(catch_up_s) = status.catch_up_s.current() {
         out.push(Series::gauge(&catalogue::REPLICATION_CATCH_UP, link, *catch_up_s));
+    }
+}
+
+/// Lag with the help of the clocks' own claims, where there are any.
+fn claimed_series(status: &status::Replication, lag: &Lag, link: &Attributes, out: &mut Vec<Series>) {
+    let claimed = &lag.totals.claimed;
+    if claimed.estimate.is_empty() {
+        return;
+    }
+    let link = link.clone().with(Attribute::Basis, Basis::Claims);
+    for (bound, histogram) in
+        [(Bound::Lower, &claimed.lower), (Bound::Estimate, &claimed.estimate), (Bound::Upper, &claimed.upper)]
+    {
+        out.push(Series::histogram(&catalogue::REPLICATION_LAG, link.clone().with(Attribute::Bound, bound), histogram.clone()));
+    }
+    // Of the same beat as the other basis, and current as long as that is.
+    if let Some(newest) = lag.last_claimed().filter(|_| status.lag.is_known()) {
+        let link = link.with(Attribute::Stage, Stage::Visible);
+        push_bounds(out, &catalogue::REPLICATION_DELAY, &link, &Known::known(newest.into()));
     }
 }
 

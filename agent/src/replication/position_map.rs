@@ -179,6 +179,7 @@ fn between(below: Entry, above: Entry, reached: Lsn) -> Above {
 }
 
 /// Which way what our own clock may have drifted goes.
+#[derive(Debug, Clone, Copy)]
 enum Rounded {
     Down,
     Up,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::{Fleet, traffic};
 use lagmesh_model::histogram::Exponential;
@@ -45,6 +46,10 @@ pub struct Summary {
 pub struct Around<'a> {
     /// Runs of the measuring clock since the start [1 and up].
     pub clock_epochs: u64,
+    /// Steps of the wall clock since the start.
+    pub wall_steps: u64,
+    /// What our host claims about its wall clock; `None` if it does not say.
+    pub claim: Option<ClockClaim>,
     /// Observations that did not fit into the queue.
     pub dropped_observations: u64,
     /// Batches that did not fit into the spool's queue.
@@ -165,7 +170,12 @@ impl Summary {
         out.push(Series::gauge(&catalogue::MESH_DSCP, region.clone(), f64::from(self.dscp)));
         out.extend(self.budget.map(|budget| Series::gauge(&catalogue::MESH_BUDGET, region.clone(), budget)));
         out.push(Series::counter(&catalogue::CLOCK_EPOCHS, region.clone(), around.clock_epochs));
-        out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region, self.contradictions));
+        out.push(Series::counter(&catalogue::CLOCK_CONTRADICTIONS, region.clone(), self.contradictions));
+        out.push(Series::counter(&catalogue::CLOCK_STEPS, region.clone(), around.wall_steps));
+        if let Some(ClockClaim::Synchronized { error_ns, source }) = around.claim {
+            let attributes = region.with(Attribute::Source, source);
+            out.push(Series::gauge(&catalogue::CLOCK_CLAIMED_ERROR, attributes, error_ns as f64 / 1e9));
+        }
         for (collector, level) in around.levels {
             let target = agent.clone().with(Attribute::Collector, collector);
             out.push(Series::gauge(&catalogue::SPOOL_BYTES, target.clone(), level.bytes as f64));

@@ -50,6 +50,9 @@ fn shown(region: &RegionName, peer: &RegionName, links: &[Link], plan: &str, not
     if link.state != LinkState::Ok {
         notes.add(&name, &link.why);
     }
+    if let Some(contradiction) = &link.clock_contradiction {
+        notes.add(&name, contradiction);
+    }
     if let Some(disagreement) = &link.disagreement {
         notes.add(&name, &disagreement.why);
     }

@@ -40,6 +40,8 @@ fn link(region: &str, peer: &str, rtt_s: f64, lost: u64) -> Link {
         path: path(),
         disagreement: None,
         clock_error_s: Known::known(0.001),
+        wall_offset_s: Known::unknown("not told"),
+        clock_contradiction: None,
         mtu_bytes: Known::known(1500),
         route: None,
         evidence_age_s: Known::known(2.0),
@@ -253,6 +255,16 @@ fn unknown_links_have_a_past() {
     let shown = fleet(&status, Style { color: true, width: None });
     assert!(shown.contains("\x1b[2mwas 71.2 ms\x1b[0m"), "{shown}");
     assert!(!shown.contains("0 %  unknown"), "{shown}");
+}
+
+/// Two clocks whose claims cannot both be true are named even where the link itself is well.
+#[test]
+fn clocks_that_contradict_their_claims() {
+    let mut status = status();
+    let words = "the two cannot both be right";
+    status.links[0] = Link { clock_contradiction: Some(words.to_owned()), ..link("new-york", "dublin", 0.071_2, 0) };
+    let shown = fleet(&status, Style::PLAIN);
+    assert!(shown.contains(&format!("new-york -> dublin: {words}")), "{shown}");
 }
 
 /// A verdict that only stands is not shown as the present, and one of this moment has no digits.

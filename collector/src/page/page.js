@@ -206,7 +206,7 @@ function cell(link) {
   const current = isKnown(rtt) && link.state !== "unknown";
   const was = link.state === "unknown" || rtt.is === "stale" ? rtt.value : null;
   const classes = [level === "ok" ? "" : level, !current && level !== "loud" ? "hatched" : ""].join(" ").trim();
-  const title = [`${link.region} → ${link.peer}: ${link.state}`, link.why, link.disagreement && link.disagreement.why, ...link.kinds.map(kindWords), clockWords(link)].filter(Boolean).join("\n");
+  const title = [`${link.region} → ${link.peer}: ${link.state}`, link.why, link.disagreement && link.disagreement.why, link.clock_contradiction, ...link.kinds.map(kindWords), clockWords(link)].filter(Boolean).join("\n");
   return el("td", { class: classes || null, title, "data-region": link.region, "data-peer": link.peer, "data-state": link.state,
     "data-rtt-s": current ? rtt.value.p50_s : null },
     current ? number(rtt.value.p50_s, "big") : el("div", { class: "big none" }, link.state === "unknown" ? mark(LINK, "unknown") : "no answer"),

@@ -4,8 +4,8 @@
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::fleet::Fleet;
 use lagmesh_model::state::{
-    Basis, Bound, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
-    ReplicationState, RouteCause, SlotState, Stage, StampSource, WriteOutcome,
+    Basis, Bound, ClaimSource, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase,
+    ProbeKind, ReplicationState, RouteCause, SlotState, Stage, StampSource, WriteOutcome,
 };
 
 /// The two heartbeat streams.
@@ -38,6 +38,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Direction => Direction::from_word(word).is_some_and(|direction| direction != Direction::Unknown),
         Attribute::Bound => Bound::from_word(word).is_some(),
         Attribute::Basis => Basis::from_word(word).is_some(),
+        Attribute::Source => ClaimSource::from_word(word).is_some(),
         Attribute::Stage => Stage::from_word(word).is_some(),
         Attribute::Role => NodeRole::from_word(word).is_some(),
         Attribute::Stream => STREAMS.contains(&word),

@@ -9,8 +9,8 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, Phase, ProbeKind, StampSource};
-use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles};
+use lagmesh_model::state::{Bound, IcmpSocket, LinkState, Outcome, Phase, ProbeKind, StampSource};
+use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles, Seconds};
 use lagmesh_model::time::Reading;
 
 use super::{evidence_age, silence, sources};
@@ -36,6 +36,7 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
     let configured = u64::from(fleet.mesh.flows) * to.agents.len() as u64;
     let newest = sources.first();
     let clock_error = newest.and_then(|witness| Some((witness, witness.gauge(&catalogue::CLOCK_ERROR, &pair)?)));
+    let refuted = silence.is_none() && sources.iter().any(|witness| refutes(witness, &pair));
     Link {
         region: from.clone(),
         peer: to.name.clone(),
@@ -56,8 +57,27 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
             Some((witness, error)) => witness.age.of_value(error),
             None => Known::unknown(silence.unwrap_or_else(|| "the offset between the two clocks is not bounded yet".to_owned())),
         },
+        wall_offset_s: wall_offset_s(newest, &pair),
+        clock_contradiction: if refuted { Some(refutation(from, &to.name)) } else { None },
         evidence_age_s: evidence_age(&sources, from),
     }
+}
+
+fn wall_offset_s(newest: Option<&Witness<'_>>, pair: &Attributes) -> Known<Seconds> {
+    let offset = |witness: &Witness<'_>| {
+        let end = |bound: Bound| witness.gauge(&catalogue::CLOCK_OFFSET, &pair.clone().with(Attribute::Bound, bound));
+        let (lower_s, estimate_s, upper_s) = (end(Bound::Lower)?, end(Bound::Estimate)?, end(Bound::Upper)?);
+        Some(witness.age.of_value(Seconds { lower_s, estimate_s, upper_s }))
+    };
+    newest.and_then(offset).unwrap_or_else(|| Known::unknown("the two wall clocks have not been compared"))
+}
+
+fn refutation(from: &RegionName, to: &RegionName) -> String {
+    format!("the hosts of {from} and {to} both claim to be synchronised, and the mesh shows that one of them is not")
+}
+
+fn refutes(witness: &Witness<'_>, pair: &Attributes) -> bool {
+    witness.gauge(&catalogue::CLOCK_CLAIMS_REFUTED, pair).is_some_and(|refuted| refuted > 0.0)
 }
 
 fn pair(from: &RegionName, to: &RegionName) -> Attributes {

@@ -5,7 +5,7 @@ use lagmesh_model::exposition;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Series, Value};
 use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, StampSource};
-use lagmesh_model::status::{FleetStatus, Link, Replication};
+use lagmesh_model::status::{FleetStatus, Link, Replication, Seconds};
 
 use super::*;
 use crate::fixture::{Says, at, fleet, planned_fleet, region};
@@ -251,6 +251,21 @@ fn kinds_that_disagree() {
     assert_eq!((disagreement.failing, disagreement.working), (vec![ProbeKind::Stamp], vec![ProbeKind::Tcp]));
     assert!(link(&status, "a", "c").disagreement.is_none() && link(&status, "b", "a").disagreement.is_none());
     assert_eq!(link(&scene.status(600), "a", "b").disagreement, None);
+}
+
+/// How far two wall clocks are apart is passed on as the agent says it, and so is that their claims cannot be true; neither outlives
+/// the agent as the present.
+#[test]
+fn wall_clocks() {
+    let scene = Scene::new().hear(well("a", 1).wall("b", [1.9, 2.0, 2.1], true).wall("c", [-0.1, 0.0, 0.1], false), 0);
+    let status = scene.status(1);
+    let (liar, honest) = (link(&status, "a", "b"), link(&status, "a", "c"));
+    assert_eq!(liar.wall_offset_s, Known::known(Seconds { lower_s: 1.9, estimate_s: 2.0, upper_s: 2.1 }));
+    assert!(liar.clock_contradiction.as_ref().unwrap().contains("the hosts of a and b both claim"), "{liar:?}");
+    assert!(honest.wall_offset_s.is_known() && honest.clock_contradiction.is_none());
+    assert!(!link(&status, "b", "a").wall_offset_s.is_known());
+    let late = scene.status(600);
+    assert!(!link(&late, "a", "b").wall_offset_s.is_known() && link(&late, "a", "b").clock_contradiction.is_none());
 }
 
 /// A pair that the plan leaves out is neither shown nor exported: what was counted before it was left out ends, too.

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause, Phase, ProbeKind,
-    RegionState, ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
+    Axis, Basis, Bound, ClaimSource, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause,
+    Phase, ProbeKind, RegionState, ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
 use lagmesh_tests::prometheus::repository;
@@ -56,7 +56,8 @@ fn states_are_those_of_the_model() -> Result<()> {
         Axis,
         Stage,
         Bound,
-        Basis
+        Basis,
+        ClaimSource
     ];
     for (word, meaning) in states.iter().flatten() {
         let begin = format!("| `{word}` | {meaning} | ");

@@ -44,6 +44,7 @@ impl Engine {
         self.budget.resize(self.peers.values().map(Peer::flows).sum(), now.raw);
         self.directory.reload(fleet, &self.region);
         self.hearing.reload(fleet);
+        self.telling_wall.retain(|agent, _| self.directory.get(*agent).is_some());
         self.heard = true;
         let regions = fleet.peers_of(&self.region);
         self.bulletins = regions.map(|peer| (peer.name.clone(), self.bulletins.remove(&peer.name).unwrap_or_default())).collect();

@@ -1,4 +1,4 @@
-use lagmesh_model::state::StampSource;
+use lagmesh_model::state::{ClaimSource, StampSource};
 
 use super::*;
 use crate::measurement::Probe;
@@ -122,6 +122,35 @@ fn the_next_answer_takes_out_what_the_reflector_took() {
             (Some(40_000_000), Some(StampSource::KernelBothEnds), at(109_000)),
         ]
     );
+}
+
+/// Each answer that is due tells of the reflector's wall clock, once a second and no more; with the clock's interval that is how far the
+/// two wall clocks are apart. A request that tells of one is not believed: it may have been recorded.
+#[test]
+fn wall_clocks_are_told_in_answers() {
+    let (mut oslo, mut tokyo) = (engine_of("oslo"), engine_of("tokyo"));
+    let agent: AgentName = "tokyo-a".parse().unwrap();
+    tokyo.found(0, "127.0.0.1:18620".parse().unwrap());
+    let claim = Some(ClockClaim::Synchronized { error_ns: 7, source: ClaimSource::ClockBound });
+    tokyo.claim(claim);
+    let mut heard_at = |us: u64, oslo: &mut Engine| {
+        exchange(oslo, &mut tokyo, us, true, 0);
+        let view = oslo.view(reading(us + 48_000).raw).unwrap();
+        let (offset, heard) = view.wall_offset(&agent, Epoch(1)).unwrap();
+        assert!(offset.contains(0) && offset.width_ns() < 50_000_000, "{offset:?}");
+        assert_eq!((heard.peer.claim, heard.own.claim), (claim, None));
+        assert!(view.wall_offset(&agent, Epoch(2)).is_none());
+        heard.at
+    };
+    let first = heard_at(1_000, &mut oslo);
+    assert_eq!(first, reading(49_000).raw);
+    assert_eq!(heard_at(500_000, &mut oslo), first);
+    assert_eq!(heard_at(1_030_000, &mut oslo), reading(1_078_000).raw);
+    let wall = oslo.wall.unwrap();
+    let (region, at) = ("tokyo".parse().unwrap(), reading(1_079_000).raw);
+    let before = oslo.hearing.view.walls.clone();
+    oslo.hearing.hear(&region, &agent, at, vec![Record::Wall(WallClock { epoch: Epoch(9), ..wall })]);
+    assert_eq!(oslo.hearing.view.walls, before);
 }
 
 /// What is beyond the plan is not sent, each probe of it has its fate, and nobody else is accused.

@@ -11,6 +11,7 @@ use crate::mesh::stamp::{Format, Reply, Request, Timestamp, put};
 use crate::mesh::survey::{SESSION_MTU, SESSION_ROUTE};
 use crate::mesh::testing::seen_record;
 use crate::mesh::tlv::{CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
+use crate::wall::WallClock;
 
 /// Inputs by name.
 pub(super) type Seeds = Vec<(String, Vec<u8>)>;
@@ -59,6 +60,8 @@ fn records(records: &[Record]) -> Vec<u8> {
 fn private_values() -> Seeds {
     let tokyo = ClockBody { agent: hash("tokyo-a"), epoch: Epoch(3), t1: at(1).raw, t2: RawNanos(0), t3: RawNanos(0) };
     let seen = seen_record("oslo-1", "tokyo-1", 4, Interval::between(-5, 1 << 40).unwrap());
+    let claim = Some(ClockClaim::Synchronized { error_ns: 5, source: ClaimSource::ClockBound });
+    let wall = WallClock { epoch: Epoch(3), difference: Interval::between(-7, 9).unwrap(), claim };
     let both = records(&[announcement_record("tokyo-1", 5), seen.clone()]);
     let changed = |octets: &[u8], at: usize, octet: u8| {
         let mut octets = octets.to_vec();
@@ -78,6 +81,8 @@ fn private_values() -> Seeds {
         ("prefix-only", good[..4].to_vec()),
         ("records", both.clone()),
         ("records-none", records(&[])),
+        ("records-wall", records(&[Record::Wall(wall), announcement_record("tokyo-1", 5)])),
+        ("records-wall-beyond", changed(&records(&[Record::Wall(wall)]), 18, 0x80)),
         ("records-seen", records(&[seen.clone(), seen])),
         ("records-count-255", changed(&both, 4, 255)),
         ("records-count-0", changed(&both, 4, 0)),

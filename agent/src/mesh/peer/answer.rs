@@ -1,5 +1,7 @@
 //! What comes back from a peer agent. Pure.
 
+use std::time::Duration;
+
 use lagmesh_model::directed::Directed;
 use lagmesh_model::state::{Outcome, RouteCause};
 use lagmesh_model::time::{RawNanos, Reading, WallNanos};
@@ -23,6 +25,8 @@ pub struct Told {
     pub recognised: bool,
     /// Its records.
     pub records: Vec<Record>,
+    /// From the sending of the request to the coming of the answer.
+    pub took: Duration,
 }
 
 /// What came back at a flow's socket.
@@ -104,7 +108,7 @@ impl Peer {
         if self.said[flow] != Some(true) || self.said_of_all || self.say_again {
             self.say_changes(now, out);
         }
-        Told { recognised: believed.is_some(), records }
+        Told { recognised: believed.is_some(), records, took: at.checked_since(sent).unwrap_or_default() }
     }
 
     /// Tells of an answered probe.

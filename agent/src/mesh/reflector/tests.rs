@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use lagmesh_model::state::ClaimSource;
 use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
 use proptest::prelude::*;
 
@@ -196,7 +197,7 @@ fn wrong_length_ends_the_walk() {
 #[test]
 fn both_timestamp_formats() {
     let mut reflector = reflector(None);
-    reflector.claim(Some(ClockClaim::Synchronized { error_ns: 1_000_000 }));
+    reflector.claim(Some(ClockClaim::Synchronized { error_ns: 1_000_000, source: ClaimSource::Kernel }));
     for format in [Format::Ntp, Format::Ptp] {
         let mut packet = vec![0; 44];
         let error = ErrorEstimate::UNKNOWN.with(format);
@@ -216,7 +217,7 @@ fn timestamp_information() {
     let packet = with_tlvs(&[(TYPE_TIMESTAMP_INFORMATION, &[0; 4])]);
     for (claim, marks, value) in [
         (None, UNRECOGNIZED, [0; 4]),
-        (Some(ClockClaim::Synchronized { error_ns: 5 }), 0, [1, 2, 1, 2]),
+        (Some(ClockClaim::Synchronized { error_ns: 5, source: ClaimSource::ClockBound }), 0, [1, 2, 1, 2]),
         (Some(ClockClaim::Free), 0, [5, 2, 5, 2]),
     ] {
         reflector.claim(claim);

@@ -89,7 +89,7 @@ impl ErrorEstimate {
     /// What a host claims; an unknown claim and a clock that runs freely are alike: nothing is known.
     pub fn of(claim: Option<ClockClaim>) -> ErrorEstimate {
         match claim {
-            Some(ClockClaim::Synchronized { error_ns }) => ErrorEstimate::synchronized(error_ns),
+            Some(ClockClaim::Synchronized { error_ns, .. }) => ErrorEstimate::synchronized(error_ns),
             Some(ClockClaim::Free) | None => ErrorEstimate::UNKNOWN,
         }
     }

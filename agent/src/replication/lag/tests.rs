@@ -1,12 +1,15 @@
+use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::beat::{Announcement, BeatId, Incarnation, Sequence};
 use lagmesh_model::ids::AgentName;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
+use lagmesh_model::state::ClaimSource;
 use lagmesh_model::time::WallNanos;
 use proptest::prelude::*;
 
 use super::*;
 use crate::measurement::PeerClock;
 use crate::replication::told::Heard;
+use crate::wall::{HeardWall, WallClock};
 
 const MS: i64 = 1_000_000;
 const OBJECTIVE: Duration = Duration::from_secs(5);
@@ -75,6 +78,44 @@ fn lag_of_a_confirmed_beat() {
     assert_eq!((lag.totals.met, lag.totals.unknown, lag.totals.estimate.count()), (1, 0, 1));
     assert_eq!(lag.recent(at(2_000).raw).unwrap().samples, 1);
     assert_eq!(lag.recent(at(62_000).raw), None);
+}
+
+/// Both hosts claim something about their wall clocks: the peer's is ahead of ours by `ahead_ms`.
+fn view_with_claims(error_ms: [u64; 2], ahead_ms: i64, offset: Interval) -> PeerView {
+    let agent: AgentName = "far".parse().unwrap();
+    let wall = |epoch, error_ms: u64, difference_ms: i64| WallClock {
+        epoch,
+        difference: Interval::exact(difference_ms * MS),
+        claim: Some(ClockClaim::Synchronized { error_ns: error_ms * MS.cast_unsigned(), source: ClaimSource::Kernel }),
+    };
+    let heard = HeardWall {
+        own: wall(OWN, error_ms[0], 50_000),
+        peer: wall(WRITER, error_ms[1], 50_000 - OFFSET_MS + ahead_ms),
+        at: at(0).raw,
+        took: Duration::from_millis(80),
+    };
+    let clock = PeerClock { epoch: WRITER, own_epoch: OWN, offset, at: at(0).raw };
+    PeerView { clocks: [(agent.clone(), clock)].into(), walls: [(agent, heard)].into(), ..PeerView::default() }
+}
+
+/// What both hosts claim makes lag narrower, beside that of the mesh, which stays what it is. Claims that cannot both be true, or are
+/// missing, give none.
+#[test]
+fn lag_by_claims() {
+    let wide = Interval::between((OFFSET_MS - 40) * MS, (OFFSET_MS + 40) * MS).unwrap();
+    let see = |view: &PeerView| {
+        let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
+        let told = told(&beat, 1_002);
+        lag.see(seen(beat, Some(1_040), 1_043), &told, at(1_043), view, OBJECTIVE);
+        assert!(within_ms(lag.last().unwrap(), -2, 83), "{:?}", lag.last());
+        (lag.last_claimed(), lag.totals.claimed.estimate.count())
+    };
+    let (claimed, count) = see(&view_with_claims([1, 2], 0, wide));
+    assert!(within_ms(claimed.unwrap(), 35, 46) && count == 1, "{claimed:?}");
+    assert_eq!(see(&view_with_claims([1, 2], 60, wide)), (None, 0), "one of them lies");
+    let mut silent = view_with_claims([1, 2], 0, wide);
+    silent.walls.values_mut().for_each(|heard| heard.peer.claim = Some(ClockClaim::Free));
+    assert_eq!(see(&silent), (None, 0));
 }
 
 /// Without the mesh's word the next row tells when a beat was acknowledged; a beat whose acknowledgement nobody tells has no lag.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use lagmesh_daemon::Readiness;
 use lagmesh_model::ids::{BootId, CollectorName};
 use lagmesh_model::series::Value;
-use lagmesh_model::state::{NodeState, Outcome, ProbeKind};
+use lagmesh_model::state::{ClaimSource, NodeState, Outcome, ProbeKind};
 use lagmesh_model::time::{Epoch, RawNanos};
 
 use super::*;
@@ -75,6 +75,8 @@ impl Outside {
     fn snapshot(&self, summary: &mut Summary, now: Reading) -> Snapshot {
         let around = Around {
             clock_epochs: 2,
+            wall_steps: 5,
+            claim: Some(ClockClaim::Synchronized { error_ns: 1_500_000, source: ClaimSource::Kernel }),
             dropped_observations: 3,
             dropped_batches: 4,
             levels: &self.levels,

@@ -136,9 +136,9 @@ fn clock(monotonic_s: i64, wall_s: i64, drift_ppm: f64) -> RegionClock {
 }
 
 /// A clock that claims to be right and is not.
-fn lying(clock: RegionClock) -> RegionClock {
-    let claim = Claim { synchronised: true, max_error_ns: MS.unsigned_abs(), ..clock.clocks.claim };
-    RegionClock { clocks: ClockPlan { claim, ..clock.clocks }, ..clock }
+fn lying(mut clock: RegionClock) -> RegionClock {
+    clock.clocks.claim = Claim { synchronised: true, max_error_ns: MS.unsigned_abs(), ..clock.clocks.claim };
+    clock
 }
 
 /// Where an interval may go wrong: clocks and paths.

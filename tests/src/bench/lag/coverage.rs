@@ -110,7 +110,9 @@ pub(super) fn tell(setting: &Setting, case: &Case, measured: &Measured, with_fro
     if let Some(ratio) = frontier_ratio(measured).filter(|_| with_frontier) {
         figures.push(of_case(Figure::new("lag.frontier_ratio", "ratio", ratio, FRONTIER_RATIO)));
     }
-    figures.iter().for_each(|figure| say(&figure.to_string()));
+    for figure in &figures {
+        say(&figure.to_string());
+    }
     pool.beats += pairs.exact.len();
     pool.missed += pairs.missed();
     pool.untold += pairs.untold;

@@ -65,12 +65,11 @@ fn tell(case: &Case, measured: &Measured, others: &Errors) {
     };
     let peers = [("postgres_exporter", &others.exporter_ms), ("pg_stat_replication", &others.replay_lag_ms)];
     for (peer, errors) in peers {
-        match rank(errors, share) {
-            Some(theirs) => say(&Figure { peer: Some((peer, theirs)), ..Figure::new(name, "ms", ours, TARGET_MS) }.to_string()),
-            None => {
-                say(&format!("{name}: nothing of {peer} could be compared"));
-                say(&Figure::new(name, "ms", ours, TARGET_MS).to_string());
-            }
+        let theirs = rank(errors, share);
+        if theirs.is_none() {
+            say(&format!("{name}: nothing of {peer} could be compared"));
         }
+        let figure = Figure { peer: theirs.map(|theirs| (peer, theirs)), ..Figure::new(name, "ms", ours, TARGET_MS) };
+        say(&figure.to_string());
     }
 }

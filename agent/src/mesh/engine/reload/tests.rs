@@ -132,7 +132,7 @@ fn what_was_heard_and_what_is_told() {
     engine.update(&outbox);
     for region in ["tokyo", "osaka"] {
         let bulletin = engine.bulletins.get_mut(&region.parse().unwrap()).expect("every peer region has one");
-        assert_eq!(bulletin.next(at(5), None).len(), 1);
+        assert_eq!(bulletin.next(2, at(5), None).len(), 1);
     }
 }
 
