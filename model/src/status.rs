@@ -1,5 +1,8 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
+mod reach;
+mod writes;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::AddAssign;
@@ -16,10 +19,13 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
-    ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
+    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
+    RouteCause, StampSource, Vote,
 };
 use crate::time::WallNanos;
+
+pub use reach::{LogReach, Reach};
+pub use writes::{Ledger, Slot, Slots};
 
 /// A bounded value in seconds, as people read it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -311,99 +317,6 @@ pub struct Node {
     pub slots: Known<Slots>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
-}
-
-/// How far the log of one origin has got at one node.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogReach {
-    /// Received, perhaps not yet onto disk.
-    pub received: Reach,
-    /// On disk.
-    pub flushed: Reach,
-    /// Replayed.
-    pub replayed: Reach,
-}
-
-/// What has not got so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reach {
-    /// Log that the origin is known to have written and that has not got so far [bytes].
-    pub backlog_bytes: Known<u64>,
-    /// How long the oldest log that has not got so far has been written, when the node was last looked at; if none is known, zero, and
-    /// no more than the upper end.
-    pub delay: Known<Seconds>,
-}
-
-impl LogReach {
-    /// Each with its word.
-    pub fn each(&self) -> [(Stage, &Reach); 3] {
-        [(Stage::Received, &self.received), (Stage::Flushed, &self.flushed), (Stage::Replayed, &self.replayed)]
-    }
-
-    /// What `of` makes of each word.
-    pub fn from_each(mut of: impl FnMut(Stage) -> Reach) -> LogReach {
-        LogReach { received: of(Stage::Received), flushed: of(Stage::Flushed), replayed: of(Stage::Replayed) }
-    }
-}
-
-impl Reach {
-    /// Not known, for one reason.
-    pub fn unknown(why: &str) -> Reach {
-        Reach { backlog_bytes: Known::unknown(why), delay: Known::unknown(why) }
-    }
-}
-
-impl Default for Reach {
-    fn default() -> Reach {
-        Reach { backlog_bytes: untold(), delay: untold() }
-    }
-}
-
-/// The replication slots of a node, those that keep most of the log first; without temporary ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slots {
-    /// The first 64.
-    pub slots: Vec<Slot>,
-    /// How many more there are.
-    pub more: u64,
-}
-
-/// One replication slot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slot {
-    /// Its name.
-    pub slot: String,
-    /// Whether it is a logical one.
-    pub logical: bool,
-    /// Whether somebody reads from it.
-    pub active: bool,
-    /// What the server says of the log that it needs.
-    pub state: SlotState,
-    /// Log that it keeps [bytes]; `None` if it keeps none.
-    pub retained_bytes: Option<u64>,
-    /// What may still be written before the server gives it up [bytes]; `None` if there is no limit or it is lost, as `state` says.
-    pub safe_bytes: Option<i64>,
-    /// When that will be if log goes on as in the last minute [s]; `None` if there is no limit, or no log.
-    pub exhaustion_s: Option<f64>,
-    /// For how long nobody has read from it [s]; `None` while it is active and before PostgreSQL 17.
-    pub inactive_s: Option<f64>,
-    /// Why the server gave it up; `None` if it did not, and before PostgreSQL 17.
-    pub invalidation_reason: Option<String>,
-}
-
-/// What the ledger says of writes on a node: its rows are committed at the level that applications get.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ledger {
-    /// What became of the newest row.
-    pub outcome: WriteOutcome,
-    /// At which level it was written.
-    pub level: CommitLevel,
-    /// Why it was not acknowledged; empty if it was.
-    pub why: String,
-    /// The newest row that was acknowledged.
-    pub acknowledged: Option<(Incarnation, Sequence)>,
-    /// How long ago that was [s].
-    pub acknowledged_age_s: Option<f64>,
 }
 
 /// Replication from one origin to one node.
