@@ -275,7 +275,9 @@ fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
             );
             return Some((ReplicationState::Silent, why));
         }
-        let unknowable = received.is_none() && late.known_for > e.intervals(WRITER_DOWN_INTERVALS, LATE_MIN);
+        // A standby's positions may still come; a subscriber never shows how far it has received.
+        let patience = if e.subscriber.is_some() { LATE_INTERVALS } else { WRITER_DOWN_INTERVALS };
+        let unknowable = received.is_none() && late.known_for >= e.intervals(patience, LATE_MIN);
         if unknowable {
             let why = format!(
                 "beat {} was committed {} ago and is not visible; how far its log got cannot be seen at this node{in_name}",

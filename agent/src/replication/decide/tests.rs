@@ -74,6 +74,7 @@ fn frozen(known_for_ms: u64) -> Evidence {
 fn subscriber(change: impl FnOnce(&mut Evidence)) -> Evidence {
     changed(|e| {
         e.standby = None;
+        e.subscriber = Some(Subscriber { carries_beats: true, fails: false });
         change(e);
     })
 }
@@ -191,12 +192,13 @@ fn frozen_receiver() {
         ),
         (
             "a subscriber shows no positions",
-            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(3_100)), Some(ms(4_100)))),
+            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(1_600)), Some(ms(2_600)))),
             S::Silent,
         ),
+        ("a subscriber in time", subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(1_400)), Some(ms(2_400)))), S::Ok),
         (
-            "a subscriber is given three intervals",
-            subscriber(|e| (e.unseen, e.arrived_age) = (Some(unseen(2_900)), Some(ms(3_900)))),
+            "a standby whose positions may still come is given three intervals",
+            changed(|e| (e.unseen, e.arrived_age) = (Some(unseen(2_900)), Some(ms(3_900)))),
             S::Ok,
         ),
     ]);

@@ -15,12 +15,13 @@ const SECOND: i64 = 1_000 * MS;
 pub(super) const WRITER: &str = "writer";
 /// The writer.
 pub(super) const WRITER_DB: &str = "writer-db";
-/// As many agents read each standby as a region may have: each counts its beats by itself.
+/// As many agents read each standby as a region may have, where many beats count: each counts its beats by itself.
 const READERS: u16 = 4;
 /// The highest rate that a fleet file allows.
 pub(super) const FAST: Duration = Duration::from_millis(50);
-/// Where lag varies: fast enough for a thousand beats, slow enough for the polls of one beat to be away from the next.
-const STEADY: Duration = Duration::from_millis(100);
+/// Where lag varies: fast enough for some hundred beats, slow enough for the polls of one beat to be away from the next, and for two
+/// processors to have time left while the observer looks.
+const STEADY: Duration = Duration::from_millis(200);
 /// The mesh that tells clocks: few flows, because nobody looks at paths here.
 const MESH: &str = "[mesh]\nflows = 2\ninterval = \"250ms\"\nicmp = false\ntcp = false\n\n[export]\ninterval = \"5s\"\n";
 /// Between regions without a delay of their own [ns].
@@ -28,7 +29,7 @@ const FAR_NS: i64 = 15 * MS;
 /// New York, Chicago and Atlanta, about 1,150 km from each other.
 const PLACES: [(f64, f64); 3] = [(40.71, -74.01), (41.88, -87.63), (33.75, -84.39)];
 
-/// A standby in a region of its own, read by [`READERS`] agents.
+/// A standby in a region of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Case {
     /// The case; also the name of its region.
@@ -51,6 +52,8 @@ pub(super) struct Setting {
     pub(super) interval: Duration,
     at: Option<Coordinates>,
     clock: RegionClock,
+    /// How many agents read each standby.
+    readers: u16,
     /// Its standbys.
     pub(super) cases: Vec<Case>,
 }
@@ -66,11 +69,11 @@ impl Case {
         format!("{}-db", self.name)
     }
 
-    fn region(&self) -> RegionPlan {
+    fn region(&self, readers: u16) -> RegionPlan {
         RegionPlan {
             name: self.name.to_owned(),
             coordinates: self.at,
-            agents: READERS,
+            agents: readers,
             clock: self.clock.clone(),
             ..RegionPlan::default()
         }
@@ -102,7 +105,7 @@ impl Setting {
         Plan {
             name: format!("bench-lag-{}", self.name),
             seed: 1,
-            regions: std::iter::once(writer).chain(self.cases.iter().map(Case::region)).collect(),
+            regions: std::iter::once(writer).chain(self.cases.iter().map(|case| case.region(self.readers))).collect(),
             links: self.links(),
             clusters: vec![ClusterPlan {
                 name: "app".to_owned(),
@@ -173,7 +176,7 @@ pub(super) fn hard() -> [Setting; 3] {
         links: [slow, floor(south)],
         ..Case::new("floor-back", "packets to the writer are as fast as light, those from it take 15 ms; coordinates are given")
     };
-    let setting = |name, clock, cases| Setting { name, interval: FAST, at: None, clock, cases };
+    let setting = |name, clock, cases| Setting { name, interval: FAST, at: None, clock, readers: READERS, cases };
     [
         setting("clocks", clock(100_000, -300, -30.0), vec![apart, drifting]),
         setting("steps", RegionClock::default(), vec![stepping, jitter]),
@@ -191,7 +194,7 @@ pub(super) fn varying() -> Setting {
         case("sd-1ms", "packets from the writer take 40 ms with a standard deviation of 1 ms, those back 40 ms", MS),
         case("sd-5ms", "packets from the writer take 40 ms with a standard deviation of 5 ms, those back 40 ms", 5 * MS),
     ];
-    Setting { name: "varying", interval: STEADY, at: None, clock: RegionClock::default(), cases }
+    Setting { name: "varying", interval: STEADY, at: None, clock: RegionClock::default(), readers: 1, cases }
 }
 
 #[cfg(test)]
@@ -222,7 +225,7 @@ pub(super) mod tests {
             let plan = setting.plan();
             let fleet = fleet(&plan);
             assert_eq!((fleet.clusters[0].beat_interval, plan.links.len()), (setting.interval, 6), "{}", plan.name);
-            assert_eq!(plan.agents_of(&plan.regions[1]).len(), usize::from(READERS));
+            assert_eq!(plan.agents_of(&plan.regions[1]).len(), usize::from(setting.readers));
             assert!(setting.cases.iter().all(|case| names.insert(case.name)));
         }
     }

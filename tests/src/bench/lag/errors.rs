@@ -48,7 +48,7 @@ fn tell(case: &Case, measured: &Measured, others: &Errors) {
     let ours: Vec<f64> = measured.pairs.values(Pair::error_ns).iter().map(|ns| ns / 1e6).collect();
     let ms = |value: Option<f64>| value.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms:.3}"));
     say(&format!(
-        "\n{name}: clocks are synchronised and beats leave every 100 ms; the true lag varied with a standard deviation of {} ms over {} beats and readers. The size of estimate less truth (its middle), \
+        "\n{name}: clocks are synchronised and beats leave every 200 ms; the true lag varied with a standard deviation of {} ms over {} beats and readers. The size of estimate less truth (its middle), \
          of which {} of 100 are smaller; p50 {} ms. The others were asked every {} ms at the same time (the query of postgres_exporter at the standby: {} answers with a known truth; replay_lag at the writer: {}) \
          and are held against the true lag of the newest visible beat",
         ms(deviation(&true_ns(&measured.pairs)).map(|ns| ns / 1e6)),
