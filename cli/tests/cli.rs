@@ -59,15 +59,15 @@ fn bad_fleets() {
         (
             "region = \"tokyo\"",
             "region = \"tokio\"",
-            "fleet.toml:77: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
+            "fleet.toml:79: cluster.node.region: no region is called \"tokio\"; did you mean \"tokyo\"?\n",
         ),
         (
             "name = \"spare\"",
             "name = \"main\"",
-            "fleet.toml:88: collector.name: \"main\" is the name of the collector of line 84 already\n",
+            "fleet.toml:90: collector.name: \"main\" is the name of the collector of line 86 already\n",
         ),
         ("agent.new-york.example.com:8620", "foo", "fleet.toml:29: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:121: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:123: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
@@ -76,7 +76,7 @@ fn bad_fleets() {
     let dsn = check(&GOOD.replacen("user=lagmesh sslmode=verify-full", "user=lagmesh sslmode=verify-all", 1));
     assert_eq!(dsn.0, Some(78));
     assert!(
-        dsn.2.starts_with("fleet.toml:68: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
+        dsn.2.starts_with("fleet.toml:70: cluster.node.dsn: ") && dsn.2.contains("sslmode") && dsn.2.lines().count() == 1,
         "{}",
         dsn.2
     );
@@ -93,7 +93,7 @@ fn bad_fleets() {
     assert_eq!(code, Some(78));
     assert_eq!(
         err,
-        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:100: mesh.flows: 0 is outside 1 to 64\n"
+        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:102: mesh.flows: 0 is outside 1 to 64\n"
     );
 }
 
