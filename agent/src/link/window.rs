@@ -20,6 +20,9 @@ pub const RECENT: Duration = Duration::from_secs(60);
 const RTT_SLOT_NS: u64 = 5_000_000_000;
 /// For how many intervals a round-trip time is current.
 pub const CURRENT_INTERVALS: u32 = 3;
+/// No answer is old before this, however short the interval: it is told one answer later and handed over ten times a second, and hosts
+/// have hiccups.
+const CURRENT_MIN: Duration = Duration::from_millis(500);
 
 /// The probes of one kind.
 #[derive(Debug)]
@@ -188,7 +191,7 @@ impl Window {
         self.rtts.iter().filter(move |slot| newest.abs_diff(slot.slot) <= span)
     }
 
-    /// The round-trip time of the last minute: current while the newest answer is at most three intervals old, then stale, and
+    /// The round-trip time of the last minute: current while the newest answer is at most three intervals (or half a second) old, then stale,
     /// unknown once nothing was answered for a minute.
     pub fn rtt(&self, now: RawNanos) -> Known<Quantiles> {
         let kind = self.kind;
@@ -200,7 +203,7 @@ impl Window {
         };
         let age = age_of(answered_at, now);
         match self.recent_rtts(now).quantiles() {
-            Some(value) if age <= self.interval * CURRENT_INTERVALS => Known::Known { value },
+            Some(value) if age <= CURRENT_MIN.max(self.interval * CURRENT_INTERVALS) => Known::Known { value },
             Some(value) if age <= self.span() => Known::Stale { value, age_s: age.as_secs_f64() },
             _ => Known::unknown(format!("no {kind} probe was answered for {:.0} s", age.as_secs_f64())),
         }
