@@ -20,8 +20,8 @@ pub const RECENT: Duration = Duration::from_secs(60);
 const RTT_SLOT_NS: u64 = 5_000_000_000;
 /// For how many intervals a round-trip time is current.
 pub const CURRENT_INTERVALS: u32 = 3;
-/// No answer is old before this, however short the interval: it is told one answer later and handed over ten times a second, and hosts
-/// have hiccups.
+/// No answer is old before this, however short the interval: it is told one answer later and handed over ten times a second, and
+/// hosts have hiccups.
 const CURRENT_MIN: Duration = Duration::from_millis(500);
 
 /// The probes of one kind.
@@ -191,8 +191,8 @@ impl Window {
         self.rtts.iter().filter(move |slot| newest.abs_diff(slot.slot) <= span)
     }
 
-    /// The round-trip time of the last minute: current while the newest answer is at most three intervals (or half a second) old, then stale,
-    /// unknown once nothing was answered for a minute.
+    /// The round-trip time of the last minute: current while the newest answer is at most three intervals (or half a second) old, then
+    /// stale, and unknown once nothing was answered for a minute.
     pub fn rtt(&self, now: RawNanos) -> Known<Quantiles> {
         let kind = self.kind;
         let Some(answered_at) = self.answered_at else {
