@@ -19,8 +19,8 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState, ReplicationState,
-    RouteCause, StampSource, Vote,
+    Axis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
+    ReplicationState, RouteCause, StampSource, Vote,
 };
 use crate::time::WallNanos;
 
@@ -36,6 +36,13 @@ pub struct Seconds {
     pub estimate_s: f64,
     /// The true value is not above [s].
     pub upper_s: f64,
+}
+
+impl Seconds {
+    /// Each with its word.
+    pub fn each(&self) -> [(Bound, f64); 3] {
+        [(Bound::Lower, self.lower_s), (Bound::Estimate, self.estimate_s), (Bound::Upper, self.upper_s)]
+    }
 }
 
 impl From<Interval> for Seconds {

@@ -7,7 +7,6 @@ use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series};
-use lagmesh_model::state::Bound;
 use lagmesh_model::status::Seconds;
 use lagmesh_model::time::Reading;
 
@@ -58,8 +57,7 @@ impl Walls {
     /// What to export: nothing that is not known.
     pub(super) fn series(&self, attributes: &Attributes, out: &mut Vec<Series>) {
         if let Some((offset, _)) = self.offset.filter(|(_, age)| *age <= RECENT) {
-            let Seconds { lower_s, estimate_s, upper_s } = offset.into();
-            for (bound, seconds) in [(Bound::Lower, lower_s), (Bound::Estimate, estimate_s), (Bound::Upper, upper_s)] {
+            for (bound, seconds) in Seconds::from(offset).each() {
                 out.push(Series::gauge(&CLOCK_OFFSET, attributes.clone().with(Attribute::Bound, bound), seconds));
             }
         }

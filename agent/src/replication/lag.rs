@@ -6,6 +6,7 @@ use std::time::Duration;
 use lagmesh_model::beat::{Announcement, BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
+use lagmesh_model::state::Bound;
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
 
@@ -45,13 +46,11 @@ pub(super) struct Lag {
 /// What goes out: counts since the start.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
-    /// Lower ends; those below zero count as zero.
-    pub(super) lower: Exponential,
-    /// Best guesses; those below zero count as zero.
-    pub(super) estimate: Exponential,
-    /// Upper ends.
-    pub(super) upper: Exponential,
-    /// Beats whose whole interval lies below zero: in none of the three distributions.
+    /// All lags that are known.
+    pub(super) mesh: Lags,
+    /// Those that are known with the help of the clocks' own claims, too: true only if the claims are.
+    pub(super) claimed: Lags,
+    /// Beats whose whole interval lies below zero: in none of the distributions.
     pub(super) negative: u64,
     /// Beats within the objective for certain.
     pub(super) met: u64,
@@ -59,13 +58,12 @@ pub(super) struct Totals {
     pub(super) missed: u64,
     /// Beats of which neither is certain.
     pub(super) unknown: u64,
-    /// Beats whose lag is known with the help of the clocks' own claims, too.
-    pub(super) claimed: Claimed,
 }
 
-/// Lag with the help of the clocks' own claims: true only if they are. What is below zero counts as zero.
+/// The distributions of lag on one basis. Ends and guesses below zero (honest where a row is visible before its commit returns) count
+/// as zero.
 #[derive(Debug, Default)]
-pub(super) struct Claimed {
+pub(super) struct Lags {
     /// Lower ends.
     pub(super) lower: Exponential,
     /// Best guesses.
@@ -319,19 +317,14 @@ impl Lag {
 }
 
 impl Totals {
-    /// Counts one lag. An interval wholly below zero is a clock contradiction and stays out of the distributions; of any other, an
-    /// end or a guess below zero (honest where a row is visible before its commit returns) goes to the zero bucket.
+    /// Counts one lag. An interval wholly below zero is a clock contradiction and stays out of the distributions.
     fn record(&mut self, lag: Interval, objective: Duration) {
         if lag.upper_ns() < 0 {
             self.negative += 1;
             self.unknown += 1;
             return;
         }
-        for (histogram, ns) in
-            [(&mut self.lower, lag.lower_ns()), (&mut self.estimate, lag.estimate_ns()), (&mut self.upper, lag.upper_ns())]
-        {
-            histogram.record_difference_ns(ns);
-        }
+        self.mesh.record(lag);
         let objective_ns = nanos(objective).cast_signed();
         if lag.upper_ns() <= objective_ns {
             self.met += 1;
@@ -343,7 +336,12 @@ impl Totals {
     }
 }
 
-impl Claimed {
+impl Lags {
+    /// Each with its word.
+    pub(super) fn each(&self) -> [(Bound, &Exponential); 3] {
+        [(Bound::Lower, &self.lower), (Bound::Estimate, &self.estimate), (Bound::Upper, &self.upper)]
+    }
+
     fn record(&mut self, lag: Interval) {
         self.lower.record_difference_ns(lag.lower_ns());
         self.estimate.record_difference_ns(lag.estimate_ns());

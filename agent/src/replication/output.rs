@@ -4,12 +4,12 @@ use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
-use lagmesh_model::state::{Basis, Bound, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
+use lagmesh_model::state::{Basis, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
 use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::Stream;
 
-use crate::replication::lag::Lag;
+use crate::replication::lag::{Lag, Lags};
 use crate::replication::node::NodeTrack;
 
 impl NodeTrack {
@@ -68,11 +68,7 @@ pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec
         .with(Attribute::Region, &status.region)
         .with(Attribute::Node, &status.node);
     push_states(out, &catalogue::REPLICATION_STATE, &link, ReplicationState::ALL, status.state);
-    for (bound, histogram) in [(Bound::Lower, &totals.lower), (Bound::Estimate, &totals.estimate), (Bound::Upper, &totals.upper)]
-    {
-        let attributes = link.clone().with(Attribute::Bound, bound).with(Attribute::Basis, Basis::Mesh);
-        out.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, histogram.clone()));
-    }
+    push_lags(out, &link.clone().with(Attribute::Basis, Basis::Mesh), &totals.mesh);
     out.push(Series::counter(&catalogue::REPLICATION_LAG_NEGATIVE, link.clone(), totals.negative));
     for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
         out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
@@ -101,11 +97,7 @@ fn claimed_series(status: &status::Replication, lag: &Lag, link: &Attributes, ou
         return;
     }
     let link = link.clone().with(Attribute::Basis, Basis::Claims);
-    for (bound, histogram) in
-        [(Bound::Lower, &claimed.lower), (Bound::Estimate, &claimed.estimate), (Bound::Upper, &claimed.upper)]
-    {
-        out.push(Series::histogram(&catalogue::REPLICATION_LAG, link.clone().with(Attribute::Bound, bound), histogram.clone()));
-    }
+    push_lags(out, &link, claimed);
     // Of the same beat as the other basis, and current as long as that is.
     if let Some(newest) = lag.last_claimed().filter(|_| status.lag.is_known()) {
         let link = link.with(Attribute::Stage, Stage::Visible);
@@ -113,9 +105,15 @@ fn claimed_series(status: &status::Replication, lag: &Lag, link: &Attributes, ou
     }
 }
 
+fn push_lags(out: &mut Vec<Series>, link: &Attributes, lags: &Lags) {
+    for (bound, histogram) in lags.each() {
+        out.push(Series::histogram(&catalogue::REPLICATION_LAG, link.clone().with(Attribute::Bound, bound), histogram.clone()));
+    }
+}
+
 fn push_bounds(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes, value: &Known<Seconds>) {
     let Some(value) = value.current() else { return };
-    for (bound, seconds) in [(Bound::Lower, value.lower_s), (Bound::Estimate, value.estimate_s), (Bound::Upper, value.upper_s)] {
+    for (bound, seconds) in value.each() {
         out.push(Series::gauge(metric, link.clone().with(Attribute::Bound, bound), seconds));
     }
 }

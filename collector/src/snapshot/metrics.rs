@@ -8,8 +8,8 @@ use lagmesh_model::fleet::Fleet;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
-use lagmesh_model::state::{Bound, LinkState, NodeState, RegionState, ReplicationState, Vote};
-use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication, Seconds};
+use lagmesh_model::state::{LinkState, NodeState, RegionState, ReplicationState, Vote};
+use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication};
 use lagmesh_model::time::Reading;
 
 use super::node;
@@ -72,10 +72,10 @@ fn replication(row: &Replication, out: &mut Vec<Series>) {
     let attributes = of_node(&row.cluster, &row.region, &row.node).with(Attribute::Origin, &row.origin);
     push_states(out, &catalogue::REPLICATION_STATE, &attributes, ReplicationState::ALL, row.state);
     // What the agent exported was true then; this is carried on to now.
-    if let Some(Seconds { lower_s, estimate_s, upper_s }) = row.staleness.current() {
-        for (bound, seconds) in [(Bound::Lower, lower_s), (Bound::Estimate, estimate_s), (Bound::Upper, upper_s)] {
+    if let Some(staleness) = row.staleness.current() {
+        for (bound, seconds) in staleness.each() {
             let attributes = attributes.clone().with(Attribute::Bound, bound);
-            out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes, *seconds));
+            out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes, seconds));
         }
     }
 }

@@ -75,7 +75,7 @@ fn lag_of_a_confirmed_beat() {
     lag.see(seen(beat, Some(1_040), 1_043), &told, at(1_043), &view(), OBJECTIVE);
     let last = lag.last().unwrap();
     assert!(within_ms(last, 38, 43) && last.contains(40 * MS), "{last:?}");
-    assert_eq!((lag.totals.met, lag.totals.unknown, lag.totals.estimate.count()), (1, 0, 1));
+    assert_eq!((lag.totals.met, lag.totals.unknown, lag.totals.mesh.estimate.count()), (1, 0, 1));
     assert_eq!(lag.recent(at(2_000).raw).unwrap().samples, 1);
     assert_eq!(lag.recent(at(62_000).raw), None);
 }
@@ -125,7 +125,7 @@ fn next_row_settles() {
     let see =
         |lag: &mut Lag, row, absent, present| lag.see(seen(row, Some(absent), present), &told, at(present), &view, OBJECTIVE);
     see(&mut lag, row(1, 1_000, None), 1_040, 1_042);
-    assert_eq!((lag.last(), lag.totals.estimate.count()), (None, 0), "pending");
+    assert_eq!((lag.last(), lag.totals.mesh.estimate.count()), (None, 0), "pending");
     see(&mut lag, row(2, 2_000, Some(1_001)), 2_040, 2_042);
     assert!(within_ms(lag.last().unwrap(), 39, 42));
     see(&mut lag, row(4, 4_000, Some(3_001)), 4_040, 4_042);
@@ -150,12 +150,12 @@ fn negative_lags() {
     let honest = row(1, 1_000, None);
     let slow_commit = told(&honest, 1_080);
     lag.see(seen(honest, Some(1_030), 1_032), &slow_commit, at(1_100), &view, OBJECTIVE);
-    assert_eq!((lag.totals.negative, lag.totals.lower.zero_count(), lag.totals.upper.zero_count()), (0, 1, 0));
+    assert_eq!((lag.totals.negative, lag.totals.mesh.lower.zero_count(), lag.totals.mesh.upper.zero_count()), (0, 1, 0));
     assert!(lag.last().unwrap().lower_ns() < 0);
     let early = row(2, 2_000, None);
     let confirmed = told(&early, 2_001);
     lag.see(seen(early, Some(1_900), 1_990), &confirmed, at(2_010), &view, OBJECTIVE);
-    assert_eq!((lag.totals.negative, lag.totals.unknown, lag.totals.upper.count()), (1, 1, 1));
+    assert_eq!((lag.totals.negative, lag.totals.unknown, lag.totals.mesh.upper.count()), (1, 1, 1));
 }
 
 /// A poll that was long ago does not make lag negative: nothing is visible before it is sent.
