@@ -1,6 +1,6 @@
 //! What is known of one node: how its agent gets on with it, what it is, where it stands, what was written to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lagmesh_model::beat::BeatId;
@@ -19,6 +19,7 @@ use crate::replication::decide;
 use crate::replication::facts::FactsTrack;
 use crate::replication::ledger::LedgerTrack;
 use crate::replication::track::age;
+use crate::replication::wal::WalMeter;
 
 /// Looks at positions come at least once a second; what is older than three of them is stale.
 const STALE_MIN: Duration = Duration::from_secs(3);
@@ -32,9 +33,6 @@ const APPLY_ERROR_HELD: Duration = Duration::from_secs(20);
 /// The span over which the speed of replay is taken.
 pub(super) const PACE_SPAN: Duration = Duration::from_secs(30);
 
-/// The most looks within it: four a second.
-const PACE_LOOKS_MAX: usize = 128;
-
 /// One node.
 #[derive(Debug)]
 pub(super) struct NodeTrack {
@@ -46,8 +44,8 @@ pub(super) struct NodeTrack {
     facts: Option<(NodeFacts, NodeRole)>,
     /// The newest look at a standby's positions, and the one before.
     looks: (Option<Look>, Option<Look>),
-    /// How far a standby had replayed at the looks of the last half minute.
-    pace: VecDeque<(RawNanos, Lsn)>,
+    /// How far a standby's replay advances.
+    replay: WalMeter,
     /// The newest look at a writer's position.
     written: Option<(Lsn, RawNanos)>,
     conflict: Option<RawNanos>,
@@ -116,7 +114,7 @@ impl NodeTrack {
             why: "not connected yet".to_owned(),
             facts: None,
             looks: (None, None),
-            pace: VecDeque::new(),
+            replay: WalMeter::over(PACE_SPAN),
             written: None,
             conflict: None,
             subscriber: None,
@@ -151,7 +149,6 @@ impl NodeTrack {
             NodeNews::Standby { sample, began } => self.look_at_standby(sample, began, now),
             NodeNews::Writer(WriterSample { inserted, .. }) => {
                 self.looks = (None, None);
-                self.pace.clear();
                 self.written = inserted.map(|lsn| (lsn, now.raw));
                 if let Some(lsn) = inserted {
                     self.around.wal.see(lsn, (self.system(), self.timeline()), now.raw);
@@ -218,10 +215,8 @@ impl NodeTrack {
     }
 
     /// How fast the log was replayed over the last half minute [bytes per second]; `None` before it is known for half of that.
-    pub(super) fn replayed_bytes_per_s(&self) -> Option<f64> {
-        let ((from, before), (until, after)) = (self.pace.front()?, self.pace.back()?);
-        let span = age(*until, *from);
-        (span * 2 >= PACE_SPAN).then(|| (after.0 - before.0) as f64 / span.as_secs_f64())
+    pub(super) fn replayed_bytes_per_s(&self, now: RawNanos) -> Option<f64> {
+        self.replay.bytes_per_s(now)
     }
 
     /// Whether replay has met conflicts of late.
@@ -284,7 +279,7 @@ impl NodeTrack {
     /// Forgets every stamp of our own clock, which has begun a new epoch.
     pub(super) fn new_epoch(&mut self) {
         self.looks = (None, None);
-        self.pace.clear();
+        self.replay.new_epoch();
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
         self.ledger.end();
@@ -304,7 +299,6 @@ impl NodeTrack {
         }
         let at = now.raw;
         self.written = None;
-        self.keep_pace(sample.replayed, at);
         let before = self.looks.0.take();
         let counted = |sample: &StandbySample| sample.conflicts;
         if let (Some(now), Some(then)) = (counted(&sample), before.as_ref().and_then(|look| counted(&look.sample)))
@@ -317,22 +311,14 @@ impl NodeTrack {
             Receiver::Absent | Receiver::Hidden(_) => None,
         };
         let timeline = timeline.or_else(|| self.facts.as_ref().and_then(|(facts, _)| facts.timeline));
+        let log = (self.system(), timeline);
         if let Some(lsn) = received(&sample) {
-            self.around.wal.see(lsn, (self.system(), timeline), at);
+            self.around.wal.see(lsn, log, at);
+        }
+        if let Some(lsn) = sample.replayed {
+            self.replay.see(lsn, log, at);
         }
         self.looks = (Some(Look { began: began.raw, at, sample, timeline }), before);
-    }
-
-    fn keep_pace(&mut self, replayed: Option<Lsn>, at: RawNanos) {
-        let Some(replayed) = replayed else { return };
-        // Replay never goes back, unless the server was made anew.
-        if self.pace.back().is_some_and(|(_, before)| *before > replayed) {
-            self.pace.clear();
-        }
-        self.pace.push_back((at, replayed));
-        while self.pace.len() > PACE_LOOKS_MAX || self.pace.front().is_some_and(|(from, _)| age(at, *from) > PACE_SPAN) {
-            self.pace.pop_front();
-        }
     }
 
     fn look_at_subscriber(&mut self, sample: SubscriberSample, at: RawNanos) {

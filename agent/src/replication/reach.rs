@@ -69,7 +69,7 @@ impl Log<'_> {
             return Known::unknown(format!("replication is {state}"));
         }
         let written = self.told.and_then(|told| told.positions().bytes_per_s(PACE_SPAN));
-        let (Some(written), Some(replayed)) = (written, self.node.replayed_bytes_per_s()) else {
+        let (Some(written), Some(replayed)) = (written, self.node.replayed_bytes_per_s(self.now)) else {
             return Known::unknown("how fast the log grows and is replayed is not known yet");
         };
         if replayed <= written {

@@ -8,18 +8,18 @@ use lagmesh_model::time::RawNanos;
 
 use crate::replication::track::age;
 
-/// The rate is that of so long.
+/// The rate is that of so long, unless another window is asked for.
 const WINDOW: Duration = Duration::from_secs(60);
-/// And no rate is told before so much of it was seen.
-const SPAN_MIN: Duration = Duration::from_secs(30);
-/// The totals of so long after each other are remembered.
-const MARK_EVERY: Duration = Duration::from_secs(5);
+/// So many totals of a window are remembered.
+const MARKS: u32 = 12;
 /// A node that was not seen for longer has no rate of the present.
 const STALE: Duration = Duration::from_secs(10);
 
-/// Measures the growth of one node's log.
-#[derive(Debug, Default)]
+/// Measures how far a position of one node's log advances.
+#[derive(Debug)]
 pub(super) struct WalMeter {
+    /// The rate is that of so long.
+    window: Duration,
     log: Option<(Option<SystemIdentifier>, Option<Timeline>)>,
     /// The furthest position on that log: a receiver that starts again is behind it for a while.
     furthest: Option<Lsn>,
@@ -28,7 +28,18 @@ pub(super) struct WalMeter {
     seen: Option<RawNanos>,
 }
 
+impl Default for WalMeter {
+    fn default() -> WalMeter {
+        WalMeter::over(WINDOW)
+    }
+}
+
 impl WalMeter {
+    /// A meter whose rate is that of so long.
+    pub(super) fn over(window: Duration) -> WalMeter {
+        WalMeter { window, log: None, furthest: None, total_bytes: 0, marks: VecDeque::new(), seen: None }
+    }
+
     /// The log of a system and timeline was seen to end at `lsn`. What lies between two logs is not counted.
     pub(super) fn see(&mut self, lsn: Lsn, log: (Option<SystemIdentifier>, Option<Timeline>), at: RawNanos) {
         if self.log.replace(log) != Some(log) {
@@ -39,10 +50,10 @@ impl WalMeter {
         self.total_bytes += lsn.0.saturating_sub(before.0);
         self.furthest = Some(before.max(lsn));
         self.seen = Some(at);
-        if self.marks.back().is_none_or(|(marked, _)| age(at, *marked) >= MARK_EVERY) {
+        if self.marks.back().is_none_or(|(marked, _)| age(at, *marked) >= self.window / MARKS) {
             self.marks.push_back((at, self.total_bytes));
         }
-        while self.marks.get(1).is_some_and(|(marked, _)| age(at, *marked) >= WINDOW) {
+        while self.marks.get(1).is_some_and(|(marked, _)| age(at, *marked) >= self.window) {
             self.marks.pop_front();
         }
     }
@@ -52,12 +63,12 @@ impl WalMeter {
         self.log.map(|_| self.total_bytes)
     }
 
-    /// Bytes per second over the last minute [0, ..).
+    /// Bytes per second over the window [0, ..); `None` before half of it was seen.
     pub(super) fn bytes_per_s(&self, now: RawNanos) -> Option<f64> {
         let seen = self.seen.filter(|seen| age(now, *seen) <= STALE)?;
         let (marked, total) = self.marks.front()?;
         let span = age(seen, *marked);
-        (span >= SPAN_MIN).then(|| (self.total_bytes - total) as f64 / span.as_secs_f64())
+        (span * 2 >= self.window).then(|| (self.total_bytes - total) as f64 / span.as_secs_f64())
     }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch.
