@@ -18,6 +18,7 @@ mod notice;
 mod rivals;
 mod soak;
 
+use std::fmt::Debug;
 use std::io::Write;
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ struct Times {
 impl Times {
     /// Shares the time out: about half for costs, which are many, the rest for what needs many probes.
     fn of(seconds: u32) -> Times {
-        let share = |parts: u32| Duration::from_secs(u64::from(seconds)) * parts / USUAL_SECONDS;
+        let share = |parts: u32| share(seconds, parts, USUAL_SECONDS);
         Times {
             accuracy: share(35),
             one_cost: share(13),
@@ -81,17 +82,9 @@ impl Times {
 /// If a part cannot be run; [`crate::wan::NotPossible`] if this machine or account cannot run a network at all.
 pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
     let times = Times::of(seconds.max(1));
-    let wanted: Vec<Part> =
-        Part::value_variants().iter().copied().filter(|part| only.is_empty() || only.contains(part)).collect();
     let started = Real::now();
     let bed = Bed::start(WanPlan::default().log_records).await?;
-    for (number, part) in wanted.iter().enumerate() {
-        progress(&format!(
-            "part {} of {}: {part:?}, {} s after the start",
-            number + 1,
-            wanted.len(),
-            (Real::now() - started) / 1_000_000_000
-        ));
+    for part in parts(only, started) {
         match part {
             Part::Accuracy => accuracy::measure(&bed, times.accuracy).await?,
             Part::Loss => loss::measure(&bed, times.loss).await?,
@@ -110,6 +103,25 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
 /// As [`run`].
 pub async fn soak(seconds: u64) -> Result<()> {
     soak::run(Duration::from_secs(seconds.max(1))).await
+}
+
+/// So many parts of a bench's usual time, if it takes `seconds` in all.
+fn share(seconds: u32, parts: u32, usual_seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds)) * parts / usual_seconds
+}
+
+/// The parts that are asked for, or all; says of each when its turn comes.
+fn parts<P: ValueEnum + PartialEq + Debug>(only: &[P], started: Real) -> impl Iterator<Item = P> {
+    let wanted: Vec<P> = P::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)).cloned().collect();
+    let count = wanted.len();
+    wanted
+        .into_iter()
+        .enumerate()
+        .inspect(move |(number, part)| {
+            let after_s = (Real::now() - started) / 1_000_000_000;
+            progress(&format!("part {} of {count}: {part:?}, {after_s} s after the start", number + 1));
+        })
+        .map(|(_, part)| part)
 }
 
 /// What was found out.

@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use self::coverage::Pool;
-use super::progress;
+use super::{parts, progress, share};
 use crate::real::Real;
 
 /// How long the parts take together if nobody says otherwise [s]: with what starts and ends around them, about ten minutes.
@@ -55,7 +55,7 @@ struct Times {
 
 impl Times {
     fn of(seconds: u32) -> Times {
-        let share = |parts: u32| Duration::from_secs(u64::from(seconds)) * parts / USUAL_SECONDS;
+        let share = |parts: u32| share(seconds, parts, USUAL_SECONDS);
         Times {
             coverage: share(66),
             error: share(40),
@@ -73,13 +73,9 @@ impl Times {
 /// If a part cannot be run; [`crate::wan::NotPossible`] if this machine or account cannot run a network at all.
 pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
     let times = Times::of(seconds.max(1));
-    let wanted: Vec<Part> =
-        Part::value_variants().iter().copied().filter(|part| only.is_empty() || only.contains(part)).collect();
     let started = Real::now();
     let mut pool = Pool::default();
-    for (number, part) in wanted.iter().enumerate() {
-        let after_s = (Real::now() - started) / 1_000_000_000;
-        progress(&format!("part {} of {}: {part:?}, {after_s} s after the start", number + 1, wanted.len()));
+    for part in parts(only, started) {
         match part {
             Part::Coverage => coverage::measure(times.coverage, &mut pool).await?,
             Part::Error => errors::measure(times.error, &mut pool).await?,
