@@ -10,7 +10,7 @@ use lagmesh_model::state::{CommitLevel, WriteOutcome};
 use lagmesh_model::time::Reading;
 use lagmesh_postgres::discover::{CommitSetting, commit_setting};
 use lagmesh_postgres::layout::{self, NewBeat, Stream};
-use lagmesh_postgres::{CancelOnDrop, Connection, QueryError};
+use lagmesh_postgres::{Connection, QueryError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -88,12 +88,9 @@ impl<'w> Ledger<'w> {
             previous_acknowledged: before.map(|reading| reading.raw),
             system: self.system,
         };
-        let cut_before = connection.cut_waits();
-        let guard = CancelOnDrop::new(connection);
-        let written = self.site.commit(connection, layout::write_beat(connection.client(), &row)).await;
-        guard.disarm();
+        let (written, cut) = self.site.commit(connection, layout::write_beat(connection.client(), &row)).await;
         let ended = self.site.clock().now();
-        let (outcome, why) = judge(&written, connection.cut_waits() > cut_before);
+        let (outcome, why) = judge(&written, cut);
         match &written {
             Ok(_) => self.orphaned = false,
             Err(QueryError::DeadlineExceeded(exceeded)) => self.orphaned = !exceeded.cancelled,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lagmesh_model::beat::Incarnation;
 use lagmesh_model::state::{CommitLevel, WriteOutcome};
 use lagmesh_postgres::discover::CommitSetting;
-use lagmesh_postgres::{CancelOnDrop, Connection, layout};
+use lagmesh_postgres::{Connection, layout};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -66,14 +66,12 @@ async fn probe(site: &Site, incarnation: Incarnation, level: CommitLevel, kept: 
         Some(connection) => connection,
         None => site.connect(&layout::level_session_sql(level)).await.ok()?,
     };
-    let (cut_before, sent) = (connection.cut_waits(), site.clock().now());
-    let guard = CancelOnDrop::new(&connection);
+    let sent = site.clock().now();
     let work = layout::write_level(connection.client(), &site.node, incarnation, level, sent.raw);
-    let written = site.commit(&connection, work).await;
-    guard.disarm();
+    let (written, cut) = site.commit(&connection, work).await;
     let ended = site.clock().now();
     match written {
-        Ok(true) if connection.cut_waits() == cut_before => {
+        Ok(true) if !cut => {
             let commit = Commit { level, outcome: WriteOutcome::Acknowledged, took: took(sent, ended) };
             site.tell_of(ended, NodeNews::Committed(commit));
             Some(connection)

@@ -11,7 +11,7 @@ use lagmesh_model::fleet;
 use lagmesh_model::ids::{ClusterName, NodeName};
 use lagmesh_model::state::NodeState;
 use lagmesh_model::time::{RawNanos, Reading};
-use lagmesh_postgres::{ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
+use lagmesh_postgres::{CancelOnDrop, ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
 
 use crate::database::DatabaseContext;
 use crate::database::health::{Condition, Health, Part};
@@ -111,13 +111,18 @@ impl Site {
         self.within(connection, self.interval, work).await
     }
 
-    /// The same for a commit that may wait for a synchronous standby: it has as long as the ledger leaves it.
+    /// The same for a commit that may wait for a synchronous standby: it has as long as the ledger leaves it, and is cancelled if nobody
+    /// waits for it any more. Says beside it whether somebody cut that wait short: then it stands here, and nobody knows where else.
     pub(super) async fn commit<T>(
         &self,
         connection: &Connection,
         work: impl Future<Output = Result<T, PgError>>,
-    ) -> Result<T, QueryError> {
-        self.within(connection, self.ledger_interval, work).await
+    ) -> (Result<T, QueryError>, bool) {
+        let cut_before = connection.cut_waits();
+        let guard = CancelOnDrop::new(connection);
+        let written = self.within(connection, self.ledger_interval, work).await;
+        guard.disarm();
+        (written, connection.cut_waits() > cut_before)
     }
 
     async fn within<T>(
