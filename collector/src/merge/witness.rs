@@ -6,7 +6,8 @@ use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::AgentName;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::NodeState;
+use lagmesh_model::state::{Bound, NodeState};
+use lagmesh_model::status::Seconds;
 use lagmesh_model::time::Reading;
 
 use super::Age;
@@ -39,6 +40,12 @@ impl<'a> Witness<'a> {
     /// A current value.
     pub fn gauge(&self, metric: &'static Metric, attributes: &Attributes) -> Option<f64> {
         self.boot.gauge(&Key { metric, attributes: attributes.clone() })
+    }
+
+    /// The three numbers of an interval.
+    pub fn bounds(&self, metric: &'static Metric, attributes: &Attributes) -> Option<Seconds> {
+        let bound = |bound: Bound| self.gauge(metric, &attributes.clone().with(Attribute::Bound, bound));
+        Some(Seconds { lower_s: bound(Bound::Lower)?, estimate_s: bound(Bound::Estimate)?, upper_s: bound(Bound::Upper)? })
     }
 
     /// The state whose series is 1, among all that there are.

@@ -9,7 +9,7 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
-use lagmesh_model::state::{Bound, IcmpSocket, LinkState, Outcome, Phase, ProbeKind, StampSource};
+use lagmesh_model::state::{IcmpSocket, LinkState, Outcome, Phase, ProbeKind, StampSource};
 use lagmesh_model::status::{Link, LinkKind, LinkPath, Quantiles, Seconds};
 use lagmesh_model::time::Reading;
 
@@ -64,11 +64,7 @@ pub(super) fn link(fleet: &Fleet, view: &View, from: &RegionName, to: &Region, n
 }
 
 fn wall_offset_s(newest: Option<&Witness<'_>>, pair: &Attributes) -> Known<Seconds> {
-    let offset = |witness: &Witness<'_>| {
-        let end = |bound: Bound| witness.gauge(&catalogue::CLOCK_OFFSET, &pair.clone().with(Attribute::Bound, bound));
-        let (lower_s, estimate_s, upper_s) = (end(Bound::Lower)?, end(Bound::Estimate)?, end(Bound::Upper)?);
-        Some(witness.age.of_value(Seconds { lower_s, estimate_s, upper_s }))
-    };
+    let offset = |witness: &Witness<'_>| Some(witness.age.of_value(witness.bounds(&catalogue::CLOCK_OFFSET, pair)?));
     newest.and_then(offset).unwrap_or_else(|| Known::unknown("the two wall clocks have not been compared"))
 }
 

@@ -108,20 +108,25 @@ impl<'a> Row<'a> {
 
     /// The lag of the newest beat, as the node's agent says it.
     fn lag(&self) -> Known<Seconds> {
-        let said = Basis::ALL.iter().find_map(|basis| {
-            let newest = self.attributes.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, basis);
-            self.bounds(&catalogue::REPLICATION_DELAY, &newest)
-        });
-        match (&self.source, said) {
-            (Some(source), Some(lag)) => source.age.of_value(lag),
-            _ => Known::unknown(self.unsaid("no beat has arrived lately, or the clocks of both ends are not bounded yet")),
-        }
+        let newest = self.attributes.clone().with(Attribute::Stage, Stage::Visible);
+        let said = |source: &Witness<'_>| {
+            Basis::ALL
+                .iter()
+                .find_map(|basis| source.bounds(&catalogue::REPLICATION_DELAY, &newest.clone().with(Attribute::Basis, basis)))
+        };
+        self.said(said, "no beat has arrived lately, or the clocks of both ends are not bounded yet")
     }
 
     fn bounds(&self, metric: &'static Metric, attributes: &Attributes) -> Option<Seconds> {
-        let source = self.source.as_ref()?;
-        let bound = |bound| source.gauge(metric, &attributes.clone().with(Attribute::Bound, bound));
-        Some(Seconds { lower_s: bound(Bound::Lower)?, estimate_s: bound(Bound::Estimate)?, upper_s: bound(Bound::Upper)? })
+        self.source.as_ref()?.bounds(metric, attributes)
+    }
+
+    /// What the node's agent says, as old as that is; otherwise it is unknown.
+    fn said<T>(&self, of: impl FnOnce(&Witness<'a>) -> Option<T>, otherwise: &str) -> Known<T> {
+        match self.source.as_ref().and_then(|source| Some((source, of(source)?))) {
+            Some((source, value)) => source.age.of_value(value),
+            None => Known::unknown(self.unsaid(otherwise)),
+        }
     }
 
     fn lag_recent(&self) -> Known<Quantiles> {
@@ -154,10 +159,7 @@ impl<'a> Row<'a> {
     /// How long the oldest log that has not got so far has been written, as the node's agent says it.
     fn delay(&self, stage: Stage) -> Known<Seconds> {
         let stage = self.attributes.clone().with(Attribute::Stage, stage).with(Attribute::Basis, Basis::Mesh);
-        match (&self.source, self.bounds(&catalogue::REPLICATION_DELAY, &stage)) {
-            (Some(source), Some(delay)) => source.age.of_value(delay),
-            _ => Known::unknown(self.unsaid(UNTIMED)),
-        }
+        self.said(|source| source.bounds(&catalogue::REPLICATION_DELAY, &stage), UNTIMED)
     }
 
     /// What was said, carried on to now: the origin may have written since.
@@ -171,27 +173,17 @@ impl<'a> Row<'a> {
     }
 
     fn catch_up_s(&self) -> Known<f64> {
-        let said = self
-            .source
-            .as_ref()
-            .and_then(|source| Some((source, source.gauge(&catalogue::REPLICATION_CATCH_UP, &self.attributes)?)));
-        match said {
-            Some((source, catch_up_s)) => source.age.of_value(catch_up_s),
-            None => Known::unknown(self.unsaid("it does not catch up, or how fast is not known")),
-        }
+        let said = |source: &Witness<'_>| source.gauge(&catalogue::REPLICATION_CATCH_UP, &self.attributes);
+        self.said(said, "it does not catch up, or how fast is not known")
     }
 
     fn backlog(&self, stage: Stage) -> Known<u64> {
         let attributes = self.attributes.clone().with(Attribute::Stage, stage);
-        let bytes = self
-            .source
-            .as_ref()
-            .and_then(|witness| Some((witness, witness.gauge(&catalogue::REPLICATION_BACKLOG, &attributes)?)));
-        match bytes {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of log are whole and below 2^63")]
-            Some((witness, bytes)) if bytes >= 0.0 => witness.age.of_value(bytes as u64),
-            _ => Known::unknown(self.unsaid("the positions of both ends are not known or not comparable")),
-        }
+        let said =
+            |source: &Witness<'_>| source.gauge(&catalogue::REPLICATION_BACKLOG, &attributes).filter(|bytes| *bytes >= 0.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of log are whole and below 2^63")]
+        let whole = |source: &Witness<'_>| said(source).map(|bytes| bytes as u64);
+        self.said(whole, "the positions of both ends are not known or not comparable")
     }
 
     fn of(&self, bound: Bound, basis: Basis) -> Attributes {
