@@ -20,7 +20,7 @@ pub use catalogue::Catalogue;
 pub use commit::{CommitSetting, commit_setting};
 pub use slots::{SLOTS_MAX, SlotSample, SlotsSample, slots_sample};
 pub use standby::{PauseState, Receiver, ReceiverSample, StandbySample, standby_sample};
-pub use subscriber::{SubscriberSample, subscriber_sample};
+pub use subscriber::{SubscriberSample, is_subscriber, subscriber_sample};
 pub use traffic::{TrafficSample, traffic_sample};
 pub use writer::{WalSender, WalSenderSample, WriterSample, writer_sample};
 

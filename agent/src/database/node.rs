@@ -10,10 +10,11 @@ use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
 use lagmesh_model::state::{NodeRole, NodeState};
 use lagmesh_postgres::discover::{
-    Catalogue, NodeFacts, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample, writer_sample,
+    Catalogue, NodeFacts, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample,
+    writer_sample,
 };
 use lagmesh_postgres::layout::READER_SESSION_SQL;
-use lagmesh_postgres::{Connection, PgError};
+use lagmesh_postgres::Connection;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::database::health::{Condition, Part};
@@ -114,7 +115,7 @@ async fn facts(site: &Site, connection: &Connection, catalogue: &Catalogue) -> R
     let facts = site.query(connection, "read what the server is", node_facts(connection.client(), catalogue)).await?;
     let role = if facts.in_recovery {
         NodeRole::Standby
-    } else if site.query(connection, "look for subscriptions", is_subscribed(connection)).await? {
+    } else if site.query(connection, "look for subscriptions", is_subscriber(connection.client())).await? {
         NodeRole::Subscriber
     } else {
         NodeRole::Writer
@@ -122,13 +123,6 @@ async fn facts(site: &Site, connection: &Connection, catalogue: &Catalogue) -> R
     site.tell(NodeNews::Facts { facts: facts.clone(), role });
     site.report(Part::Grants, grants(&facts));
     Ok((facts, role))
-}
-
-/// Whether the database takes part in logical replication as a subscriber. A disabled subscription counts: it ought to follow.
-async fn is_subscribed(connection: &Connection) -> Result<bool, PgError> {
-    let sql = "SELECT EXISTS (SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
-               (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))";
-    connection.client().query_typed_one(sql, &[]).await?.try_get(0)
 }
 
 /// What the role may not see is reported as that, never as nothing there.

@@ -4,6 +4,18 @@ use tokio_postgres::{Client, Error};
 
 use super::Catalogue;
 
+/// The subscriptions of the session's database. One that is disabled counts: it ought to follow.
+pub(super) const OWN_SUBSCRIPTIONS: &str = "SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
+    (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+
+/// Whether the database takes part in logical replication as a subscriber.
+///
+/// # Errors
+/// The server's.
+pub async fn is_subscriber(client: &Client) -> Result<bool, Error> {
+    client.query_typed_one(&format!("SELECT EXISTS ({OWN_SUBSCRIPTIONS})"), &[]).await?.try_get(0)
+}
+
 /// What a database says of its subscriptions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscriberSample {
@@ -24,9 +36,7 @@ pub async fn subscriber_sample(client: &Client, catalogue: &Catalogue) -> Result
         "NULL"
     };
     let sql = format!(
-        "WITH own AS (SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
-         (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) \
-         SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel WHERE srsubid IN (SELECT oid FROM own) \
+        "WITH own AS ({OWN_SUBSCRIPTIONS}) SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel WHERE srsubid IN (SELECT oid FROM own) \
          AND srrelid = pg_catalog.to_regclass('lagmesh.beat')), {errors}::bigint"
     );
     let row = client.query_typed_one(&sql, &[]).await?;

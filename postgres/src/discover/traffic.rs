@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::{Client, Error, Row};
 
 use super::Catalogue;
+use super::subscriber::OWN_SUBSCRIPTIONS;
 
 /// Counts of a server since its statistics were reset, and its connections. Over all databases: the limit of connections is the server's,
 /// and so is what a failover moves. Every role may read them; the server brings them up to date about once a second.
@@ -30,7 +31,8 @@ pub struct TrafficSample {
 /// The server's.
 pub async fn traffic_sample(client: &Client, catalogue: &Catalogue) -> Result<TrafficSample, Error> {
     let causes = Columns::of(catalogue, "pg_stat_database_conflicts", &["confl_"], "true");
-    let errors = Columns::of(catalogue, "pg_stat_subscription_stats", &["apply_error_count", "sync_error_count", "confl_"], OWN);
+    let own = format!("subid IN ({OWN_SUBSCRIPTIONS})");
+    let errors = Columns::of(catalogue, "pg_stat_subscription_stats", &["apply_error_count", "sync_error_count", "confl_"], &own);
     let sql = format!(
         "SELECT sums.commits, sums.rollbacks, sums.connections, sums.deadlocks, \
          pg_catalog.current_setting('max_connections')::bigint, {}, {} FROM (SELECT pg_catalog.sum(xact_commit)::bigint, \
@@ -52,10 +54,6 @@ pub async fn traffic_sample(client: &Client, catalogue: &Catalogue) -> Result<Tr
         subscription_errors: errors.counts(&row, 6)?.map(|(name, count)| (kind(name), count)).collect(),
     })
 }
-
-/// Which rows of the statistics of subscriptions are ours.
-const OWN: &str = "subid IN (SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
-    (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))";
 
 /// The word for a column.
 fn kind(column: &str) -> String {

@@ -1,12 +1,13 @@
 //! The rows with which single commit levels are probed: one each, so that a commit that hangs holds up no other level.
 
-use lagmesh_model::beat::{Incarnation, LAYOUT, SLOTS};
+use lagmesh_model::beat::{Incarnation, SLOTS};
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::state::CommitLevel;
 use lagmesh_model::time::RawNanos;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 
+use super::write::insert_slots;
 use super::{Stream, session_sql};
 
 /// The session settings of a connection that probes one commit level.
@@ -34,17 +35,7 @@ const LEDGER_SLOTS: u8 = SLOTS.to_le_bytes()[0];
 /// The server's.
 pub async fn insert_level_rows(client: &Client, origin: &NodeName, incarnation: Incarnation) -> Result<(), Error> {
     let slots: Vec<i16> = CommitLevel::ALL.iter().map(|level| slot_of(*level)).collect();
-    let sql = "INSERT INTO lagmesh.beat (origin, incarnation, stream, slot, layout) \
-               SELECT $1, $2, $3, slot, $5 FROM pg_catalog.unnest($4) AS slot ON CONFLICT DO NOTHING";
-    let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
-        (&origin.as_str(), Type::TEXT),
-        (&incarnation.0, Type::INT8),
-        (&Stream::Ledger.as_str(), Type::TEXT),
-        (&slots, Type::INT2_ARRAY),
-        (&LAYOUT, Type::INT2),
-    ];
-    client.execute_typed(sql, &parameters).await?;
-    Ok(())
+    insert_slots(client, origin, incarnation, Stream::Ledger, &slots).await
 }
 
 /// Commits a change of the level's row, at whatever level the session has: set it with [`level_session_sql`]. `false`: the row does not

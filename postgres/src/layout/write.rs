@@ -43,13 +43,25 @@ pub fn slot(sequence: Sequence) -> i16 {
 /// # Errors
 /// The server's.
 pub async fn insert_rows(client: &Client, origin: &NodeName, incarnation: Incarnation, stream: Stream) -> Result<(), Error> {
+    let slots: Vec<i16> = (0..SLOTS).map(|number| slot(Sequence(number))).collect();
+    insert_slots(client, origin, incarnation, stream, &slots).await
+}
+
+/// Inserts the rows of some slots of a stream, still unwritten.
+pub(super) async fn insert_slots(
+    client: &Client,
+    origin: &NodeName,
+    incarnation: Incarnation,
+    stream: Stream,
+    slots: &[i16],
+) -> Result<(), Error> {
     let sql = "INSERT INTO lagmesh.beat (origin, incarnation, stream, slot, layout) \
-               SELECT $1, $2, $3, slot, $5 FROM pg_catalog.generate_series(0, $4 - 1) AS slot ON CONFLICT DO NOTHING";
+               SELECT $1, $2, $3, slot, $5 FROM pg_catalog.unnest($4) AS slot ON CONFLICT DO NOTHING";
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
         (&origin.as_str(), Type::TEXT),
         (&incarnation.0, Type::INT8),
         (&stream.as_str(), Type::TEXT),
-        (&SLOTS.cast_signed(), Type::INT8),
+        (&slots, Type::INT2_ARRAY),
         (&LAYOUT, Type::INT2),
     ];
     client.execute_typed(sql, &parameters).await?;
