@@ -9,12 +9,12 @@ use std::time::Duration;
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
 use lagmesh_model::state::{NodeRole, NodeState};
+use lagmesh_postgres::Connection;
 use lagmesh_postgres::discover::{
     Catalogue, NodeFacts, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample,
     writer_sample,
 };
 use lagmesh_postgres::layout::READER_SESSION_SQL;
-use lagmesh_postgres::Connection;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::database::health::{Condition, Part};
