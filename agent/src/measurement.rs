@@ -20,7 +20,7 @@ use lagmesh_postgres::discover::{NodeFacts, SlotsSample, StandbySample, Subscrib
 use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
-use crate::wall::HeardWall;
+use crate::wall::{HeardWall, WallClock};
 
 /// One thing that a measuring part has learnt.
 #[derive(Debug)]
@@ -290,6 +290,10 @@ pub struct Sighting {
     pub asked: RawNanos,
     /// The end of that poll.
     pub present: RawNanos,
+    /// Our wall clock just after it; `None` if it shows a time that cannot be.
+    pub own_wall: Option<WallClock>,
+    /// How many polls there were since the beat before, that one among them; `None` if there was none to count from.
+    pub polls: Option<u32>,
 }
 
 /// A beat whose lag has just come out, with what makes its interval as wide as it is: `width = poll gap + commit time + theta width`,
@@ -304,6 +308,8 @@ pub struct SettledBeat {
     pub poll_gap_ns: i64,
     /// How long the poll took that showed it [ns].
     pub poll_ns: i64,
+    /// How many polls it took to find it; `None` if that was not counted from the beat before.
+    pub polls: Option<u32>,
     /// From its sending to the return of its commit [ns].
     pub commit_ns: i64,
     /// How wide the interval of the two clocks' difference was [ns].

@@ -190,6 +190,7 @@ impl Task {
                 upper_ns = settled.lag.upper_ns(),
                 poll_gap_ns = settled.poll_gap_ns,
                 poll_ns = settled.poll_ns,
+                polls = settled.polls,
                 commit_ns = settled.commit_ns,
                 theta_width_ns = settled.theta_width_ns,
                 "beat"

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use lagmesh_daemon::clock::{Bracket, ClockClaim};
+use lagmesh_model::beat::BeatRow;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::time::{Epoch, RawNanos};
 
@@ -87,6 +88,27 @@ impl HeardWall {
     }
 }
 
+/// A wall clock is written with this grain [ns].
+const LABEL_GRAIN_NS: u64 = 1_000;
+
+/// How far off a reading's wall clock is at most as a label of the moment just before it was read [ns], by what the host claims; `None` if
+/// it claims nothing.
+pub fn claimed_error_ns(reading: &Bracket, claim: Option<ClockClaim>) -> Option<u64> {
+    let wall = WallClock::of(reading, claim)?;
+    Some(wall.claimed_error_ns()?.saturating_add(wall.difference.width_ns().unsigned_abs()).saturating_add(LABEL_GRAIN_NS))
+}
+
+/// The clock that wrote a row minus the one of `own` and `at`, by nothing but the label in the row and what both hosts claim about their
+/// wall clocks: true only if the claims are. `None` if either claims nothing, or the numbers make no sense.
+pub fn theta_by_labels(row: &BeatRow, own: &WallClock, at: RawNanos) -> Option<Interval> {
+    let error_ns = row.claimed_error_ns?.checked_add(own.claimed_error_ns()?)?;
+    let difference = RawNanos::from_outside(row.sent_wall.0)?.since_ns(row.sent);
+    let theta = sum(Interval::exact(0), own.difference, Interval::exact(difference))?;
+    // Both clocks have run on since the row was labelled; how long ago that was is told by the labels themselves.
+    let since = theta.estimate_ns().checked_add(at.0.cast_signed())?.checked_sub(row.sent.0.cast_signed())?;
+    Some(theta.widen(error_ns).widen_for_drift_of_pair(Duration::from_nanos(since.unsigned_abs().saturating_add(error_ns))))
+}
+
 /// `base + plus - minus`; `None` if that is beyond 292 years.
 fn sum(base: Interval, plus: Interval, minus: Interval) -> Option<Interval> {
     let of = |base_ns: i64, plus_ns: i64, minus_ns: i64| {
@@ -129,6 +151,8 @@ impl Contradiction {
 
 #[cfg(test)]
 mod tests {
+    use lagmesh_model::beat::{BeatId, Incarnation, Sequence};
+    use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
     use lagmesh_model::state::ClaimSource;
     use lagmesh_model::time::WallNanos;
     use proptest::prelude::*;
@@ -137,6 +161,18 @@ mod tests {
 
     fn claim(error_ns: u64) -> ClockClaim {
         ClockClaim::Synchronized { error_ns, source: ClaimSource::Kernel }
+    }
+
+    fn a_row() -> BeatRow {
+        BeatRow {
+            id: BeatId { origin: "db".parse().unwrap(), incarnation: Incarnation(1), sequence: Sequence(1) },
+            epoch: Epoch(2),
+            sent: RawNanos(0),
+            sent_wall: WallNanos(0),
+            claimed_error_ns: None,
+            previous_acknowledged: None,
+            position: Position { system: SystemIdentifier(1), timeline: Timeline(1), lsn: Lsn(1) },
+        }
     }
 
     fn wall(epoch: u64, raw: u64, [early, late]: [u64; 2], wall: u64, claim: Option<ClockClaim>) -> WallClock {
@@ -174,6 +210,45 @@ mod tests {
             prop_assert!(!(is_true(0) && is_true(1)) || heard.claimed_theta().unwrap().contains(theta_ns));
         }
 
+        /// If what two hosts claim about their wall clocks is true, the labels that they make with them bound the difference of their raw
+        /// clocks, however far these are apart, however long the row was on its way, and whatever they drift meanwhile.
+        #[test]
+        fn labels_hold_the_truth(
+            raws in proptest::array::uniform2(1_u64 << 20..1 << 50),
+            on_the_way_ns in 0_u64..10_000_000_000_000,
+            drift in -1.0..=1.0_f64,
+            off in proptest::array::uniform2(-1.0..=1.0_f64),
+            errors in proptest::array::uniform2(0_u64..1 << 32),
+            unsure in proptest::array::uniform4(0_u64..1 << 20),
+        ) {
+            #[expect(clippy::cast_possible_truncation, reason = "parts of what was drawn")]
+            let part = |of: u64, share: f64| (of as f64 * share) as i64;
+            let true_wall = 1_i64 << 60;
+            let shows = |host: usize, at: i64| (at + part(errors[host], off[host])).cast_unsigned();
+            // Each raw clock gains up to 50 ppm on true time, in opposite directions.
+            let gained = part(on_the_way_ns, drift * 5e-5);
+            let way = on_the_way_ns.cast_signed();
+            let label = Bracket {
+                epoch: Epoch(2),
+                before: RawNanos(raws[1]),
+                wall: WallNanos(shows(1, true_wall + unsure[2].cast_signed())),
+                after: RawNanos(raws[1] + unsure[2] + unsure[3]),
+            };
+            let grain = WallNanos(label.wall.0 / 1_000 * 1_000);
+            let row = BeatRow {
+                epoch: Epoch(2),
+                sent: label.before,
+                sent_wall: grain,
+                claimed_error_ns: claimed_error_ns(&label, Some(claim(errors[1]))),
+                ..a_row()
+            };
+            let own_raw = raws[0] + (way + gained).cast_unsigned();
+            let own = wall(1, own_raw, [unsure[0], unsure[1]], shows(0, true_wall + way), Some(claim(errors[0])));
+            let theta_ns = (raws[1].cast_signed() + way - gained) - own_raw.cast_signed();
+            let theta = theta_by_labels(&row, &own, RawNanos(own_raw)).unwrap();
+            prop_assert!(theta.contains(theta_ns), "{theta:?} {theta_ns}");
+        }
+
         /// Numbers from outside never overflow.
         #[test]
         fn any_numbers(ends in proptest::array::uniform6(any::<i64>())) {
@@ -181,6 +256,13 @@ mod tests {
             let wall = |difference| WallClock { epoch: Epoch(1), difference, claim: Some(claim(u64::MAX)) };
             let heard = HeardWall { peer: wall(interval(ends[0], ends[1])), own: wall(interval(ends[2], ends[3])), at: RawNanos(0), took: Duration::ZERO };
             heard.claimed_theta();
+            let row = BeatRow {
+                sent: RawNanos(ends[0].cast_unsigned() >> 2),
+                sent_wall: WallNanos(ends[1].cast_unsigned()),
+                claimed_error_ns: Some(ends[2].cast_unsigned()),
+                ..a_row()
+            };
+            theta_by_labels(&row, &heard.own, RawNanos(ends[3].cast_unsigned() >> 2));
             if let Some(offset) = heard.offset(interval(ends[4], ends[5])) {
                 prop_assert_eq!(heard.claims().unwrap().contradiction(offset), None);
             }

@@ -132,9 +132,8 @@ impl Says {
     /// So many beats of so many milliseconds since the boot (bounds 10 ms apart), and so many seconds of staleness.
     pub(crate) fn lag(mut self, origin: &str, count: u64, ms: u64, staleness_s: f64) -> Says {
         for (bound, off) in [(Bound::Lower, 0), (Bound::Estimate, 10), (Bound::Upper, 20)] {
-            let attributes = self.from(origin).with(Attribute::Bound, bound);
+            let attributes = self.from(origin).with(Attribute::Bound, bound).with(Attribute::Basis, "mesh");
             self.0.series.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes.clone(), staleness_s));
-            let attributes = attributes.with(Attribute::Basis, "mesh");
             let newest = attributes.clone().with(Attribute::Stage, Stage::Visible);
             self.0.series.push(Series::gauge(&catalogue::REPLICATION_DELAY, newest, (ms + off) as f64 / 1e3));
             self.0.series.push(Series::histogram(&catalogue::REPLICATION_LAG, attributes, distribution(count, ms + off)));

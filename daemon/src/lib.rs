@@ -10,6 +10,7 @@ pub mod exit;
 pub mod logging;
 pub mod args;
 pub mod clock;
+pub mod alarm;
 pub mod backoff;
 pub mod progress;
 pub mod readiness;
@@ -18,6 +19,7 @@ pub mod ending;
 pub mod signal;
 pub mod notify;
 
+pub use alarm::Alarm;
 pub use args::LogArgs;
 pub use backoff::Backoff;
 pub use clock::Clock;

@@ -61,6 +61,8 @@ pub struct BeatRow {
     pub sent: RawNanos,
     /// The same moment as a wall-clock label.
     pub sent_wall: WallNanos,
+    /// How far off that label is at most, as the writer's host claimed then [ns]; `None` if it claimed nothing.
+    pub claimed_error_ns: Option<u64>,
     /// When the commit of the beat before this one returned, if it did; on the writer's measuring clock.
     pub previous_acknowledged: Option<RawNanos>,
     /// Where the writer's log stood while this beat was being written (`pg_current_wal_insert_lsn()`): below its own commit.

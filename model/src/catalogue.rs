@@ -284,7 +284,7 @@ catalogue! {
         "Beats seen at the node by whether their lag met the objective (met, missed, or unknown where the interval holds the objective)";
     REPLICATION_DELAY = "lagmesh.replication.delay", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Stage, Bound, Basis],
         "Visible: how long the newest beat took from its commit at the origin. Received, flushed, replayed: how long the oldest log that has not got so far has been written; 0 if none is known";
-    REPLICATION_STALENESS = "lagmesh.replication.staleness", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound],
+    REPLICATION_STALENESS = "lagmesh.replication.staleness", Gauge, Seconds, Agent, [Cluster, Origin, Region, Node, Bound, Basis],
         "Now minus the commit time of the newest visible beat: how old what users read at the node is";
     REPLICATION_BACKLOG = "lagmesh.replication.backlog", Gauge, Bytes, Agent, [Cluster, Origin, Region, Node, Stage],
         "Bytes of log that the origin is known to have written and that have not got so far at the node";

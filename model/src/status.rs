@@ -19,7 +19,7 @@ use crate::known::Known;
 use crate::physics::Coordinates;
 use crate::position::{Lsn, SystemIdentifier, Timeline};
 use crate::state::{
-    Axis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
+    Axis, Basis, Bound, Direction, IcmpSocket, LinkState, NodeRole, NodeState, PathCause, Phase, ProbeKind, RegionState,
     ReplicationState, RouteCause, StampSource, Vote,
 };
 use crate::time::WallNanos;
@@ -350,6 +350,9 @@ pub struct Replication {
     pub lag_recent: Known<Quantiles>,
     /// Staleness now.
     pub staleness: Known<Seconds>,
+    /// What lag and staleness rest on.
+    #[serde(default = "by_mesh")]
+    pub basis: Basis,
     /// How far the origin's log has got.
     #[serde(default)]
     pub log: LogReach,
@@ -362,6 +365,10 @@ pub struct Replication {
     pub catch_up_s: Known<f64>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
+}
+
+fn by_mesh() -> Basis {
+    Basis::Mesh
 }
 
 fn untold<T>() -> Known<T> {

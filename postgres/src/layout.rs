@@ -60,7 +60,7 @@ impl Stream {
 }
 
 /// The columns and their types, as `format_type` prints them.
-pub const COLUMNS: [(&str, &str); 13] = [
+pub const COLUMNS: [(&str, &str); 14] = [
     ("origin", "text"),
     ("incarnation", "bigint"),
     ("stream", "text"),
@@ -69,6 +69,7 @@ pub const COLUMNS: [(&str, &str); 13] = [
     ("clock_epoch", "bigint"),
     ("sent_raw_ns", "bigint"),
     ("sent_wall", "timestamp with time zone"),
+    ("claimed_error_ns", "bigint"),
     ("previous_acknowledged_raw_ns", "bigint"),
     ("system_identifier", "bigint"),
     ("timeline", "integer"),
@@ -91,6 +92,7 @@ CREATE TABLE IF NOT EXISTS lagmesh.beat (
     clock_epoch bigint,
     sent_raw_ns bigint,
     sent_wall timestamptz,
+    claimed_error_ns bigint CHECK (claimed_error_ns >= 0),
     previous_acknowledged_raw_ns bigint,
     system_identifier bigint,
     timeline integer,

@@ -85,6 +85,7 @@ impl<'w> Ledger<'w> {
             stream: Stream::Ledger,
             sequence: self.sequence,
             sent,
+            claimed_error_ns: None,
             previous_acknowledged: before.map(|reading| reading.raw),
             system: self.system,
         };

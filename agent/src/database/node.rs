@@ -35,8 +35,9 @@ const BACKOFF_JITTER: f64 = 0.3;
 const STATUS_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// Every so many looks at positions the facts are read again: a subscription or a grant may have come.
 const FACTS_EVERY: u32 = 10;
-/// Every so many looks at positions slots and traffic are read: they change slowly, and a server may have many slots.
-const TRAFFIC_EVERY: u32 = 5;
+/// Every so many looks at positions slots and traffic are read: they change slowly, a server may have many slots, and what is exported
+/// every ten seconds need not be looked at more often.
+const TRAFFIC_EVERY: u32 = 10;
 
 /// Watches a node until shutdown.
 pub(super) async fn run(site: Arc<Site>, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -143,8 +144,6 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for look in 1_u32.. {
         ticks.tick().await;
-        // Either sample takes two statements.
-        site.count(1);
         let client = connection.client();
         let in_recovery = if role == NodeRole::Standby {
             let began = site.clock().now();

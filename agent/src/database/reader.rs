@@ -1,5 +1,7 @@
 //! Reads the beats of other nodes as they become visible at one node.
 
+use std::convert::Infallible;
+
 use lagmesh_model::time::Epoch;
 use lagmesh_postgres::layout::{self, Need, READER_SESSION_SQL};
 use lagmesh_postgres::{Connection, QueryError};
@@ -10,26 +12,23 @@ use crate::database::site::Site;
 use crate::database::trouble::Trouble;
 use crate::database::watch::Watch;
 use crate::measurement::{Confirmation, NodeNews, Sighting};
+use crate::wall::WallClock;
 
 /// Reads until something fails.
 pub(super) async fn run(site: &Site) -> Trouble {
-    let trouble = reading(site).await;
+    let Err(trouble) = reading(site).await;
     site.post(|outbox| outbox.confirmations.retain(|(_, node), _| *node != site.node));
     trouble
 }
 
-async fn reading(site: &Site) -> Trouble {
-    let connection = match prepare(site).await {
-        Ok(connection) => connection,
-        Err(trouble) => return trouble,
-    };
+async fn reading(site: &Site) -> Result<Infallible, Trouble> {
+    let connection = prepare(site).await?;
+    let mut alarm = Site::alarm()?;
     let mut watch = Watch::new(site.node.clone(), site.members(), site.interval);
     loop {
         let now = site.clock().now();
-        site.sleep_until(watch.next_poll(now)).await;
-        if let Err(trouble) = poll(site, &connection, &mut watch).await {
-            return trouble;
-        }
+        site.sleep_until(&mut alarm, watch.next_poll(now)).await?;
+        poll(site, &connection, &mut watch).await?;
     }
 }
 
@@ -57,7 +56,9 @@ async fn poll(site: &Site, connection: &Connection, watch: &mut Watch) -> Result
     if beats.unreadable > 0 {
         tracing::debug!(node = %site.node, rows = beats.unreadable, "rows of another layout");
     }
-    let sightings = watch.on_poll(started, ended, beats.rows);
+    let own_wall = if beats.rows.is_empty() { None } else { WallClock::of(&site.clock().bracket(), site.clock().claim()) };
+    let sightings: Vec<Sighting> =
+        watch.on_poll(started, ended, beats.rows).into_iter().map(|sighting| Sighting { own_wall, ..sighting }).collect();
     site.report(Part::Reader, Condition::Fine);
     confirm(site, ended.epoch, &sightings);
     site.tell_of(ended, NodeNews::Polled { started: started.raw, ended: ended.raw });

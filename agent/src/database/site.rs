@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lagmesh_daemon::Clock;
+use lagmesh_daemon::{Alarm, Clock};
 use lagmesh_model::fleet;
 use lagmesh_model::ids::{ClusterName, NodeName};
 use lagmesh_model::state::NodeState;
@@ -189,11 +189,18 @@ impl Site {
         self.context.outbox.send_modify(|outbox| change(Arc::make_mut(outbox)));
     }
 
+    /// A timer for the moments at which beats are written and looked for.
+    pub(super) fn alarm() -> Result<Alarm, Trouble> {
+        Alarm::new().map_err(|error| Trouble::new(NodeState::Unknown, format!("set a timer: {error}")))
+    }
+
     /// Sleeps until a moment of the measuring clock; at once if it is past. Nothing here is due later than in one interval: what seems to
     /// be was planned before the clock began a new epoch.
-    pub(super) async fn sleep_until(&self, due: RawNanos) {
-        if let Some(wait) = due.checked_since(self.clock().now().raw) {
-            tokio::time::sleep(wait.min(self.interval)).await;
-        }
+    pub(super) async fn sleep_until(&self, alarm: &mut Alarm, due: RawNanos) -> Result<(), Trouble> {
+        let Some(wait) = due.checked_since(self.clock().now().raw) else { return Ok(()) };
+        alarm
+            .sleep(wait.min(self.interval))
+            .await
+            .map_err(|error| Trouble::new(NodeState::Unknown, format!("wait for a timer: {error}")))
     }
 }

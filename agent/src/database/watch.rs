@@ -92,11 +92,15 @@ impl Watch {
                 plan.forget();
             }
         }
+        let mut polls: BTreeMap<&NodeName, u32> = BTreeMap::new();
         for (origin, (_, plan)) in &mut self.plans {
-            plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin));
+            polls.insert(origin, plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin)));
         }
         self.last = (started.epoch == ended.epoch).then_some(started);
-        let sighting = |row: BeatRow| Sighting { absent: absent(&row.id.origin), row, asked: started.raw, present: ended.raw };
+        let sighting = |row: BeatRow| {
+            let polls = polls.get(&row.id.origin).copied();
+            Sighting { absent: absent(&row.id.origin), row, asked: started.raw, present: ended.raw, own_wall: None, polls }
+        };
         fresh.into_iter().map(sighting).collect()
     }
 
@@ -131,6 +135,7 @@ mod tests {
             epoch: Epoch(2),
             sent: RawNanos(0),
             sent_wall: WallNanos(0),
+            claimed_error_ns: None,
             previous_acknowledged: None,
             position: Position { system: SystemIdentifier(1), timeline: Timeline(1), lsn: Lsn(100 * sequence) },
         }

@@ -19,6 +19,7 @@ use crate::database::schedule::BeatSchedule;
 use crate::database::site::Site;
 use crate::database::trouble::Trouble;
 use crate::measurement::{NodeNews, Write};
+use crate::wall::claimed_error_ns;
 
 /// How often an agent that stands by asks whether it is its turn: within three beats at 1 Hz.
 const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,16 +90,19 @@ struct Writer<'w> {
 impl Writer<'_> {
     async fn go_on(&mut self) -> Result<(), Trouble> {
         let start = self.site.clock().now();
+        let mut alarm = Site::alarm()?;
         let (mut schedule, mut size_due) = (BeatSchedule::new(start.raw, self.site.interval), start.raw);
         loop {
-            self.site.sleep_until(schedule.due()).await;
+            self.site.sleep_until(&mut alarm, schedule.due()).await?;
             let now = self.site.clock().now();
             if now.raw >= size_due {
                 check_size(self.site, self.connection).await?;
                 size_due = now.raw.after(SIZE_EVERY);
             }
-            let sent = self.site.clock().now();
-            if !self.beat(sent).await? {
+            let claim = self.site.clock().claim();
+            let label = self.site.clock().bracket();
+            let sent = Reading::from(label);
+            if !self.beat(sent, claimed_error_ns(&label, claim)).await? {
                 return Ok(());
             }
             let skipped = schedule.advance(sent.raw, self.site.clock().now().raw);
@@ -109,7 +113,7 @@ impl Writer<'_> {
     }
 
     /// Writes one beat. `Ok(false)` if its row is gone.
-    async fn beat(&mut self, sent: Reading) -> Result<bool, Trouble> {
+    async fn beat(&mut self, sent: Reading, claimed_error_ns: Option<u64>) -> Result<bool, Trouble> {
         self.sequence.0 += 1;
         let beat = NewBeat {
             origin: &self.site.node,
@@ -117,6 +121,7 @@ impl Writer<'_> {
             stream: Stream::Beat,
             sequence: self.sequence,
             sent,
+            claimed_error_ns,
             previous_acknowledged: self
                 .acknowledged
                 .take()

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use lagmesh_model::interval::Interval;
-use lagmesh_model::state::ReplicationState;
+use lagmesh_model::state::{Basis, ReplicationState};
 
 /// So many beat intervals without a beat mean that none is written.
 pub const WRITER_DOWN_INTERVALS: f64 = 3.0;
@@ -52,8 +52,8 @@ pub struct Evidence {
     pub arrived_age: Option<Duration>,
     /// Beats that the writer has confirmed and that are not visible at the node.
     pub unseen: Option<Unseen>,
-    /// The apply lag of the newest beat.
-    pub lag: Option<Interval>,
+    /// The apply lag of the newest beat, and what it rests on.
+    pub lag: Option<(Interval, Basis)>,
     /// Whether lag has been falling over the last beats.
     pub lag_falling: bool,
     /// Which log the node follows, compared with the one that the writer writes; `None` if they are the same or it is not known.
@@ -179,7 +179,7 @@ impl Evidence {
 
     /// How far behind the node is at least, as well as can be told: the newest beat's lag, or the wait for one that is overdue.
     fn behind(&self) -> Option<Duration> {
-        let lag = self.lag.map(|lag| u64::try_from(lag.estimate_ns()).map_or(Duration::ZERO, Duration::from_nanos));
+        let lag = self.lag.map(|(lag, _)| u64::try_from(lag.estimate_ns()).map_or(Duration::ZERO, Duration::from_nanos));
         let waiting = self.unseen.as_ref().map(|unseen| unseen.known_for);
         lag.max(waiting)
     }
@@ -378,10 +378,16 @@ fn nothing_to_judge_by(e: &Evidence) -> Option<Verdict> {
 fn fine(e: &Evidence) -> String {
     let arrived = e.arrived_age.map_or(String::new(), |age| format!("the last beat arrived {} ago", s(age)));
     match e.lag {
-        Some(lag) => {
+        Some((lag, basis)) => {
             let ms = |ns: i64| ns as f64 / 1e6;
             let (lower, estimate, upper) = (ms(lag.lower_ns()), ms(lag.estimate_ns()), ms(lag.upper_ns()));
-            format!("{arrived}, {estimate:.1} ms after its commit (for certain {lower:.1} to {upper:.1} ms)")
+            let sure = match basis {
+                Basis::Mesh => "for certain",
+                Basis::Claims => {
+                    "if the clocks of both hosts are as right as they claim, for the writer's agent is not heard on the mesh:"
+                }
+            };
+            format!("{arrived}, {estimate:.1} ms after its commit ({sure} {lower:.1} to {upper:.1} ms)")
         }
         None => format!("{arrived}; its lag is not known, but the writer has confirmed none that is missing"),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lagmesh_model::beat::least_spacing;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
-use lagmesh_model::state::NodeState;
+use lagmesh_model::state::{Basis, NodeState};
 use lagmesh_model::status::{self, LogReach, Reach, Seconds};
 use lagmesh_model::time::{RawNanos, Reading};
 
@@ -33,6 +33,7 @@ impl Replications {
             spacing: least_spacing(cluster.interval),
             stands_still_at: node.poll_began().filter(|began| state.stands_still() && track.lag.arrived() < Some(*began)),
         };
+        let staleness = track.lag.staleness(now, &since);
         let status = status::Replication {
             cluster: cluster.name.clone(),
             origin: link.origin.clone(),
@@ -43,10 +44,11 @@ impl Replications {
             lag: because(unplanned, last_lag(track, cluster, now.raw)),
             lag_beat: Known::from_option(track.lag.last_beat(), "no beat with a known lag has been seen yet"),
             lag_recent: Known::from_option(track.lag.recent(now.raw), "no beat with a known lag in the last minute"),
+            basis: staleness.ok().or(track.lag.last()).map_or(Basis::Mesh, |(_, basis)| basis),
             staleness: because(
                 unplanned,
-                match track.lag.staleness(now, &since) {
-                    Ok(staleness) => Known::known(Seconds::from(staleness)),
+                match staleness {
+                    Ok((staleness, _)) => Known::known(Seconds::from(staleness)),
                     Err(why) => Known::unknown(why),
                 },
             ),
@@ -156,6 +158,6 @@ fn last_lag(track: &Track, cluster: &Cluster, now: RawNanos) -> Known<Seconds> {
     let (Some(lag), Some(age)) = (track.lag.last(), track.lag.last_age(now)) else {
         return Known::unknown("no beat with a known lag has been seen yet");
     };
-    let value = Seconds::from(lag);
+    let value = Seconds::from(lag.0);
     if age <= cluster.current_for() { Known::known(value) } else { Known::Stale { value, age_s: age.as_secs_f64() } }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use lagmesh_model::beat::{Announcement, BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
-use lagmesh_model::state::Bound;
+use lagmesh_model::state::{Basis, Bound};
 use lagmesh_model::status::Quantiles;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
 
 use crate::measurement::{PeerView, SettledBeat, Sighting};
 use crate::replication::told::{Mark, Told, is_newer};
 use crate::replication::track::age;
+use crate::wall::theta_by_labels;
 
 /// Sightings that wait to learn when their beat was acknowledged; the next row tells, so more than a few means a catch-up.
 const PENDING_MAX: usize = 32;
@@ -37,8 +38,10 @@ pub(super) struct Lag {
     recent: VecDeque<(RawNanos, i64)>,
     /// Whose lag came out, for whoever wants each of them; the oldest go if nobody does.
     settled: VecDeque<SettledBeat>,
-    /// The offset of the writer's clock, as it was last known.
+    /// The offset of the writer's clock, as the mesh last knew it.
     offset: Option<KeptClock>,
+    /// The same by the labels in the newest row and what both hosts claim: for where the mesh never reached the writer.
+    labelled: Option<KeptClock>,
     /// What goes out.
     pub(super) totals: Totals,
 }
@@ -93,8 +96,9 @@ struct Pending {
 struct LastLag {
     /// When its beat was found.
     at: RawNanos,
-    lag: Interval,
-    /// The same with the help of the clocks' own claims; `None` without them.
+    /// By what the mesh has measured; `None` where it never reached the writer.
+    lag: Option<Interval>,
+    /// With the help of the clocks' own claims; `None` without them.
     claimed: Option<Interval>,
     beat: (Incarnation, Sequence),
 }
@@ -130,12 +134,13 @@ impl Lag {
         self.arrived
     }
 
-    /// The lag of the newest beat whose lag is known.
-    pub(super) fn last(&self) -> Option<Interval> {
-        self.last.map(|last| last.lag)
+    /// The lag of the newest beat whose lag is known, and what it rests on: the mesh, or where that never reached the writer the clocks' own
+    /// claims.
+    pub(super) fn last(&self) -> Option<(Interval, Basis)> {
+        self.last.as_ref().and_then(LastLag::best)
     }
 
-    /// The same with the help of the clocks' own claims; `None` without them.
+    /// The same with the help of the clocks' own claims in any case; `None` without them.
     pub(super) fn last_claimed(&self) -> Option<Interval> {
         self.last.and_then(|last| last.claimed)
     }
@@ -187,6 +192,7 @@ impl Lag {
             return;
         }
         self.settle_before(&sighting.row, view, objective);
+        self.labelled = labelled(&sighting, at).or(self.labelled);
         self.newest = Some(Visible { row: sighting.row.clone(), present: sighting.present, acknowledged: None });
         // What the first poll shows has been there for nobody knows how long.
         if let Some(absent) = sighting.absent {
@@ -218,15 +224,17 @@ impl Lag {
     }
 
     /// How old what is visible is. The newest beat that was seen gives guess and upper end. The lower end allows for one that became
-    /// visible since the newest poll, as far as such a beat can exist; where replication stands still it is that of the poll.
+    /// visible since the newest poll, as far as such a beat can exist; where replication stands still it is that of the poll. Says what it
+    /// rests on.
     ///
     /// # Errors
     /// If it is not known: says why.
-    pub(super) fn staleness(&self, now: Reading, since: &SincePoll<'_>) -> Result<Interval, &'static str> {
+    pub(super) fn staleness(&self, now: Reading, since: &SincePoll<'_>) -> Result<(Interval, Basis), &'static str> {
         let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
-        let offset = self
-            .offset_now(newest.row.epoch, now)
-            .ok_or("the clock of the writer's agent is not known: it is not heard on the mesh")?;
+        let of = |kept: Option<KeptClock>, basis| Some((kept?.now(newest.row.epoch, now)?, basis));
+        let (offset, basis) = of(self.offset, Basis::Mesh)
+            .or_else(|| of(self.labelled, Basis::Claims))
+            .ok_or("the clock of the writer's agent is not known: it is not heard on the mesh, and one of the two hosts claims nothing about its own")?;
         let (theta, sent) = (theta_at_commit(offset, &newest.row, now), newest.row.sent);
         let known = if let Some(acknowledged) = newest.acknowledged {
             staleness(now.raw, &BeatTimes { epoch: newest.row.epoch, sent, acknowledged }, theta)
@@ -242,21 +250,13 @@ impl Lag {
             Some(polled) => known.lower_ns() - now.raw.since_ns(polled),
             None => youngest_possible_ns(newest, since, offset, now).unwrap_or(known.lower_ns()),
         };
-        Ok(known.with_lower_at_most(lower_ns))
+        Ok((known.with_lower_at_most(lower_ns), basis))
     }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch. What was counted stays.
     pub(super) fn new_epoch(&mut self) {
         let totals = std::mem::take(&mut self.totals);
         *self = Lag { totals, ..Lag::default() };
-    }
-
-    fn offset_now(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
-        let kept = self.offset.filter(|kept| kept.epoch == epoch && kept.own_epoch == now.epoch)?;
-        if epoch == now.epoch {
-            return Some(kept.offset);
-        }
-        Some(kept.offset.widen_for_drift_of_pair(Duration::from_nanos(now.raw.0.abs_diff(kept.at.0))))
     }
 
     /// The row of the next beat says when the one before it was acknowledged; of any older one nobody will say it any more.
@@ -274,30 +274,52 @@ impl Lag {
     fn settle(&mut self, pending: &Pending, acknowledged: RawNanos, view: &PeerView, objective: Duration) {
         let row = &pending.sighting.row;
         let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
-        let offset = view.offset_of(row.epoch, pending.at).or_else(|| self.offset_now(row.epoch, pending.at));
-        let present = pending.sighting.present;
-        let theta = offset.map(|offset| theta_at_commit(offset, row, pending.at));
-        let Some((theta, lag)) = theta.and_then(|theta| Some((theta, apply_lag(pending.absent, present, &times, theta)?))) else {
-            self.totals.unknown += 1;
-            return;
+        let kept = || self.offset.and_then(|kept| kept.now(row.epoch, pending.at));
+        let offset = view.offset_of(row.epoch, pending.at).or_else(kept);
+        let lag = offset.and_then(|offset| pending.lag(&times, offset));
+        match lag {
+            Some((theta, lag)) => {
+                self.keep_settled(pending, &times, theta, lag);
+                self.totals.record(lag, objective);
+            }
+            // An objective is met or missed for certain, or neither is known.
+            None => self.totals.unknown += 1,
+        }
+        // What the mesh has refuted is not believed because the row says it again.
+        let by_claims = match offset {
+            Some(_) => view.claimed_offset_of(row.epoch, pending.at),
+            None => labelled(&pending.sighting, pending.at).map(|labelled| labelled.offset),
         };
-        self.keep_settled(pending, &times, theta, lag);
-        self.totals.record(lag, objective);
-        let by_claims = view.claimed_offset_of(row.epoch, pending.at).map(|offset| theta_at_commit(offset, row, pending.at));
-        let claimed = by_claims.and_then(|theta| apply_lag(pending.absent, present, &times, theta));
+        let claimed = by_claims.and_then(|offset| pending.lag(&times, offset)).map(|(_, claimed)| claimed);
         let claimed = claimed.filter(|claimed| claimed.upper_ns() >= 0);
         if let Some(claimed) = claimed {
             self.totals.claimed.record(claimed);
         }
-        self.last = Some(LastLag { at: present, lag, claimed, beat: (row.id.incarnation, row.id.sequence) });
+        let last = LastLag {
+            at: pending.sighting.present,
+            lag: lag.map(|(_, lag)| lag),
+            claimed,
+            beat: (row.id.incarnation, row.id.sequence),
+        };
+        if let Some((guess, basis)) = last.best() {
+            self.remember(last.at, guess, basis);
+            self.last = Some(last);
+        }
+    }
+
+    /// Best guesses of the last minute, all on one basis.
+    fn remember(&mut self, at: RawNanos, lag: Interval, basis: Basis) {
+        if self.last().is_some_and(|(_, before)| before != basis) {
+            self.recent.clear();
+        }
+        // A contradiction is no lag.
         if lag.upper_ns() < 0 {
-            // A contradiction is no lag.
             return;
         }
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back((present, lag.estimate_ns()));
+        self.recent.push_back((at, lag.estimate_ns()));
     }
 
     fn keep_settled(&mut self, pending: &Pending, times: &BeatTimes, theta: Interval, lag: Interval) {
@@ -310,10 +332,41 @@ impl Lag {
             lag,
             poll_gap_ns: sighting.present.since_ns(pending.absent),
             poll_ns: sighting.present.since_ns(sighting.asked),
+            polls: sighting.polls,
             commit_ns: times.acknowledged.since_ns(times.sent),
             theta_width_ns: theta.width_ns(),
         });
     }
+}
+
+impl LastLag {
+    fn best(&self) -> Option<(Interval, Basis)> {
+        self.lag.map(|lag| (lag, Basis::Mesh)).or_else(|| self.claimed.map(|claimed| (claimed, Basis::Claims)))
+    }
+}
+
+impl Pending {
+    /// The reader's clock minus the writer's, and the lag that follows from it; `offset` is the writer's clock minus the reader's.
+    fn lag(&self, times: &BeatTimes, offset: Interval) -> Option<(Interval, Interval)> {
+        let theta = theta_at_commit(offset, &self.sighting.row, self.at);
+        Some((theta, apply_lag(self.absent, self.sighting.present, times, theta)?))
+    }
+}
+
+impl KeptClock {
+    /// The offset now, if it is of these two runs of clocks.
+    fn now(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        let of_both = (self.epoch, self.own_epoch) == (epoch, now.epoch);
+        let age = if epoch == now.epoch { Duration::ZERO } else { Duration::from_nanos(now.raw.0.abs_diff(self.at.0)) };
+        of_both.then(|| self.offset.widen_for_drift_of_pair(age))
+    }
+}
+
+/// The offset of the writer's clock by the labels in a row and what both hosts claim, if they do.
+fn labelled(sighting: &Sighting, at: Reading) -> Option<KeptClock> {
+    let own = sighting.own_wall.filter(|own| own.epoch == at.epoch)?;
+    let offset = theta_by_labels(&sighting.row, &own, at.raw)?;
+    Some(KeptClock { epoch: sighting.row.epoch, own_epoch: at.epoch, offset, at: at.raw })
 }
 
 impl Totals {

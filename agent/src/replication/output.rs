@@ -73,9 +73,11 @@ pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec
     for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
         out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
     }
-    let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
-    push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
-    push_bounds(out, &catalogue::REPLICATION_STALENESS, &link, &status.staleness);
+    if status.basis == Basis::Mesh {
+        let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
+        push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
+    }
+    push_bounds(out, &catalogue::REPLICATION_STALENESS, &link.clone().with(Attribute::Basis, status.basis), &status.staleness);
     claimed_series(status, lag, &link, out);
     for (stage, reach) in status.log.each() {
         let stage = link.clone().with(Attribute::Stage, stage);

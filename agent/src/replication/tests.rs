@@ -158,6 +158,8 @@ impl Sim {
                 absent,
                 asked: self.now().raw,
                 present: self.now().raw,
+                own_wall: None,
+                polls: Some(5),
             }));
         }
         self.last_poll_ms = self.now_ms;
@@ -238,7 +240,15 @@ fn announcement(n: u64) -> Announcement {
 
 fn row(n: u64) -> BeatRow {
     let previous_acknowledged = (n > 1).then(|| RawNanos(sent(n - 1).0 + 1_000_000));
-    BeatRow { id: id(n), epoch: Epoch(2), sent: sent(n), sent_wall: WallNanos(0), previous_acknowledged, position: position(n) }
+    BeatRow {
+        id: id(n),
+        epoch: Epoch(2),
+        sent: sent(n),
+        sent_wall: WallNanos(0),
+        claimed_error_ns: None,
+        previous_acknowledged,
+        position: position(n),
+    }
 }
 
 fn facts(in_recovery: bool) -> NodeFacts {

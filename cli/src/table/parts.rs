@@ -2,7 +2,7 @@
 
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, NodeState, RegionState, ReplicationState, SlotState, Vote};
+use lagmesh_model::state::{Axis, Basis, NodeState, RegionState, ReplicationState, SlotState, Vote};
 use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds, Slots};
 
 use super::Style;
@@ -28,6 +28,9 @@ pub(super) fn replications(replications: &[Replication], style: Style) -> String
         let name = format!("{} -> {}", link.origin, link.node);
         if link.state != ReplicationState::Ok {
             notes.add(&name, &link.why);
+        }
+        if link.basis == Basis::Claims {
+            notes.add(&name, "its lag and staleness rest on what both hosts claim about their clocks: the writer's agent is not heard on the mesh");
         }
         grid.push(vec![
             Cell::plain(&name),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lagmesh_model::directed::Directed;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
+use lagmesh_model::state::{Axis, Basis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
 use lagmesh_model::status::{
     CastVote, Changed, Cluster, Export, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles, Reach, Region,
     Replication, Seconds, Verdict,
@@ -100,6 +100,7 @@ fn replication(node: &str, region: &str, lag_s: f64) -> Replication {
         lag_beat: Known::unknown("not read"),
         lag_recent: Known::known(quantiles(lag_s)),
         staleness: seconds(lag_s + 0.5),
+        basis: Basis::Mesh,
         log: log(Known::known(0), Known::known(12_595)),
         loss: seconds(0.9),
         catch_up_s: Known::known(0.0),

@@ -296,7 +296,8 @@ function staleness(row) {
   const value = row.staleness.value;
   const grows = MOVING.has(row.state) ? null : value.estimate_s;
   return [el("span", { class: "lagnum", "data-grows": grows }, words(value.estimate_s)),
-    el("div", { class: "dim" }, "at most ", el("span", { "data-grows": value.upper_s }, words(value.upper_s)))];
+    el("div", { class: "dim" }, "at most ", el("span", { "data-grows": value.upper_s }, words(value.upper_s))),
+    row.basis === "claims" ? el("div", { class: "dim", title: "The writer's agent is not heard on the mesh: lag and staleness rest on what both hosts claim about their clocks." }, "by clocks' claims") : null];
 }
 const unknown = (known, show) => (known.is === "stale"
   ? el("span", { class: "none", title: `last known ${span(known.age_s)} ago` }, `was ${show(known.value)}`)

@@ -74,7 +74,7 @@ fn replication(row: &Replication, out: &mut Vec<Series>) {
     // What the agent exported was true then; this is carried on to now.
     if let Some(staleness) = row.staleness.current() {
         for (bound, seconds) in staleness.each() {
-            let attributes = attributes.clone().with(Attribute::Bound, bound);
+            let attributes = attributes.clone().with(Attribute::Bound, bound).with(Attribute::Basis, row.basis);
             out.push(Series::gauge(&catalogue::REPLICATION_STALENESS, attributes, seconds));
         }
     }

@@ -75,6 +75,7 @@ impl<'a> Row<'a> {
 
     fn replication(self) -> Replication {
         let (state, why) = self.state();
+        let (staleness, basis) = self.staleness(state);
         Replication {
             cluster: self.cluster.name.clone(),
             origin: self.origin.clone(),
@@ -85,7 +86,8 @@ impl<'a> Row<'a> {
             lag: self.lag(),
             lag_beat: Known::unknown("only the node's own agent tells"),
             lag_recent: self.lag_recent(),
-            staleness: self.staleness(state),
+            staleness,
+            basis,
             log: LogReach::from_each(|stage| Reach { backlog_bytes: self.backlog(stage), delay: self.delay(stage) }),
             loss: self.loss(),
             catch_up_s: self.catch_up_s(),
@@ -141,19 +143,24 @@ impl<'a> Row<'a> {
     }
 
     /// What was said, carried on to now. The newest visible beat may be as old as the report and the time since. While replication
-    /// moves a newer one may have become visible meanwhile, so the lower end falls to zero; where it is stuck none has.
-    fn staleness(&self, state: ReplicationState) -> Known<Seconds> {
-        let said = self.bounds(&catalogue::REPLICATION_STALENESS, &self.attributes);
-        let (Some(source), Some(said)) = (&self.source, said) else {
-            return Known::unknown(self.unsaid("no beat has been seen"));
+    /// moves a newer one may have become visible meanwhile, so the lower end falls to zero; where it is stuck none has. Also on what it
+    /// rests.
+    fn staleness(&self, state: ReplicationState) -> (Known<Seconds>, Basis) {
+        let said = Basis::ALL.iter().find_map(|basis| {
+            let attributes = self.attributes.clone().with(Attribute::Basis, basis);
+            Some((self.bounds(&catalogue::REPLICATION_STALENESS, &attributes)?, *basis))
+        });
+        let (Some(source), Some((said, basis))) = (&self.source, said) else {
+            return (Known::unknown(self.unsaid("no beat has been seen")), Basis::Mesh);
         };
-        let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else { return source.age.of_value(said) };
+        let Some(age_s) = source.age.seconds.filter(|_| source.age.fresh) else { return (source.age.of_value(said), basis) };
         let upper_s = said.upper_s + age_s;
-        Known::known(if state.stands_still() {
+        let now = if state.stands_still() {
             Seconds { estimate_s: said.estimate_s + age_s, upper_s, ..said }
         } else {
             Seconds { lower_s: said.lower_s.min(0.0), upper_s, ..said }
-        })
+        };
+        (Known::known(now), basis)
     }
 
     /// How long the oldest log that has not got so far has been written, as the node's agent says it.

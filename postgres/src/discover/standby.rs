@@ -68,25 +68,43 @@ pub struct StandbySample {
     pub receiver: Receiver,
 }
 
-/// Samples a standby in two statements: the replay position must be read before the receive position, or the difference may be
-/// negative.
+/// Samples a standby in one statement.
 ///
 /// # Errors
 /// The server's.
 pub async fn standby_sample(client: &Client, catalogue: &Catalogue) -> Result<StandbySample, Error> {
-    let replay = client.query_typed_one(&replay_sql(catalogue), &[]).await?;
-    let receive = client.query_typed_one(&receive_sql(catalogue), &[]).await?;
-    let pause: Option<&str> = replay.try_get(2)?;
-    let delay_ms: Option<i64> = replay.try_get(3)?;
+    let row = client.query_typed_one(&sql(catalogue), &[]).await?;
+    let pause: Option<&str> = row.try_get(2)?;
+    let delay_ms: Option<i64> = row.try_get(3)?;
     Ok(StandbySample {
-        in_recovery: replay.try_get(0)?,
-        replayed: lsn(&replay, 1)?,
+        in_recovery: row.try_get(0)?,
+        replayed: lsn(&row, 1)?,
         pause: pause.and_then(pause_state),
         apply_delay: delay_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
-        conflicts: replay.try_get(4)?,
-        received: lsn(&receive, 0)?,
-        receiver: receiver(&receive)?,
+        conflicts: row.try_get(4)?,
+        received: lsn(&row, 5)?,
+        receiver: receiver(&row)?,
     })
+}
+
+/// The replay position must be read before those of the receiver, or it may seem ahead of them. A left join without an equation is a
+/// nested loop whose outer side is the left one, and a materialised query is computed whole: so that one comes first.
+fn sql(catalogue: &Catalogue) -> String {
+    let received = catalogue.call("pg_last_wal_receive_lsn", "pg_catalog.pg_last_wal_receive_lsn()", "pg_lsn");
+    let column = |name, sql_type| catalogue.column("pg_stat_wal_receiver", name, sql_type);
+    // received_lsn is what flushed_lsn was called before PostgreSQL 13.
+    let flushed = if catalogue.has_column("pg_stat_wal_receiver", "flushed_lsn") { "flushed_lsn" } else { "received_lsn" };
+    format!(
+        "WITH replay AS MATERIALIZED ({}) \
+         SELECT replay.*, {received}, r.pid, r.status, {}, {}, {}, {}, {}, {} FROM replay LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
+        replay_sql(catalogue),
+        column("received_tli", "integer"),
+        column(flushed, "pg_lsn"),
+        column("latest_end_lsn", "pg_lsn"),
+        column("sender_host", "text"),
+        age_ns_sql("r.last_msg_receipt_time"),
+        column("written_lsn", "pg_lsn"),
+    )
 }
 
 fn replay_sql(catalogue: &Catalogue) -> String {
@@ -101,26 +119,10 @@ fn replay_sql(catalogue: &Catalogue) -> String {
     let causes = catalogue.columns_like("pg_stat_database_conflicts", "confl_");
     let causes = if causes.is_empty() { "NULL".to_owned() } else { causes.join(" + ") };
     format!(
-        "SELECT pg_catalog.pg_is_in_recovery(), {replayed}, \
-         CASE WHEN pg_catalog.pg_is_in_recovery() THEN {pause} END::text, \
-         (EXTRACT(EPOCH FROM pg_catalog.current_setting('recovery_min_apply_delay')::interval) * 1000)::bigint, \
-         (SELECT pg_catalog.sum({causes})::bigint FROM pg_catalog.pg_stat_database_conflicts)"
-    )
-}
-
-fn receive_sql(catalogue: &Catalogue) -> String {
-    let received = catalogue.call("pg_last_wal_receive_lsn", "pg_catalog.pg_last_wal_receive_lsn()", "pg_lsn");
-    let column = |name, sql_type| catalogue.column("pg_stat_wal_receiver", name, sql_type);
-    // received_lsn is what flushed_lsn was called before PostgreSQL 13.
-    let flushed = if catalogue.has_column("pg_stat_wal_receiver", "flushed_lsn") { "flushed_lsn" } else { "received_lsn" };
-    format!(
-        "SELECT {received}, r.pid, r.status, {}, {}, {}, {}, {}, {} FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
-        column("received_tli", "integer"),
-        column(flushed, "pg_lsn"),
-        column("latest_end_lsn", "pg_lsn"),
-        column("sender_host", "text"),
-        age_ns_sql("r.last_msg_receipt_time"),
-        column("written_lsn", "pg_lsn"),
+        "SELECT pg_catalog.pg_is_in_recovery() AS in_recovery, {replayed} AS replayed, \
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN {pause} END::text AS pause, \
+         (EXTRACT(EPOCH FROM pg_catalog.current_setting('recovery_min_apply_delay')::interval) * 1000)::bigint AS delay_ms, \
+         (SELECT pg_catalog.sum({causes})::bigint FROM pg_catalog.pg_stat_database_conflicts) AS conflicts"
     )
 }
 
@@ -139,18 +141,18 @@ fn pause_state(text: &str) -> Option<PauseState> {
 }
 
 fn receiver(row: &Row) -> Result<Receiver, Error> {
-    let (process, status): (Option<i32>, Option<String>) = (row.try_get(1)?, row.try_get(2)?);
+    let (process, status): (Option<i32>, Option<String>) = (row.try_get(6)?, row.try_get(7)?);
     Ok(match (process, status) {
         (None, _) => Receiver::Absent,
         (Some(_), None) => Receiver::Hidden(MissingGrant { view: "pg_stat_wal_receiver" }),
         (Some(_), Some(status)) => Receiver::Present(ReceiverSample {
             status,
-            received_timeline: timeline(row, 3)?,
-            written: lsn(row, 8)?,
-            flushed: lsn(row, 4)?,
-            latest_end: lsn(row, 5)?,
-            sender_host: row.try_get(6)?,
-            last_message_age_ns: row.try_get(7)?,
+            received_timeline: timeline(row, 8)?,
+            written: lsn(row, 13)?,
+            flushed: lsn(row, 9)?,
+            latest_end: lsn(row, 10)?,
+            sender_host: row.try_get(11)?,
+            last_message_age_ns: row.try_get(12)?,
         }),
     })
 }

@@ -48,23 +48,30 @@ pub struct WalSenderSample {
     pub reply_age_ns: Option<i64>,
 }
 
-/// Samples a writer: first the followers, then its own positions, so that no follower seems ahead.
+/// Samples a writer in one statement.
 ///
 /// # Errors
 /// The server's.
 pub async fn writer_sample(client: &Client, catalogue: &Catalogue) -> Result<WriterSample, Error> {
-    let rows = client.query_typed(&senders_sql(catalogue), &[]).await?;
-    let senders = rows.iter().map(sender).collect::<Result<_, Error>>()?;
+    let rows = client.query_typed(&sql(catalogue), &[]).await?;
+    // There is always one: without a follower it is empty but for the server's own columns.
+    let Some(own) = rows.last() else {
+        return Ok(WriterSample { in_recovery: false, inserted: None, flushed: None, senders: Vec::new() });
+    };
+    let (in_recovery, flushed, inserted) = (own.try_get(0)?, lsn(own, 1)?, lsn(own, 2)?);
+    let mut senders: Vec<WalSender> = rows.iter().filter_map(|row| sender(row).transpose()).collect::<Result<_, Error>>()?;
+    senders.sort_by(|a, b| a.application_name.cmp(&b.application_name));
+    Ok(WriterSample { in_recovery, inserted, flushed, senders })
+}
+
+/// Own positions stand in the columns of the result, so they are read when the followers' are already there, and the last row has the
+/// newest: no follower seems ahead.
+fn sql(catalogue: &Catalogue) -> String {
     let guarded = |function: &'static str| {
         let expression = format!("CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.{function}() END");
         catalogue.call(function, &expression, "pg_lsn")
     };
     let (inserted, flushed) = (guarded("pg_current_wal_insert_lsn"), guarded("pg_current_wal_flush_lsn"));
-    let row = client.query_typed_one(&format!("SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}"), &[]).await?;
-    Ok(WriterSample { in_recovery: row.try_get(0)?, flushed: lsn(&row, 1)?, inserted: lsn(&row, 2)?, senders })
-}
-
-fn senders_sql(catalogue: &Catalogue) -> String {
     let column = |name, sql_type| catalogue.column("pg_stat_replication", name, sql_type);
     let reply_age = if catalogue.has_column("pg_stat_replication", "reply_time") {
         age_ns_sql("reply_time")
@@ -72,8 +79,8 @@ fn senders_sql(catalogue: &Catalogue) -> String {
         "NULL::bigint".to_owned()
     };
     format!(
-        "SELECT application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, {reply_age} \
-         FROM pg_catalog.pg_stat_replication ORDER BY application_name, pid",
+        "SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}, pid, application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, \
+         {reply_age} FROM (SELECT) AS own LEFT JOIN pg_catalog.pg_stat_replication ON true",
         column("state", "text"),
         column("sent_lsn", "pg_lsn"),
         column("flush_lsn", "pg_lsn"),
@@ -82,19 +89,21 @@ fn senders_sql(catalogue: &Catalogue) -> String {
     )
 }
 
-fn sender(row: &Row) -> Result<WalSender, Error> {
-    let state: Option<String> = row.try_get(1)?;
+/// `None`: nobody follows.
+fn sender(row: &Row) -> Result<Option<WalSender>, Error> {
+    let Some(_process) = row.try_get::<_, Option<i32>>(3)? else { return Ok(None) };
+    let state: Option<String> = row.try_get(5)?;
     let sample = match state {
         None => Err(MissingGrant { view: "pg_stat_replication" }),
         Some(state) => Ok(WalSenderSample {
             state,
-            client_address: row.try_get(2)?,
-            sent: lsn(row, 3)?,
-            flushed: lsn(row, 4)?,
-            replayed: lsn(row, 5)?,
-            sync_state: row.try_get(6)?,
-            reply_age_ns: row.try_get(7)?,
+            client_address: row.try_get(6)?,
+            sent: lsn(row, 7)?,
+            flushed: lsn(row, 8)?,
+            replayed: lsn(row, 9)?,
+            sync_state: row.try_get(10)?,
+            reply_age_ns: row.try_get(11)?,
         }),
     };
-    Ok(WalSender { application_name: row.try_get(0)?, sample })
+    Ok(Some(WalSender { application_name: row.try_get(4)?, sample }))
 }

@@ -44,7 +44,7 @@ pub struct Beats {
 /// The server's; on a standby a recovery conflict among them.
 pub async fn read_newer(client: &Client, marks: &[Mark]) -> Result<Beats, Error> {
     let sql = "SELECT origin, incarnation, stream, seq, clock_epoch, sent_raw_ns, sent_wall, previous_acknowledged_raw_ns, \
-               system_identifier, timeline, lsn, layout FROM lagmesh.beat WHERE seq IS NOT NULL AND NOT EXISTS ( \
+               system_identifier, timeline, lsn, layout, claimed_error_ns FROM lagmesh.beat WHERE seq IS NOT NULL AND NOT EXISTS ( \
                SELECT FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) \
                AS mark (origin, incarnation, stream, seq) \
                WHERE mark.origin = beat.origin AND mark.incarnation = beat.incarnation AND mark.stream = beat.stream \
@@ -86,12 +86,14 @@ fn decode(row: &Row) -> Result<Option<(Stream, BeatRow)>, Error> {
         return Ok(None);
     }
     let system: i64 = row.try_get(8)?;
+    let claimed: Option<i64> = row.try_get(12)?;
     let epoch: i64 = row.try_get(4)?;
     let beat = BeatRow {
         id: BeatId { origin, incarnation: Incarnation(row.try_get(1)?), sequence: Sequence(sequence) },
         epoch: Epoch(epoch.cast_unsigned()),
         sent,
         sent_wall: WallNanos(wall_ns),
+        claimed_error_ns: claimed.and_then(|error_ns| u64::try_from(error_ns).ok()),
         previous_acknowledged: previous.and_then(raw),
         position: Position {
             system: SystemIdentifier(system.cast_unsigned()),

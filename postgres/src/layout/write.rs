@@ -81,6 +81,8 @@ pub struct NewBeat<'n> {
     pub sequence: Sequence,
     /// The clocks just before the statement is sent.
     pub sent: Reading,
+    /// How far off that wall clock is at most, as the host claims [ns]; `None` if it claims nothing.
+    pub claimed_error_ns: Option<u64>,
     /// When the commit before this one returned, if it did and the clock's epoch is still the same.
     pub previous_acknowledged: Option<RawNanos>,
     /// The server's system identifier, from `discover::node_facts` on this very connection.
@@ -95,12 +97,14 @@ pub struct NewBeat<'n> {
 pub async fn write_beat(client: &Client, beat: &NewBeat<'_>) -> Result<Option<Position>, Error> {
     // The timeline is the first eight digits of the current log file's name; pg_control_checkpoint() lags behind a promotion.
     let sql = "UPDATE lagmesh.beat SET seq = $5, clock_epoch = $6, sent_raw_ns = $7, sent_wall = $8, previous_acknowledged_raw_ns = $9, \
-               system_identifier = $10, layout = $11, lsn = pg_catalog.pg_current_wal_insert_lsn(), \
+               system_identifier = $10, layout = $11, claimed_error_ns = $12, lsn = pg_catalog.pg_current_wal_insert_lsn(), \
                timeline = ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::integer \
                WHERE origin = $1 AND incarnation = $2 AND stream = $3 AND slot = $4 RETURNING lsn, timeline";
     let wall = UNIX_EPOCH + Duration::from_nanos(beat.sent.wall.0);
     let previous = beat.previous_acknowledged.map(|raw| raw.0.cast_signed());
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 11] = [
+    // What does not fit is no claim.
+    let claimed = beat.claimed_error_ns.and_then(|error_ns| i64::try_from(error_ns).ok());
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 12] = [
         (&beat.origin.as_str(), Type::TEXT),
         (&beat.incarnation.0, Type::INT8),
         (&beat.stream.as_str(), Type::TEXT),
@@ -112,6 +116,7 @@ pub async fn write_beat(client: &Client, beat: &NewBeat<'_>) -> Result<Option<Po
         (&previous, Type::INT8),
         (&beat.system.0.cast_signed(), Type::INT8),
         (&LAYOUT, Type::INT2),
+        (&claimed, Type::INT8),
     ];
     let Some(row) = client.query_typed_opt(sql, &parameters).await? else { return Ok(None) };
     let lsn: PgLsn = row.try_get(0)?;

@@ -59,6 +59,7 @@ impl Writer {
             stream,
             sequence: Sequence(sequence),
             sent: reading(sequence),
+            claimed_error_ns: (sequence != 2).then_some(sequence),
             previous_acknowledged: (sequence > 1).then(|| RawNanos(reading(sequence).raw.0 - 1)),
             system: self.system,
         };
@@ -93,6 +94,7 @@ async fn beats_arrive_whole() {
     assert_eq!((row.epoch, row.sent, row.sent_wall), (EPOCH, reading(2).raw, reading(2).wall));
     assert_eq!((row.previous_acknowledged, row.position), (Some(RawNanos(reading(2).raw.0 - 1)), second));
     assert_eq!(beats.rows[0].1.previous_acknowledged, None);
+    assert_eq!((beats.rows[0].1.claimed_error_ns, row.claimed_error_ns), (Some(1), None), "a host that claims nothing is not right");
 
     let mark = |sequence| Mark {
         origin: writer.origin.clone(),
@@ -112,6 +114,7 @@ async fn beats_arrive_whole() {
                 stream: Stream::Beat,
                 sequence: Sequence(3),
                 sent: reading(3),
+                claimed_error_ns: None,
                 previous_acknowledged: None,
                 system: writer.system
             }

@@ -44,8 +44,16 @@ async fn ledger(connection: &Connection, incarnation: Incarnation, sequence: u64
     let sent = Reading { epoch: Epoch(1), raw: RawNanos(5), wall: WallNanos(1_700_000_000_000_000_000) };
     let (origin, system) = (ny(), SystemIdentifier(1));
     let stream = Stream::Ledger;
-    let row =
-        NewBeat { origin: &origin, incarnation, stream, sequence: Sequence(sequence), sent, previous_acknowledged: None, system };
+    let row = NewBeat {
+        origin: &origin,
+        incarnation,
+        stream,
+        sequence: Sequence(sequence),
+        sent,
+        claimed_error_ns: None,
+        previous_acknowledged: None,
+        system,
+    };
     layout::write_beat(connection.client(), &row).await.map(|position| position.is_some())
 }
 

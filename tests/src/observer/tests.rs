@@ -47,6 +47,7 @@ impl Writer {
             stream: Column::Beat,
             sequence: Sequence(sequence),
             sent: Reading { epoch: Epoch(1), raw: RawNanos::from_outside(1).context("a time")?, wall: WallNanos(1) },
+            claimed_error_ns: None,
             previous_acknowledged: None,
             system: SystemIdentifier(1),
         };

@@ -36,6 +36,8 @@ library! {
     three_cities = "three-cities",
     dead_path = "dead-path",
     clocks_apart = "clocks-apart",
+    clock_that_lies = "clock-that-lies",
+    no_udp = "no-udp",
     frozen_walreceiver = "frozen-walreceiver",
     synchronous_standby_lost = "synchronous-standby-lost",
     two_writers = "two-writers",

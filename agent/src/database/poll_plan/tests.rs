@@ -37,7 +37,7 @@ impl Run {
     }
 }
 
-/// Runs the plan over the arrivals (ns on the reader's clock, rising); timers wake up to 1 ms late, a poll takes 0.4 to 0.8 ms.
+/// Runs the plan over the arrivals (ns on the reader's clock, rising); timers wake up to 0.2 ms late, a poll takes 0.4 to 0.8 ms.
 #[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
 fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now: i64) -> (Run, i64) {
     let mut run = Run { queries: Vec::new(), widths_ns: Vec::new() };
@@ -48,7 +48,7 @@ fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now:
         let due = plan.next_poll(RawNanos(now.cast_unsigned())).0.cast_signed();
         assert!(due >= now, "a plan never asks for the past");
         assert!(due <= now + 1_000 * MS, "always a poll within an interval");
-        let started = due + (random.uniform() * 1e6) as i64;
+        let started = due + (random.uniform() * 2e5) as i64;
         let seen_at = started + (2e5 + random.uniform() * 2e5) as i64;
         let ended = seen_at + (2e5 + random.uniform() * 2e5) as i64;
         queries += 1;
@@ -71,6 +71,35 @@ fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now:
 #[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
 fn steady(random: &mut Random, from: i64, count: i64, mean_ms: f64, deviation_ms: f64) -> Vec<i64> {
     (from..from + count).map(|n| n * 1_000 * MS + (random.normal(mean_ms, deviation_ms) * 1e6) as i64).collect()
+}
+
+/// Where arrivals spread normally the mean gap is within 1.7 times the best that so many polls could reach at all: `2.07 s / (Q - 1/2)` and
+/// the length of a poll.
+#[test]
+fn near_the_frontier() {
+    for (interval_ms, deviation_ms) in [(1_000, 1.0), (1_000, 5.0), (200, 1.0), (200, 5.0)] {
+        let mut random = Random(13);
+        let mut plan = PollPlan::new(Duration::from_millis(interval_ms));
+        let interval = i64::try_from(interval_ms).unwrap() * MS;
+        #[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
+        let mut arrivals = |from: i64, count: i64| -> Vec<i64> {
+            (from..from + count).map(|n| n * interval + (random.normal(40.0, deviation_ms) * 1e6) as i64).collect()
+        };
+        let (learnt, measured) = (arrivals(1, 60), arrivals(61, 4_000));
+        let (_, now) = simulate(&mut plan, &learnt, &mut random, 0);
+        let (run, _) = simulate(&mut plan, &measured, &mut random, now);
+        let mean_ms = run.widths_ns.iter().sum::<i64>() as f64 / run.widths_ns.len() as f64 / 1e6;
+        let best_ms = 2.07 * deviation_ms / (run.mean_queries() - 0.5) + 0.6;
+        println!(
+            "every {interval_ms} ms, +- {deviation_ms} ms: {:.2} polls for each beat, mean gap {mean_ms:.2} ms, {:.2} times the frontier; p50/p90/p99 {:.2}/{:.2}/{:.2} ms",
+            run.mean_queries(),
+            mean_ms / best_ms,
+            run.width_ms(0.5),
+            run.width_ms(0.9),
+            run.width_ms(0.99),
+        );
+        assert!(mean_ms < 1.7 * best_ms && run.mean_queries() < 5.5, "{mean_ms} {best_ms}");
+    }
 }
 
 /// On a steady link the plan costs few queries per beat and finds beats within a few milliseconds.

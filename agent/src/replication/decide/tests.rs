@@ -31,7 +31,7 @@ fn healthy() -> Evidence {
         writer: Writer { heard_age: Some(ms(20)), beat_age: Some(ms(400)), unplanned: false },
         arrived_age: Some(ms(360)),
         unseen: None,
-        lag: Some(lag(40)),
+        lag: Some((lag(40), Basis::Mesh)),
         lag_falling: false,
         other_log: None,
         standby: Some(Standby {
@@ -242,7 +242,7 @@ fn replay_stands_for_a_reason() {
 #[test]
 fn lagging_has_hysteresis() {
     let behind = |lag_ms: i64, previous: S, falling: bool| {
-        changed(|e| (e.lag, e.previous, e.lag_falling) = (Some(lag(lag_ms)), previous, falling))
+        changed(|e| (e.lag, e.previous, e.lag_falling) = (Some((lag(lag_ms), Basis::Mesh)), previous, falling))
     };
     check(&[
         ("300 ms is natural", behind(300, S::Ok, false), S::Ok),
@@ -303,6 +303,21 @@ fn subscriptions() {
         ("another subscription fails", of(true, true, false), S::Ok),
         ("not carried any more, and nothing missing yet", of(false, false, false), S::Ok),
     ]);
+}
+
+/// A writer that is not heard on the mesh is judged by what both hosts claim about their clocks, if they do, and the words say so.
+#[test]
+fn unheard_writers() {
+    let unheard = |lag: Option<(Interval, Basis)>| {
+        decide(&changed(|e| {
+            e.writer = Writer::default();
+            e.lag = lag;
+        }))
+    };
+    let (state, why) = unheard(Some((lag(40), Basis::Claims)));
+    assert!(state == S::Ok && why.contains("if the clocks of both hosts are as right as they claim"), "{why}");
+    assert_eq!(unheard(Some((lag(20_000), Basis::Claims))).0, S::Lagging);
+    assert_eq!(unheard(None).0, S::Unknown);
 }
 
 /// Of a writer that the plan of the mesh keeps from being heard nothing is claimed but that: neither that beats are fresh, nor that

@@ -36,13 +36,22 @@ fn row(sequence: u64, sent_ms: i64, previous_acknowledged_ms: Option<i64>) -> Be
         epoch: WRITER,
         sent: on_writer(sent_ms),
         sent_wall: WallNanos(0),
+        claimed_error_ns: None,
         previous_acknowledged: previous_acknowledged_ms.map(on_writer),
         position: Position { system: SystemIdentifier(1), timeline: Timeline(1), lsn: Lsn(sequence * 100) },
     }
 }
 
 fn seen(row: BeatRow, absent_ms: Option<i64>, present_ms: i64) -> Sighting {
-    Sighting { row, absent: absent_ms.map(|ms| at(ms).raw), asked: at(present_ms - 1).raw, present: at(present_ms).raw }
+    let absent = absent_ms.map(|ms| at(ms).raw);
+    Sighting { row, absent, asked: at(present_ms - 1).raw, present: at(present_ms).raw, own_wall: None, polls: Some(5) }
+}
+
+/// The newest lag, which rests on the mesh.
+fn by_mesh(lag: &Lag) -> Interval {
+    let (lag, basis) = lag.last().unwrap();
+    assert_eq!(basis, Basis::Mesh);
+    lag
 }
 
 /// A mesh that knows the writer's clock to a twentieth of a millisecond.
@@ -73,7 +82,7 @@ fn lag_of_a_confirmed_beat() {
     let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
     let told = told(&beat, 1_002);
     lag.see(seen(beat, Some(1_040), 1_043), &told, at(1_043), &view(), OBJECTIVE);
-    let last = lag.last().unwrap();
+    let last = by_mesh(&lag);
     assert!(within_ms(last, 38, 43) && last.contains(40 * MS), "{last:?}");
     assert_eq!((lag.totals.met, lag.totals.unknown, lag.totals.mesh.estimate.count()), (1, 0, 1));
     assert_eq!(lag.recent(at(2_000).raw).unwrap().samples, 1);
@@ -107,7 +116,7 @@ fn lag_by_claims() {
         let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
         let told = told(&beat, 1_002);
         lag.see(seen(beat, Some(1_040), 1_043), &told, at(1_043), view, OBJECTIVE);
-        assert!(within_ms(lag.last().unwrap(), -2, 83), "{:?}", lag.last());
+        assert!(within_ms(by_mesh(&lag), -2, 83), "{:?}", lag.last());
         (lag.last_claimed(), lag.totals.claimed.estimate.count())
     };
     let (claimed, count) = see(&view_with_claims([1, 2], 0, wide));
@@ -116,6 +125,44 @@ fn lag_by_claims() {
     let mut silent = view_with_claims([1, 2], 0, wide);
     silent.walls.values_mut().for_each(|heard| heard.peer.claim = Some(ClockClaim::Free));
     assert_eq!(see(&silent), (None, 0));
+}
+
+/// The writer's host labels the row, `ahead_ms` ahead of our wall clock, and ours labels the sighting; both claim something.
+fn labelled(error_ms: [Option<u64>; 2], ahead_ms: i64) -> Sighting {
+    let claim = |error_ms: u64| ClockClaim::Synchronized { error_ns: error_ms * MS.cast_unsigned(), source: ClaimSource::Kernel };
+    let label = WallNanos((500_000 * MS + (1_000 + ahead_ms) * MS).cast_unsigned());
+    let difference = Interval::exact(500_000 * MS - at(0).raw.0.cast_signed());
+    let own = WallClock { epoch: OWN, difference, claim: error_ms[0].map(claim) };
+    let row =
+        BeatRow { sent_wall: label, claimed_error_ns: error_ms[1].map(|ms| ms * MS.cast_unsigned()), ..row(1, 1_000, None) };
+    Sighting { own_wall: Some(own), ..seen(row, Some(1_040), 1_043) }
+}
+
+/// Where the mesh never reached the writer, lag and staleness rest on the labels of both hosts and their claims, and say so. A host that
+/// claims nothing leaves them unknown; the objective stays open; and what the mesh measures comes first as soon as there is any.
+#[test]
+fn without_a_mesh() {
+    let nothing = PeerView::default();
+    let see = |sighting: Sighting, view: &PeerView| {
+        let mut lag = Lag::default();
+        let told = told(&sighting.row, 1_002);
+        lag.see(sighting, &told, at(1_043), view, OBJECTIVE);
+        lag
+    };
+    let lag = see(labelled([Some(1), Some(3)], 2), &nothing);
+    let (newest, basis) = lag.last().unwrap();
+    assert!(basis == Basis::Claims && within_ms(newest, 38 - 2 - 4, 43 - 2 + 4) && newest.contains(40 * MS), "{newest:?}");
+    let (staleness, basis) = lag.staleness(at(2_000), &NOTHING_ELSE).unwrap();
+    assert!(basis == Basis::Claims && within_ms(staleness, 998 - 2 - 4, 1_000 - 2 + 4), "{staleness:?}");
+    let totals = &lag.totals;
+    assert_eq!((totals.met, totals.unknown, totals.mesh.estimate.count(), totals.claimed.estimate.count()), (0, 1, 0, 1));
+    assert_eq!(lag.recent(at(1_100).raw).unwrap().samples, 1);
+    for silent in [[None, Some(3)], [Some(1), None]] {
+        let lag = see(labelled(silent, 2), &nothing);
+        assert!(lag.last().is_none() && lag.staleness(at(2_000), &NOTHING_ELSE).is_err(), "{silent:?}");
+    }
+    let known = see(labelled([Some(1), Some(3)], 2), &view());
+    assert!(within_ms(by_mesh(&known), 38, 43) && known.last_claimed().is_none(), "of that host the mesh has heard no claim");
 }
 
 /// Without the mesh's word the next row tells when a beat was acknowledged; a beat whose acknowledgement nobody tells has no lag.
@@ -127,7 +174,7 @@ fn next_row_settles() {
     see(&mut lag, row(1, 1_000, None), 1_040, 1_042);
     assert_eq!((lag.last(), lag.totals.mesh.estimate.count()), (None, 0), "pending");
     see(&mut lag, row(2, 2_000, Some(1_001)), 2_040, 2_042);
-    assert!(within_ms(lag.last().unwrap(), 39, 42));
+    assert!(within_ms(by_mesh(&lag), 39, 42));
     see(&mut lag, row(4, 4_000, Some(3_001)), 4_040, 4_042);
     assert_eq!((lag.totals.met, lag.totals.unknown), (1, 1), "beat 3 was never seen, so beat 2 is never settled");
 }
@@ -139,7 +186,7 @@ fn first_poll_has_no_lag() {
     let told = told(&beat, 1_002);
     lag.see(seen(beat, None, 5_000), &told, at(5_000), &view(), OBJECTIVE);
     assert_eq!((lag.last(), lag.arrived(), lag.totals.met + lag.totals.missed + lag.totals.unknown), (None, None, 0));
-    assert!(within_ms(lag.staleness(at(5_000), &NOTHING_ELSE).unwrap(), 3_998, 4_000));
+    assert!(within_ms(lag.staleness(at(5_000), &NOTHING_ELSE).unwrap().0, 3_998, 4_000));
 }
 
 /// A lower end below zero is honest and stays in; an interval wholly below zero is a contradiction and is counted as one.
@@ -151,7 +198,7 @@ fn negative_lags() {
     let slow_commit = told(&honest, 1_080);
     lag.see(seen(honest, Some(1_030), 1_032), &slow_commit, at(1_100), &view, OBJECTIVE);
     assert_eq!((lag.totals.negative, lag.totals.mesh.lower.zero_count(), lag.totals.mesh.upper.zero_count()), (0, 1, 0));
-    assert!(lag.last().unwrap().lower_ns() < 0);
+    assert!(by_mesh(&lag).lower_ns() < 0);
     let early = row(2, 2_000, None);
     let confirmed = told(&early, 2_001);
     lag.see(seen(early, Some(1_900), 1_990), &confirmed, at(2_010), &view, OBJECTIVE);
@@ -164,7 +211,7 @@ fn sent_before_visible() {
     let (mut lag, beat) = (Lag::default(), row(1, 1_000, None));
     let told = told(&beat, 1_002);
     lag.see(seen(beat, Some(100), 1_006), &told, at(1_006), &view(), OBJECTIVE);
-    let last = lag.last().unwrap();
+    let last = by_mesh(&lag);
     assert!(within_ms(last, -2, 6) && (last.estimate_ns() - MS).abs() < MS / 5, "{last:?}");
 }
 
@@ -188,12 +235,12 @@ fn staleness_goes_on_alone() {
     let confirmed = told(&beat, 1_002);
     lag.see(seen(beat.clone(), Some(1_040), 1_043), &confirmed, at(1_043), &view(), OBJECTIVE);
     lag.hear(&confirmed, at(90_000), &PeerView::default(), OBJECTIVE);
-    let staleness = lag.staleness(at(101_000), &NOTHING_ELSE).unwrap();
+    let staleness = lag.staleness(at(101_000), &NOTHING_ELSE).unwrap().0;
     assert!(staleness.contains(99_999 * MS) && staleness.width_ns() > 50 * MS && staleness.width_ns() < 56 * MS, "{staleness:?}");
 
     let mut unconfirmed = Lag::default();
     unconfirmed.see(seen(beat.clone(), Some(1_040), 1_043), &Told::default(), at(1_043), &view(), OBJECTIVE);
-    assert!(within_ms(unconfirmed.staleness(at(2_000), &NOTHING_ELSE).unwrap(), 957, 1_000));
+    assert!(within_ms(unconfirmed.staleness(at(2_000), &NOTHING_ELSE).unwrap().0, 957, 1_000));
 
     let mut no_mesh = Lag::default();
     no_mesh.see(seen(beat, Some(1_040), 1_043), &confirmed, at(1_043), &PeerView::default(), OBJECTIVE);
@@ -220,7 +267,7 @@ fn staleness_allows_for_what_was_not_seen_yet() {
         (2_910, heard, 0, 1_910),
         (3_000, stuck, 1_898, 2_000),
     ] {
-        let staleness = lag.staleness(at(now_ms), &since).unwrap();
+        let (staleness, _) = lag.staleness(at(now_ms), &since).unwrap();
         assert!(within_ms(staleness, lower, upper), "{now_ms}: {staleness:?}");
     }
 }
@@ -253,11 +300,11 @@ proptest! {
         let absent = on_own(visible_ms - early_ms).raw;
         let mut lag = Lag::default();
         let present = on_own(visible_ms).raw;
-        lag.see(Sighting { row: beat, absent: Some(absent), asked: absent, present }, &told, now, &view, OBJECTIVE);
+        lag.see(Sighting { row: beat, absent: Some(absent), asked: absent, present, own_wall: None, polls: None }, &told, now, &view, OBJECTIVE);
         if confirmed {
-            prop_assert!(lag.last().unwrap().widen(2).contains(lag_ms * MS), "{:?}", lag.last());
+            prop_assert!(by_mesh(&lag).widen(2).contains(lag_ms * MS), "{:?}", lag.last());
         }
-        let staleness = lag.staleness(now, &NOTHING_ELSE).unwrap();
+        let (staleness, _) = lag.staleness(now, &NOTHING_ELSE).unwrap();
         prop_assert!(staleness.widen(2).contains((lag_ms + 1) * MS), "{:?}", staleness);
     }
 }
@@ -291,7 +338,7 @@ fn settled_beats_are_handed_over() {
     see(&mut lag, 1);
     let settled: Vec<SettledBeat> = lag.take_settled().collect();
     let [beat] = settled[..] else { panic!("{settled:?}") };
-    assert_eq!((beat.beat, Some(beat.lag)), ((Incarnation(5), Sequence(1)), lag.last()));
+    assert_eq!((beat.beat, beat.lag, beat.polls), ((Incarnation(5), Sequence(1)), by_mesh(&lag), Some(5)));
     assert_eq!((beat.poll_gap_ns, beat.poll_ns, beat.commit_ns), (3 * MS, MS, 2 * MS));
     assert_eq!(beat.lag.width_ns(), beat.poll_gap_ns + beat.commit_ns + beat.theta_width_ns);
     assert_eq!(lag.take_settled().count(), 0);

@@ -107,7 +107,7 @@ pub(super) fn tell(setting: &Setting, case: &Case, measured: &Measured, with_fro
     if let Some(queries) = measured.queries_per_beat {
         figures.push(of_case(Figure::new("lag.queries_per_beat", "count", queries, QUERIES)));
     }
-    if let Some(ratio) = frontier_ratio(measured).filter(|_| with_frontier) {
+    if let Some(ratio) = frontier_ratio(pairs).filter(|_| with_frontier) {
         figures.push(of_case(Figure::new("lag.frontier_ratio", "ratio", ratio, FRONTIER_RATIO)));
     }
     for figure in &figures {
@@ -141,12 +141,16 @@ pub(super) fn tell_pool(pool: &Pool) {
     say_figures(&how, &figures);
 }
 
-/// How the mean poll gap compares with the best that so many statements could do.
-fn frontier_ratio(measured: &Measured) -> Option<f64> {
-    let pairs = &measured.pairs;
-    let (gaps, polls) = (mean(&pairs.values(gap_ns))?, mean(&pairs.values(|pair| pair.told.poll_ns as f64))?);
-    let spread = deviation(&true_ns(pairs))?;
-    Some(gaps / frontier(spread, measured.queries_per_beat?, polls)?)
+/// How the mean poll gap compares with the best that so many polls could do.
+fn frontier_ratio(pairs: &Pairs) -> Option<f64> {
+    let (gaps, poll_ns) = (mean(&pairs.values(gap_ns))?, mean(&pairs.values(|pair| pair.told.poll_ns as f64))?);
+    Some(gaps / frontier(deviation(&true_ns(pairs))?, polls(pairs)?, poll_ns)?)
+}
+
+/// How many polls a beat took on average.
+fn polls(pairs: &Pairs) -> Option<f64> {
+    let counted: Vec<f64> = pairs.exact.iter().filter_map(|pair| pair.told.polls).map(f64::from).collect();
+    mean(&counted)
 }
 
 fn gap_ns(pair: &Pair) -> f64 {
@@ -168,11 +172,12 @@ fn about(setting: &Setting, case: &Case, measured: &Measured) -> String {
     let pairs = &measured.pairs;
     let ms = |value: Option<f64>| value.map_or_else(|| "unknown".to_owned(), |ns| format!("{:.3}", ns / 1e6));
     let of = |of: fn(&Pair) -> f64| ms(mean(&pairs.values(of)));
+    let count = |value: Option<f64>| value.map_or_else(|| "unknown".to_owned(), |count| format!("{count:.2}"));
     let truth = true_ns(pairs);
     format!(
         "{}. {} beats with an exact truth ({} with a vague one, {} that the observer had not seen, {} that a reader did not tell of), {} missed. True lag {} ms, standard deviation {} ms, known within {} ms. \
-         Means: interval {} ms wide; poll gap {}, commit {}, theta {} (by the fastest exchange {}); a poll took {} ms. Statements to the standby for each beat and reader, with those for positions \
-         and facts (four looks a second at most, of two statements each), which cannot be told apart: {}",
+         Means: interval {} ms wide; poll gap {}, commit {}, theta {} (by the fastest exchange {}); a poll took {} ms, and a beat {} of them. Statements to the standby for each beat and reader, with those \
+         for positions and facts (four a second at most): {}",
         case.about,
         pairs.exact.len(),
         pairs.vague,
@@ -188,7 +193,8 @@ fn about(setting: &Setting, case: &Case, measured: &Measured) -> String {
         of(|pair| pair.told.theta_width_ns as f64),
         ms(best_theta_ns(measured, setting.floor_ns(case)).map(|ns| ns as f64)),
         of(|pair| pair.told.poll_ns as f64),
-        measured.queries_per_beat.map_or_else(|| "unknown".to_owned(), |queries| format!("{queries:.2}")),
+        count(polls(pairs)),
+        count(measured.queries_per_beat),
     )
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Told {
     pub(super) poll_gap_ns: i64,
     /// How long that last poll took [ns].
     pub(super) poll_ns: i64,
+    /// How many polls it took to find it; absent if they were not counted from the beat before.
+    pub(super) polls: Option<u32>,
     /// How long its commit took [ns].
     pub(super) commit_ns: i64,
     /// How wide the interval of the two clocks' difference was [ns].
@@ -137,7 +139,7 @@ pub(super) mod tests {
     use crate::observer::truth::{BeatId, Window};
     use crate::real::Real;
 
-    const LINE: &str = r#"{"timestamp":"x","level":"DEBUG","message":"beat","origin":"w","node":"r","incarnation":7,"sequence":1,"lower_ns":250,"estimate_ns":280,"upper_ns":310,"poll_gap_ns":40,"poll_ns":10,"commit_ns":10,"theta_width_ns":10,"target":"lagmesh::beat"}"#;
+    const LINE: &str = r#"{"timestamp":"x","level":"DEBUG","message":"beat","origin":"w","node":"r","incarnation":7,"sequence":1,"lower_ns":250,"estimate_ns":280,"upper_ns":310,"poll_gap_ns":40,"poll_ns":10,"polls":5,"commit_ns":10,"theta_width_ns":10,"target":"lagmesh::beat"}"#;
 
     pub(in crate::bench::lag) fn beat(sequence: i64, committed: (i64, i64), visible: (i64, i64)) -> BeatTruth {
         let window = |(after, by)| Window { after: Real(after), by: Real(by) };

@@ -101,7 +101,8 @@ async fn quiet_stretch(bed: &mut Bed, time: Duration) -> Result<()> {
     let (used_s, time_s) = (usage::cpu_s(pid)? - cpu_s, (Real::now() - since) as f64 / 1e9);
     let after = Wal::read(server(&bed.world)?).await?;
     tell_queries(near, away);
-    tell_wal(&wal, &after, time_s);
+    let written = Written::between(server(&bed.world)?, &wal, &after).await?;
+    tell_wal(&wal, &after, &written, time_s);
     let how = format!(
         "lag.agent_cpu: an agent that watches a writer and a standby (a beat a second) and has one other agent on its mesh, everything by default (16 flows, ICMP beside, export every 10 s): its processor \
          time over {time_s:.0} s as a share of one core. The library that sets clocks in this testbed is loaded into it and makes each reading of a clock dearer"
@@ -113,7 +114,7 @@ async fn quiet_stretch(bed: &mut Bed, time: Duration) -> Result<()> {
 
 fn tell_queries(near: Option<f64>, away: Option<f64>) {
     let how = "lag.queries_per_beat/…: statements of lagmesh to a standby for each beat, a beat a second, everything by default; in the writer's own region (near) and 20 ms away. Those for positions \
-               (two statements, once a second) and for facts are among them and cannot be told apart";
+               (once a second) and for facts, slots and traffic (every ten) are among them";
     let figure = |(case, queries): (&str, Option<f64>)| {
         queries
             .map(|queries| Figure { case: Some(case.to_owned()), ..Figure::new("lag.queries_per_beat", "count", queries, 6.0) })
@@ -126,48 +127,78 @@ fn server(world: &World) -> Result<&Server> {
     world.servers().get(HOME_DB).with_context(|| format!("no server {HOME_DB}"))
 }
 
+/// What the transactions that touch the heartbeat table wrote to the log between two positions, and all that touched it outside of one:
+/// how many transactions, how many bytes. A record counts with its padding.
+const LOG_OF_TABLE: &str = "WITH records AS (SELECT xid::text AS xid, end_lsn - start_lsn AS bytes, block_ref LIKE '%' || place.of || '%' AS touches \
+     FROM (SELECT 'rel 1663/' || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || pg_relation_filenode('lagmesh.beat') || ' ' AS of) place, \
+     pg_get_wal_records_info('{since}', '{until}')), \
+     ours AS (SELECT DISTINCT xid FROM records WHERE touches AND xid <> '0') \
+     SELECT (SELECT count(*) FROM ours) || ' ' || coalesce(sum(bytes), 0) FROM records WHERE touches OR xid IN (SELECT xid FROM ours)";
+
 /// Where the writer's log stood.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Wal {
+    position: String,
     bytes: f64,
     /// The number of the newest beat.
     beats: f64,
-    /// Pages that were written in full; `None`: the version does not count them.
-    full_pages: Option<f64>,
+}
+
+/// What heartbeats wrote.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Written {
+    transactions: f64,
+    bytes: f64,
 }
 
 impl Wal {
     async fn read(server: &Server) -> Result<Wal> {
-        let number = async |sql: &str| -> Result<f64> {
-            let text = server.app(sql).await?.with_context(|| format!("nothing came of {sql}"))?;
-            text.parse().with_context(|| format!("{text} is no number"))
-        };
+        let position = ask(server, "SELECT pg_current_wal_flush_lsn()::text").await?;
         Ok(Wal {
-            bytes: number("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").await?,
-            beats: number("SELECT max(seq) FROM lagmesh.beat WHERE stream = 'beat'").await?,
-            full_pages: number("SELECT wal_fpi FROM pg_stat_wal").await.ok(),
+            bytes: number(&ask(server, &format!("SELECT '{position}'::pg_lsn - '0/0'::pg_lsn")).await?)?,
+            beats: number(&ask(server, "SELECT max(seq) FROM lagmesh.beat WHERE stream = 'beat'").await?)?,
+            position,
         })
-    }
-
-    /// Of each beat since; `None` if there was none.
-    fn bytes_per_beat(&self, since: &Wal) -> Option<f64> {
-        let beats = self.beats - since.beats;
-        (beats > 0.0).then(|| (self.bytes - since.bytes) / beats)
     }
 }
 
-fn tell_wal(before: &Wal, after: &Wal, time_s: f64) {
-    let pages = after.full_pages.zip(before.full_pages).map_or_else(
-        || "how many pages were written in full is not known on this version".to_owned(),
-        |(after, before)| format!("{:.0} pages were written in full meanwhile", after - before),
-    );
+impl Written {
+    async fn between(server: &Server, since: &Wal, until: &Wal) -> Result<Written> {
+        server.app("CREATE EXTENSION IF NOT EXISTS pg_walinspect").await?;
+        let sql = LOG_OF_TABLE.replace("{since}", &since.position).replace("{until}", &until.position);
+        Written::parse(&ask(server, &sql).await?)
+    }
+
+    fn parse(text: &str) -> Result<Written> {
+        let (transactions, bytes) = text.split_once(' ').with_context(|| format!("{text} is no pair"))?;
+        Ok(Written { transactions: number(transactions)?, bytes: number(bytes)? })
+    }
+
+    /// `None` if there was none.
+    fn bytes_per_transaction(&self) -> Option<f64> {
+        (self.transactions > 0.0).then(|| self.bytes / self.transactions)
+    }
+}
+
+async fn ask(server: &Server, sql: &str) -> Result<String> {
+    server.app(sql).await?.with_context(|| format!("nothing came of {sql}"))
+}
+
+fn number(text: &str) -> Result<f64> {
+    text.parse().with_context(|| format!("{text} is no number"))
+}
+
+fn tell_wal(before: &Wal, after: &Wal, written: &Written, time_s: f64) {
     let how = format!(
-        "lag.wal_bytes_per_beat: by how much the writer's log grew in {time_s:.0} s in which only beats were written ({:.0} of them), by pg_current_wal_insert_lsn(), for each beat. It began {} s after a checkpoint, \
-         so that the first writes of whole pages are not in it; {pages}. What the server itself writes now and then (running transactions) is in it",
+        "lag.wal_bytes_per_beat: what heartbeats wrote to the writer's log in {time_s:.0} s in which nothing else was written: {:.0} beats, and {:.0} transactions of beats and ledger together, each of which updates one row. All \
+         records of these transactions and all that touched the table (pg_walinspect), by the number of transactions. It began {} s after a checkpoint, so that the first writes of whole pages are not in it. The log as a whole \
+         grew by {:.0} bytes for each beat: the ledger, and what the server writes by itself (running transactions), are in that",
         after.beats - before.beats,
-        PAGES_TOUCHED.as_secs()
+        written.transactions,
+        PAGES_TOUCHED.as_secs(),
+        (after.bytes - before.bytes) / (after.beats - before.beats),
     );
-    match after.bytes_per_beat(before) {
+    match written.bytes_per_transaction() {
         Some(bytes) => say_figures(&how, &[Figure::new("lag.wal_bytes_per_beat", "By", bytes, 200.0)]),
         None => say(&format!("\n{how}\nlag.wal_bytes_per_beat: not measured: there was no beat")),
     }
@@ -258,11 +289,11 @@ mod tests {
         assert_eq!(states.words(), "2 x silent of a -> b, 1 x unknown of a -> b");
     }
 
-    /// The log's growth is shared out among the beats; without one there is nothing to share.
+    /// The log is shared out among the transactions that wrote it; without one there is nothing to share.
     #[test]
-    fn log_per_beat() {
-        let at = |bytes, beats| Wal { bytes, beats, full_pages: None };
-        assert_eq!(at(1_500.0, 20.0).bytes_per_beat(&at(100.0, 10.0)), Some(140.0));
-        assert_eq!(at(1_500.0, 10.0).bytes_per_beat(&at(100.0, 10.0)), None);
+    fn log_per_transaction() {
+        let of = |text| Written::parse(text).unwrap().bytes_per_transaction();
+        assert_eq!((of("10 1400"), of("0 0")), (Some(140.0), None));
+        assert!(Written::parse("10").is_err() && Written::parse("a b").is_err());
     }
 }
