@@ -26,7 +26,9 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Phase => Phase::from_word(word).is_some(),
         Attribute::Kind if is(&catalogue::SUBSCRIPTION_ERRORS) => word.len() <= OWN_WORD_BYTES_MAX,
         Attribute::Kind => ProbeKind::from_word(word).is_some(),
-        Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
+        Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) || is(&catalogue::HEARTBEAT_LEDGER) => {
+            WriteOutcome::from_word(word).is_some()
+        }
         Attribute::Outcome => Outcome::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_STATE) => LinkState::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_ICMP_SOCKET) => IcmpSocket::from_word(word).is_some(),
