@@ -137,7 +137,9 @@ impl FactsTrack {
         if let Some(Slots { slots, more }) = self.slots(now).current() {
             let all = slots.len() as u64 + more;
             out.push(Series::gauge(&catalogue::NODE_SLOTS, node.clone(), all as f64));
-            slots.iter().for_each(|slot| slot_series(slot, node, out));
+            for slot in slots {
+                slot_series(slot, node, out);
+            }
         }
     }
 }

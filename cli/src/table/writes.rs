@@ -2,7 +2,7 @@
 
 use lagmesh_model::known::Known;
 use lagmesh_model::state::{NodeRole, SlotState, WriteOutcome};
-use lagmesh_model::status::{Ledger, Node, Slot, Slots};
+use lagmesh_model::status::{Ledger, Node, Slot};
 
 use super::Style;
 use super::grid::{Cell, Grid, Tone};
@@ -46,7 +46,7 @@ pub(super) fn slots(all: &[Node], style: Style) -> String {
     let mut grid = Grid::new(["node", "slot", "state", "read from", "keeps", "room left", "exhausted in"]);
     for node in all {
         let name = node.node.as_str();
-        let (Slots { slots, more }, stale) = match &node.slots {
+        let (told, is_past) = match &node.slots {
             Known::Known { value } => (value, false),
             Known::Stale { value, .. } => (value, true),
             Known::Unknown { why } => {
@@ -54,11 +54,11 @@ pub(super) fn slots(all: &[Node], style: Style) -> String {
                 continue;
             }
         };
-        if *more > 0 {
-            notes.add(name, &format!("{more} more slots than are watched one by one"));
+        if told.more > 0 {
+            notes.add(name, &format!("{} more slots than are watched one by one", told.more));
         }
-        for slot in slots {
-            grid.push(row(name, slot, stale));
+        for slot in &told.slots {
+            grid.push(row(name, slot, is_past));
             if matches!(slot.state, SlotState::Unreserved | SlotState::Lost) {
                 let reason = slot.invalidation_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
                 notes.add(&slot.slot, &format!("{}{reason}: {}", slot.state, slot.state.explain()));
@@ -68,18 +68,18 @@ pub(super) fn slots(all: &[Node], style: Style) -> String {
     or_none(&grid, "no replication slot is known", style) + &notes.render(style)
 }
 
-fn row(node: &str, slot: &Slot, stale: bool) -> Vec<Cell> {
-    let cell = |text: String, tone| if stale { Cell::new(format!("was {text}"), Tone::Dim) } else { Cell::new(text, tone) };
-    let none = || NONE.to_owned();
+fn row(node: &str, slot: &Slot, is_past: bool) -> Vec<Cell> {
+    let cell = |text: String, tone| if is_past { Cell::new(format!("was {text}"), Tone::Dim) } else { Cell::new(text, tone) };
+    let nothing = || NONE.to_owned();
     let soon = slot.exhaustion_s.is_some_and(|left_s| left_s <= SOON_S) && !slot.active;
     vec![
         Cell::plain(node),
         Cell::plain(&slot.slot),
         cell(slot.state.to_string(), state_tone(slot.state)),
         cell(reader(slot), if slot.active { Tone::Plain } else { Tone::Warn }),
-        cell(slot.retained_bytes.map_or_else(none, bytes), Tone::Plain),
+        cell(slot.retained_bytes.map_or_else(nothing, bytes), Tone::Plain),
         cell(room(slot), Tone::Plain),
-        cell(slot.exhaustion_s.map_or_else(none, span), if soon { Tone::Bad } else { Tone::Plain }),
+        cell(slot.exhaustion_s.map_or_else(nothing, span), if soon { Tone::Bad } else { Tone::Plain }),
     ]
 }
 
