@@ -16,7 +16,9 @@ use lagmesh_model::state::{
 };
 use lagmesh_model::status::{Changed, Losses};
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
-use lagmesh_postgres::discover::{NodeFacts, SlotsSample, StandbySample, SubscriberSample, TrafficSample, WriterSample};
+use lagmesh_postgres::discover::{
+    NodeFacts, SessionLog, SlotsSample, StandbySample, SubscriberSample, TrafficSample, WriterSample,
+};
 use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
@@ -223,6 +225,8 @@ pub enum NodeNews {
     Traffic(TrafficSample),
     /// How large its heartbeat table is.
     Table(TableSize),
+    /// How much log each of lagmesh's sessions has written there.
+    SessionLogs(Vec<SessionLog>),
     /// The fate of one beat.
     Written(Write),
     /// The fate of one row of the ledger.

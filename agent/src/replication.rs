@@ -15,6 +15,7 @@ mod node;
 mod output;
 mod position_map;
 mod reach;
+mod session_log;
 mod told;
 mod track;
 mod wal;

@@ -7,6 +7,7 @@ mod parts;
 #[cfg(test)]
 mod tests;
 pub mod units;
+mod writes;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -46,6 +47,7 @@ pub fn fleet(status: &FleetStatus, style: Style) -> String {
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("CLUSTERS", "", &parts::clusters(&status.clusters, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
+        section("SLOTS", SLOTS, &writes::slots(&status.nodes, style), style),
     ]
     .concat()
 }
@@ -69,6 +71,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
         section("PATHS", PATHS, &parts::paths(&status.links, style), style),
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
+        section("SLOTS", SLOTS, &writes::slots(&status.nodes, style), style),
         section("EXPORT", "", &parts::exports(&status.exports, style), style),
     ]
     .concat()
@@ -76,6 +79,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
 
 const LINKS: &str = "median round trip, loss and state of the last minute, by UDP echo";
 const PATHS: &str = "shortest one-way delays, variation and losses of the last minute; changes since the agent started";
+const SLOTS: &str = "log that is kept for others; exhausted if log goes on as in the last minute and nobody reads";
 const REPLICATION: &str = "apply lag of the newest beat; staleness: how old what users read is";
 
 fn section(title: &str, explained: &str, body: &str, style: Style) -> String {

@@ -8,7 +8,9 @@ use lagmesh_model::fleet::Fleet;
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::ids::{BootId, RegionName};
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series, push_states};
-use lagmesh_model::state::{Bound, LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, Stage};
+use lagmesh_model::state::{
+    Bound, CommitLevel, LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, SlotState, Stage, WriteOutcome,
+};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 
 /// Regions with one agent each, all of which probe each other; those in `nodes` have a node `<region>-db` of the cluster `app`.
@@ -148,6 +150,41 @@ impl Says {
             let attributes = attributes.clone().with(Attribute::Outcome, outcome);
             self.0.series.push(Series::counter(&catalogue::HEARTBEAT_WRITES, attributes, count));
         }
+        self
+    }
+
+    fn of_node(&self) -> Attributes {
+        let node = format!("{}-db", self.0.exporter.region);
+        self.here().with(Attribute::Cluster, "app").with(Attribute::Node, node)
+    }
+
+    /// What became of the newest row of the ledger, if one was tried of late, and how long ago one was acknowledged [s].
+    pub(crate) fn ledger(mut self, newest: Option<(CommitLevel, WriteOutcome)>, acknowledged_age_s: Option<f64>) -> Says {
+        let node = self.of_node();
+        let fates = newest.into_iter().flat_map(|newest| WriteOutcome::ALL.iter().map(move |outcome| (newest, *outcome)));
+        for ((level, newest), outcome) in fates {
+            let attributes = node.clone().with(Attribute::Level, level).with(Attribute::Outcome, outcome);
+            let value = f64::from(u8::from(outcome == newest));
+            self.0.series.push(Series::gauge(&catalogue::HEARTBEAT_LEDGER, attributes, value));
+        }
+        self.0.series.extend(acknowledged_age_s.map(|age_s| Series::gauge(&catalogue::HEARTBEAT_LEDGER_AGE, node, age_s)));
+        self
+    }
+
+    /// How many slots the region's node has.
+    pub(crate) fn slots(mut self, count: u64) -> Says {
+        self.0.series.push(Series::gauge(&catalogue::NODE_SLOTS, self.of_node(), count as f64));
+        self
+    }
+
+    /// One of them that nobody reads from: what it keeps, what may still be written [bytes], and until when [s].
+    pub(crate) fn slot(mut self, name: &str, state: SlotState, numbers: [Option<f64>; 3]) -> Says {
+        let attributes = self.of_node().with(Attribute::Slot, name);
+        push_states(&mut self.0.series, &catalogue::SLOT_STATE, &attributes, SlotState::ALL, state);
+        let metrics = [&catalogue::SLOT_RETAINED, &catalogue::SLOT_SAFE, &catalogue::SLOT_EXHAUSTION];
+        let told = metrics.into_iter().zip(numbers).filter_map(|(metric, value)| Some((metric, value?)));
+        let gauges = told.chain([(&catalogue::SLOT_ACTIVE, 0.0)]);
+        self.0.series.extend(gauges.map(|(metric, value)| Series::gauge(metric, attributes.clone(), value)));
         self
     }
 

@@ -9,6 +9,7 @@ mod node;
 mod replication;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::collections::BTreeMap;
 

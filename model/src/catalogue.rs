@@ -298,12 +298,16 @@ catalogue! {
         "Time from sending a heartbeat row to the return of its commit, by commit level; beats are written at local";
     HEARTBEAT_WRITES = "lagmesh.heartbeat.writes", Counter, One, Agent, [Cluster, Region, Node, Stream, Outcome],
         "Heartbeat rows written, by their fate";
+    HEARTBEAT_LEDGER = "lagmesh.heartbeat.ledger", Gauge, One, Agent, [Cluster, Region, Node, Level, Outcome],
+        "1 for what became of the newest row of the ledger, at the level at which it was committed, else 0; absent if none was tried of late";
     HEARTBEAT_LEDGER_AGE = "lagmesh.heartbeat.ledger_age", Gauge, Seconds, Agent, [Cluster, Region, Node],
         "Since the newest commit at the level that applications get was acknowledged; absent if none was yet";
     HEARTBEAT_TABLE = "lagmesh.heartbeat.table", Gauge, Bytes, Agent, [Cluster, Region, Node],
         "The heartbeat table with its index, on a node where beats are written";
     HEARTBEAT_DEAD_ROWS = "lagmesh.heartbeat.dead_rows", Gauge, One, Agent, [Cluster, Region, Node],
         "Row versions of the heartbeat table that await vacuum, as the statistics know them, on a node where beats are written";
+    HEARTBEAT_WAL = "lagmesh.heartbeat.wal", Counter, Bytes, Agent, [Cluster, Region, Node],
+        "Log that the sessions of lagmesh have written on the node while this agent beats there; absent before PostgreSQL 18, which does not tell sessions apart";
     NODE_STATE = "lagmesh.node.state", Gauge, One, Agent, [Cluster, Region, Node, State],
         "1 for how the agent currently gets on with the node, else 0";
     NODE_ROLE = "lagmesh.node.role", Gauge, One, Agent, [Cluster, Region, Node, Role],
@@ -328,8 +332,12 @@ catalogue! {
         "Transactions that the node cancelled since the agent looks: for a deadlock, or on a standby because replay needed what they held";
     SUBSCRIPTION_ERRORS = "lagmesh.subscription.errors", Counter, One, Agent, [Cluster, Region, Node, Kind],
         "Errors and conflicts of the database's subscriptions since the agent looks, by kind; which kinds there are depends on the server's version";
+    NODE_SLOTS = "lagmesh.node.slots", Gauge, One, Agent, [Cluster, Region, Node],
+        "Replication slots of the node without temporary ones; the 64 that keep most of the log have series of their own";
     SLOT_RETAINED = "lagmesh.slot.retained", Gauge, Bytes, Agent, [Cluster, Region, Node, Slot],
         "Log from the oldest that the replication slot keeps to the end of the log; absent if it keeps none";
+    SLOT_SAFE = "lagmesh.slot.safe", Gauge, Bytes, Agent, [Cluster, Region, Node, Slot],
+        "Log that may still be written before the server gives the replication slot up; absent without a limit, and if it keeps none";
     SLOT_STATE = "lagmesh.slot.state", Gauge, One, Agent, [Cluster, Region, Node, Slot, State],
         "1 for what the server says of the log that the replication slot needs, else 0";
     SLOT_ACTIVE = "lagmesh.slot.active", Gauge, One, Agent, [Cluster, Region, Node, Slot],

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod commit;
+mod sessions;
 mod slots;
 mod standby;
 mod subscriber;
@@ -18,6 +19,7 @@ use tokio_postgres::{Client, Error, Row};
 
 pub use catalogue::Catalogue;
 pub use commit::{CommitSetting, commit_setting};
+pub use sessions::{SessionLog, session_log, tells_session_log};
 pub use slots::{SLOTS_MAX, SlotSample, SlotsSample, slots_sample};
 pub use standby::{PauseState, Receiver, ReceiverSample, StandbySample, standby_sample};
 pub use subscriber::{SubscriberSample, is_subscriber, subscriber_sample};

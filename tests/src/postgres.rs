@@ -219,7 +219,7 @@ impl Server {
         let mut settings = format!(
             "listen_addresses = '{}'\nport = {}\nunix_socket_directories = '{}'\nshared_buffers = 16MB\nhot_standby = on\n\
              log_line_prefix = '%m [%p] %a '\nwal_level = logical\nmax_wal_senders = 10\nmax_replication_slots = 10\n\
-             wal_keep_size = 64MB\n",
+             wal_keep_size = 64MB\nmax_slot_wal_keep_size = 1GB\n",
             addresses.join(","),
             self.port(),
             self.folder.display()

@@ -8,6 +8,7 @@ use lagmesh_model::beat::{Announcement, BeatId, BeatTimes, Incarnation, Sequence
 use lagmesh_model::position::{Position, SystemIdentifier};
 use lagmesh_model::state::{NodeState, WriteOutcome};
 use lagmesh_model::time::Reading;
+use lagmesh_postgres::discover::{session_log, tells_session_log};
 use lagmesh_postgres::layout::{self, Need, NewBeat, Stream, TABLE_BYTES_MAX};
 use lagmesh_postgres::{Connection, QueryError};
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ use crate::wall::claimed_error_ns;
 const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the size of the table is looked at.
 const SIZE_EVERY: Duration = Duration::from_secs(30);
+/// How often own sessions are asked what they have written, where the server tells.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Beats on the node until something fails.
 pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
@@ -53,11 +56,12 @@ async fn beating(site: &Site, system: SystemIdentifier) -> Result<(), Trouble> {
     let superseded = layout::delete_superseded(client, &site.node, incarnation);
     let superseded = site.query(&connection, "delete superseded rows", superseded).await?;
     tracing::info!(node = %site.node, incarnation = incarnation.0, superseded, "beat");
+    let tells_log = site.query(&connection, "look for statistics of sessions", tells_session_log(client)).await?;
     let mut writer = Writer { site, connection: &connection, incarnation, system, sequence: Sequence(0), acknowledged: None };
     // What waits for a synchronous standby lives and ends with the beats, which are elected, and never holds them up.
     let (sender, setting) = watch::channel(None);
     tokio::select! {
-        ended = writer.go_on() => ended,
+        ended = writer.go_on(tells_log) => ended,
         never = Ledger::new(site, incarnation, system, &sender).run() => match never {},
         never = levels::run(site, incarnation, &setting) => match never {},
     }
@@ -88,16 +92,21 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    async fn go_on(&mut self) -> Result<(), Trouble> {
+    async fn go_on(&mut self, tells_log: bool) -> Result<(), Trouble> {
         let start = self.site.clock().now();
         let mut alarm = Site::alarm()?;
         let (mut schedule, mut size_due) = (BeatSchedule::new(start.raw, self.site.interval), start.raw);
+        let mut log_due = tells_log.then_some(start.raw);
         loop {
             self.site.sleep_until(&mut alarm, schedule.due()).await?;
             let now = self.site.clock().now();
             if now.raw >= size_due {
                 check_size(self.site, self.connection).await?;
                 size_due = now.raw.after(SIZE_EVERY);
+            }
+            if log_due.is_some_and(|due| now.raw >= due) {
+                tell_log(self.site, self.connection).await?;
+                log_due = Some(now.raw.after(LOG_EVERY));
             }
             let claim = self.site.clock().claim();
             let label = self.site.clock().bracket();
@@ -178,6 +187,14 @@ async fn check_size(site: &Site, connection: &Connection) -> Result<(), Trouble>
         table.bytes
     );
     Err(Trouble::new(NodeState::Hanging, why))
+}
+
+/// Tells what own sessions have written.
+async fn tell_log(site: &Site, connection: &Connection) -> Result<(), Trouble> {
+    if let Some(sessions) = site.offered(connection, "read statistics of sessions", session_log(connection.client())).await? {
+        site.tell(NodeNews::SessionLogs(sessions));
+    }
+    Ok(())
 }
 
 /// How long a write took; not known if the clock began a new epoch meanwhile.

@@ -12,6 +12,7 @@ use lagmesh_model::time::RawNanos;
 use lagmesh_postgres::discover::{SlotSample, SlotsSample, TrafficSample};
 use lagmesh_postgres::layout::TableSize;
 
+use crate::replication::session_log::SessionLogs;
 use crate::replication::track::age;
 use crate::replication::wal::WalMeter;
 
@@ -25,6 +26,8 @@ const TABLE_STALE: Duration = Duration::from_secs(100);
 pub(super) struct FactsTrack {
     /// The growth of its log.
     pub(super) wal: WalMeter,
+    /// What lagmesh itself writes there.
+    pub(super) sessions: SessionLogs,
     slots: Option<(SlotsSample, RawNanos)>,
     connections: Option<(Option<i64>, i64, RawNanos)>,
     table: Option<(TableSize, RawNanos)>,
@@ -84,6 +87,7 @@ impl FactsTrack {
     /// This agent does not write beats here any more.
     pub(super) fn end_of_beats(&mut self) {
         self.table = None;
+        self.sessions.end();
     }
 
     /// Forgets every stamp of our own clock, which has begun a new epoch.
@@ -114,6 +118,7 @@ impl FactsTrack {
         count(&catalogue::NODE_COMMITS, node, self.commits.total());
         count(&catalogue::NODE_ROLLBACKS, node, self.rollbacks.total());
         count(&catalogue::NODE_WAL, node, self.wal.total_bytes());
+        count(&catalogue::HEARTBEAT_WAL, node, self.sessions.total_bytes());
         for (cause, tally) in &self.conflicts {
             count(&catalogue::NODE_CONFLICTS, &node.clone().with(Attribute::Cause, cause), tally.total());
         }
@@ -129,8 +134,12 @@ impl FactsTrack {
         let table = self.table.filter(|(_, at)| age(now, *at) <= TABLE_STALE).map(|(table, _)| table);
         gauge(&catalogue::HEARTBEAT_TABLE, table.map(|table| table.bytes as f64));
         gauge(&catalogue::HEARTBEAT_DEAD_ROWS, table.and_then(|table| table.dead_rows).map(|rows| rows as f64));
-        for slot in self.slots(now).current().into_iter().flat_map(|slots| &slots.slots) {
-            slot_series(slot, node, out);
+        if let Some(Slots { slots, more }) = self.slots(now).current() {
+            let all = slots.len() as u64 + more;
+            out.push(Series::gauge(&catalogue::NODE_SLOTS, node.clone(), all as f64));
+            for slot in slots {
+                slot_series(slot, node, out);
+            }
         }
     }
 }
@@ -141,6 +150,7 @@ fn slot_series(slot: &Slot, node: &Attributes, out: &mut Vec<Series>) {
     let active = if slot.active { 1.0 } else { 0.0 };
     let gauges = [
         (&catalogue::SLOT_RETAINED, slot.retained_bytes.map(|bytes| bytes as f64)),
+        (&catalogue::SLOT_SAFE, slot.safe_bytes.map(|bytes| bytes as f64)),
         (&catalogue::SLOT_ACTIVE, Some(active)),
         (&catalogue::SLOT_EXHAUSTION, slot.exhaustion_s),
     ];
@@ -150,7 +160,7 @@ fn slot_series(slot: &Slot, node: &Attributes, out: &mut Vec<Series>) {
 fn status_of(slot: &SlotSample, rate: Option<f64>) -> Slot {
     Slot {
         slot: slot.name.clone(),
-        logical: slot.logical,
+        logical: Some(slot.logical),
         active: slot.active,
         state: slot.state,
         retained_bytes: slot.retained_bytes,
@@ -214,7 +224,8 @@ mod tests {
         };
         facts.see_slots(SlotsSample { slots: vec![slot], more: 3 }, RawNanos(100_000_000_000));
         let names: Vec<_> = series(&facts, 101).iter().map(|series| series.metric.name).collect();
-        assert_eq!(names, [vec!["lagmesh.slot.state"; SlotState::ALL.len()], vec!["lagmesh.slot.active"]].concat());
+        let of_slot = [vec!["lagmesh.slot.state"; SlotState::ALL.len()], vec!["lagmesh.slot.active"]].concat();
+        assert_eq!(names, [vec!["lagmesh.node.slots"], of_slot].concat());
         let status = facts.slots(RawNanos(101_000_000_000)).current().cloned().unwrap();
         assert_eq!((status.more, status.slots[0].inactive_s), (3, None));
         assert_eq!(series(&facts, 131), []);

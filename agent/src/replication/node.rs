@@ -163,6 +163,7 @@ impl NodeTrack {
             NodeNews::Slots(slots) => self.around.see_slots(slots, now.raw),
             NodeNews::Traffic(traffic) => self.around.see_traffic(traffic, now.raw),
             NodeNews::Table(table) => self.around.see_table(table, now.raw),
+            NodeNews::SessionLogs(sessions) => self.around.sessions.see(&sessions),
             NodeNews::NoLedger(why) => self.ledger.fail(why, now.raw),
             NodeNews::Committed(commit) => self.totals.time(commit),
             NodeNews::Polled { started, ended } => self.polled = Some((started, ended)),

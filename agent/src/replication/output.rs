@@ -53,6 +53,14 @@ impl NodeTrack {
             let attributes = node.clone().with(Attribute::Level, level);
             out.push(Series::histogram(&catalogue::HEARTBEAT_COMMIT, attributes, times.clone()));
         }
+        // What is too old to be told has no series, or the last word before a silence would stand for ever.
+        if let Some(ledger) = self.ledger.status(now.raw).current() {
+            for outcome in WriteOutcome::ALL {
+                let value = if *outcome == ledger.outcome { 1.0 } else { 0.0 };
+                let attributes = node.clone().with(Attribute::Level, ledger.level).with(Attribute::Outcome, outcome);
+                out.push(Series::gauge(&catalogue::HEARTBEAT_LEDGER, attributes, value));
+            }
+        }
         if let Some(age) = self.ledger.acknowledged_age(now.raw) {
             out.push(Series::gauge(&catalogue::HEARTBEAT_LEDGER_AGE, node.clone(), age.as_secs_f64()));
         }
@@ -117,5 +125,49 @@ fn push_bounds(out: &mut Vec<Series>, metric: &'static Metric, link: &Attributes
     let Some(value) = value.current() else { return };
     for (bound, seconds) in value.each() {
         out.push(Series::gauge(metric, link.clone().with(Attribute::Bound, bound), seconds));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lagmesh_model::beat::{Incarnation, Sequence};
+    use lagmesh_model::series::Value;
+    use lagmesh_model::state::CommitLevel;
+    use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
+
+    use super::*;
+    use crate::measurement::{Commit, LedgerRow, NodeNews};
+
+    /// What became of the newest row of the ledger is told at its level alone, and ends with its news: what is too old to say that writes work
+    /// has no series.
+    #[test]
+    fn newest_row_of_the_ledger() {
+        let interval = Duration::from_secs(1);
+        let mut node = NodeTrack::new("orders".parse().unwrap(), "db".parse().unwrap(), interval, interval * 5);
+        let at = |second: u64| Reading { epoch: Epoch(1), raw: RawNanos(second * 1_000_000_000), wall: WallNanos(0) };
+        let told = |node: &NodeTrack, second| {
+            let mut out = Vec::new();
+            node.series(&"east".parse().unwrap(), at(second), &mut out);
+            assert!(out.iter().all(|series| series.attributes.fit(series.metric)));
+            let ledger = out.into_iter().filter(|series| series.metric == &catalogue::HEARTBEAT_LEDGER);
+            let word = |series: Series| {
+                let word = |attribute| series.attributes.get(attribute).unwrap().to_owned();
+                (word(Attribute::Level), word(Attribute::Outcome), series.value == Value::Gauge(1.0))
+            };
+            ledger.map(word).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&node, 100), []);
+        for (level, outcome) in [(CommitLevel::On, WriteOutcome::Acknowledged), (CommitLevel::Local, WriteOutcome::InDoubt)] {
+            let commit = Commit { level, outcome, took: None };
+            let row = LedgerRow { incarnation: Incarnation(7), sequence: Sequence(1), commit, why: String::new() };
+            node.record(NodeNews::Ledger(row), at(101));
+            let expected = WriteOutcome::ALL.iter().map(|one| (level.to_string(), one.to_string(), *one == outcome));
+            assert_eq!(told(&node, 110), expected.collect::<Vec<_>>());
+        }
+        assert_eq!(told(&node, 117), [], "older than three intervals");
+        node.record(NodeNews::NoLedger("no session is left".to_owned()), at(118));
+        assert_eq!(told(&node, 118), []);
     }
 }

@@ -2,13 +2,14 @@
 
 use lagmesh_model::ids::NodeName;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, Basis, NodeState, RegionState, ReplicationState, SlotState, Vote};
-use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds, Slots};
+use lagmesh_model::state::{Axis, Basis, NodeState, RegionState, ReplicationState, Vote};
+use lagmesh_model::status::{Changed, Cluster, Export, Link, LinkPath, Node, PathChange, Region, Replication, Seconds};
 
 use super::Style;
 use super::grid::{Cell, Grid, Tone};
 use super::notes::Notes;
 use super::units::{bytes, seconds, server_version, span};
+use super::writes::writes;
 
 /// Lag, staleness, backlog and what would be lost with the origin, of every replication link.
 pub(super) fn replications(replications: &[Replication], style: Style) -> String {
@@ -195,7 +196,7 @@ pub(super) fn clusters(clusters: &[Cluster], style: Style) -> String {
 /// Every node.
 pub(super) fn nodes(all: &[Node], style: Style) -> String {
     let mut notes = Notes::default();
-    let mut grid = Grid::new(["node", "cluster", "region", "state", "role", "version", "timeline", "evidence"]);
+    let mut grid = Grid::new(["node", "cluster", "region", "state", "role", "version", "timeline", "writes", "evidence"]);
     for node in all {
         let name = node.node.as_str();
         let tone = match node.state {
@@ -207,10 +208,6 @@ pub(super) fn nodes(all: &[Node], style: Style) -> String {
         if !matches!(node.state, NodeState::Ok | NodeState::StandingBy) {
             notes.add(name, &node.why);
         }
-        if let Known::Known { value: ledger } = &node.ledger {
-            notes.add_part(name, "writes", &ledger.why);
-        }
-        slots(&mut notes, name, &node.slots);
         grid.push(vec![
             Cell::plain(name),
             Cell::plain(node.cluster.as_str()),
@@ -219,22 +216,11 @@ pub(super) fn nodes(all: &[Node], style: Style) -> String {
             notes.cell(name, "role", &node.role, ToString::to_string),
             notes.cell(name, "version", &node.version, |number| server_version(*number)),
             notes.cell(name, "timeline", &node.timeline, ToString::to_string),
+            writes(node, &mut notes),
             age(&mut notes, name, &node.evidence_age_s),
         ]);
     }
     or_none(&grid, "no node is known", style) + &notes.render(style)
-}
-
-/// Slots that the server gives up or has given up; what the others keep is in the metrics.
-fn slots(notes: &mut Notes, node: &str, slots: &Known<Slots>) {
-    let Some(Slots { slots, more }) = slots.current() else { return };
-    if *more > 0 {
-        notes.add_part(node, "slots", &format!("{more} more slots than are watched one by one"));
-    }
-    for slot in slots.iter().filter(|slot| matches!(slot.state, SlotState::Unreserved | SlotState::Lost)) {
-        let reason = slot.invalidation_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-        notes.add_part(node, "slots", &format!("{} is {}{reason}: {}", slot.slot, slot.state, slot.state.explain()));
-    }
 }
 
 /// What waits for each collector.
@@ -254,6 +240,7 @@ pub(super) fn exports(exports: &[Export], style: Style) -> String {
     or_none(&grid, "no collector stands in the fleet file", style) + &notes.render(style)
 }
 
-fn or_none(grid: &Grid, none: &str, style: Style) -> String {
+/// The table, or that nothing is there.
+pub(super) fn or_none(grid: &Grid, none: &str, style: Style) -> String {
     if grid.is_empty() { format!("  {}\n", Tone::Dim.paint(none, style)) } else { grid.render(style) }
 }

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use lagmesh_model::directed::Directed;
 use lagmesh_model::known::Known;
-use lagmesh_model::state::{Axis, Basis, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, Vote};
+use lagmesh_model::state::{
+    Axis, Basis, CommitLevel, LinkState, NodeRole, NodeState, ProbeKind, RegionState, ReplicationState, SlotState, Vote,
+    WriteOutcome,
+};
 use lagmesh_model::status::{
-    CastVote, Changed, Cluster, Export, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles, Reach, Region,
-    Replication, Seconds, Verdict,
+    CastVote, Changed, Cluster, Export, Ledger, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles, Reach,
+    Region, Replication, Seconds, Slot, Slots, Verdict,
 };
 use lagmesh_model::time::WallNanos;
 
@@ -133,6 +136,26 @@ fn node(name: &str, region: &str, role: NodeRole) -> Node {
     }
 }
 
+fn slot(name: &str, state: SlotState, exhaustion_s: Option<f64>) -> Slot {
+    let keeps = state != SlotState::Lost;
+    Slot {
+        slot: name.to_owned(),
+        logical: None,
+        active: exhaustion_s.is_none() && keeps,
+        state,
+        retained_bytes: keeps.then_some(48 << 20),
+        safe_bytes: exhaustion_s.map(|_| 16 << 20),
+        exhaustion_s,
+        inactive_s: None,
+        invalidation_reason: (!keeps).then(|| "wal_removed".to_owned()),
+    }
+}
+
+fn ledger(outcome: WriteOutcome, why: &str) -> Known<Ledger> {
+    let why = why.to_owned();
+    Known::known(Ledger { outcome, level: CommitLevel::On, why, acknowledged: None, acknowledged_age_s: Some(3.2) })
+}
+
 fn region(name: &str, state: RegionState, why: &str) -> Region {
     let verdict = |axis| Verdict { axis, state, stale: false, for_s: 725.0, why: why.to_owned(), votes: Vec::new() };
     let verdicts = Axis::ALL.iter().copied().map(verdict).collect();
@@ -155,6 +178,13 @@ fn status() -> FleetStatus {
     tk.state = NodeState::Unknown;
     tk.why = silent.to_owned();
     tk.role = Known::unknown(silent);
+    tk.ledger = Known::unknown(silent);
+    tk.slots = Known::unknown(silent);
+    let mut ny = node("ny-1", "new-york", NodeRole::Writer);
+    ny.ledger = ledger(WriteOutcome::Acknowledged, "");
+    ny.slots = Known::known(Slots { slots: vec![slot("db_1", SlotState::Reserved, None)], more: 0 });
+    let mut db = node("db-1", "dublin", NodeRole::Standby);
+    db.slots = Known::known(Slots { slots: Vec::new(), more: 0 });
     FleetStatus {
         fleet: "demo".to_owned(),
         version: "0.1.0".to_owned(),
@@ -168,7 +198,7 @@ fn status() -> FleetStatus {
             link("dublin", "new-york", 0.071_3, 0),
             silent_link("dublin", "tokyo"),
         ],
-        nodes: vec![node("ny-1", "new-york", NodeRole::Writer), node("db-1", "dublin", NodeRole::Standby), tk],
+        nodes: vec![ny, db, tk],
         replications: vec![replication("db-1", "dublin", 0.038_1), to_tokyo],
         clusters: vec![Cluster {
             cluster: "orders".parse().unwrap(),
@@ -346,4 +376,46 @@ fn nothing_known() {
     let rows: Vec<&str> = replication.lines().filter(|line| line.starts_with("ny-1 ->")).collect();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.matches("unknown").count() >= 5 && !row.contains('0')), "{replication}");
     assert!(replication.contains("(lag, staleness): no beat was seen"), "{replication}");
+}
+
+/// Writes that hang stand in the row of the node with how long ago they worked, and the reason below; a standby has no writes, which is
+/// no trouble, and what worked once does not work now.
+#[test]
+fn writes_that_hang() {
+    let mut status = status();
+    status.nodes[0].ledger = ledger(WriteOutcome::InDoubt, "writes hang as applications get them");
+    let shown = fleet(&status, Style { color: true, width: None });
+    assert!(shown.contains("\x1b[31;1min-doubt, worked 3 s ago"), "{shown}");
+    assert!(shown.contains("ny-1 (writes): writes hang as applications get them"), "{shown}");
+    assert!(!shown.contains("db-1 (writes)"), "{shown}");
+    let Known::Known { value } = ledger(WriteOutcome::Acknowledged, "") else { panic!() };
+    status.nodes[0].ledger = Known::Stale { value, age_s: 60.0 };
+    assert!(fleet(&status, Style::PLAIN).contains("  was work, 3 s ago  "), "{shown}");
+}
+
+/// Slots that end soon or have ended are loud and say what that means; one without a limit and one that keeps nothing do not look alike,
+/// and what was read of a server that is silent is the past.
+#[test]
+fn slots_of_all_kinds() {
+    let mut status = status();
+    let slots = vec![
+        slot("gone", SlotState::Lost, None),
+        slot("late", SlotState::Unreserved, Some(600.0)),
+        slot("idle", SlotState::Extended, Some(90_000.0)),
+        slot("db_1", SlotState::Reserved, None),
+    ];
+    status.nodes[0].slots = Known::known(Slots { slots: slots.clone(), more: 2 });
+    let shown = fleet(&status, Style { color: true, width: None });
+    assert!(shown.contains("\x1b[31;1m10m 00s"), "within an hour is loud: {shown}");
+    let plain = fleet(&status, Style::PLAIN);
+    let row = |name: &str| {
+        let line = plain.lines().find(|line| line.starts_with("ny-1") && line.contains(name)).unwrap();
+        line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(2).collect::<Vec<_>>()
+    };
+    assert_eq!(row("gone"), ["lost", "no", "—", "—", "—"]);
+    assert_eq!(row("idle"), ["extended", "no", "48.0 MiB", "16.0 MiB", "1d 01h"]);
+    assert_eq!(row("db_1"), ["reserved", "yes", "48.0 MiB", "no limit", "—"]);
+    assert!(plain.contains("gone: lost (wal_removed): ") && plain.contains("ny-1: 2 more slots"), "{plain}");
+    status.nodes[0].slots = Known::Stale { value: Slots { slots, more: 0 }, age_s: 60.0 };
+    assert!(fleet(&status, Style::PLAIN).contains("ny-1  late  was unreserved"), "{plain}");
 }

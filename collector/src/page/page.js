@@ -20,6 +20,10 @@ const REPLICATION = {
   conflict: ["warn", "▲"], "not-published": ["warn", "▲"], stalled: ["bad", "◆"], silent: ["bad", "◆"], disconnected: ["bad", "✕"],
   "apply-error": ["bad", "◆"], "writer-down": ["bad", "◆"], "slot-lost": ["loud", "✕"], diverged: ["loud", "✕"], unknown: ["unknown", "?"],
 };
+const WRITES = { acknowledged: ["ok", "●", "work"], "in-doubt": ["loud", "◆", "hang"], failed: ["bad", "✕", "fail"] };
+const SLOT = { reserved: ["ok", "●"], extended: ["ok", "●"], unreserved: ["bad", "◆"], lost: ["loud", "✕"], unknown: ["unknown", "?"] };
+// A slot that nobody reads from and that lasts no longer than this is bad news.
+const SOON_S = 3600;
 const VOTE = { good: ["ok", "●"], bad: ["bad", "✕"], void: ["unknown", "–"] };
 const LOUDNESS = ["ok", "unknown", "warn", "bad", "loud"];
 // Staleness grows while replication does not move.
@@ -125,6 +129,11 @@ function drawSummary() {
     items.push(el("li", {}, stale ? mark(REGION, "UNKNOWN", `${shown} unknown, last ${state}`) : mark(REGION, state, `${shown} ${state}`)));
   }
   items.push(...tally(LINK, status.links, "link"), ...tally(REPLICATION, status.replications, "replication"));
+  items.push(...status.nodes.filter((node) => writesLevel(node) !== "ok").map((node) => el("li", {}, mark(WRITES, node.ledger.value.outcome, `writes ${WRITES[node.ledger.value.outcome][2]} at ${node.node}`))));
+  const slots = status.nodes.flatMap((node) => (isKnown(node.slots) ? node.slots.value.slots : [])).filter((slot) => LOUDNESS.indexOf(slotLevel(slot)) >= LOUDNESS.indexOf("bad"));
+  if (slots.length) items.push(el("li", {}, el("span", { class: "mark bad" }, `${slots.length} slot${slots.length === 1 ? "" : "s"} lost or soon to be`)));
+  const liars = status.links.filter((link) => link.clock_contradiction).map((link) => [link.region, link.peer].sort().join(" or "));
+  for (const pair of new Set(liars)) items.push(el("li", {}, el("span", { class: "mark warn" }, `a wall clock of ${pair} is wrong`)));
   for (const cluster of status.clusters.filter((one) => one.writers.length > one.writers_max)) {
     items.push(el("li", {}, el("span", { class: "mark loud" }, `${cluster.cluster}: ${cluster.writers.length} writers`)));
   }
@@ -215,6 +224,7 @@ function cell(link) {
       was ? el("span", {}, "was ", words(was.p50_s)) : null),
     el("div", { class: "cellstate" }, link.state !== "unknown" ? mark(LINK, link.state, stateWords(link, stamp)) : null,
       isKnown(link.evidence_age_s) ? null : age(link.evidence_age_s)),
+    link.clock_contradiction ? el("div", { class: "reason" }, el("span", { class: "mark warn" }, el("i", { "aria-hidden": "true" }, "▲"), "clock wrong")) : null,
     link.state === "unknown" ? el("div", { class: "reason" }, link.why) : !isKnown(rtt) && link.state !== "down" ? el("div", { class: "reason" }, why(rtt)) : null);
 }
 
@@ -303,22 +313,74 @@ const unknown = (known, show) => (known.is === "stale"
   ? el("span", { class: "none", title: `last known ${span(known.age_s)} ago` }, `was ${show(known.value)}`)
   : el("span", { class: "none", title: known.why }, "unknown"));
 
+// Whether writes work as applications get them: only bad news counts here, what is unknown is told in its cell.
+const writesLevel = (node) => (isKnown(node.ledger) ? look(WRITES, node.ledger.value.outcome)[0] : "ok");
+
+function writesCell(node) {
+  const ledger = node.ledger;
+  // Nobody writes to a standby.
+  if (ledger.is === "unknown" && isKnown(node.role) && node.role.value === "standby") return el("td", { "data-label": "writes", class: "dim", title: why(ledger) }, "—");
+  const [level, , word] = WRITES[ledger.value?.outcome] || [];
+  const age = ledger.value?.acknowledged_age_s;
+  const worked = typeof age === "number" ? el("div", { class: "dim" }, level === "ok" ? "" : "worked ", el("span", { "data-age": age, "data-steps": level === "ok" }, ago(age, level === "ok"))) : null;
+  const shown = isKnown(ledger) ? [mark(WRITES, ledger.value.outcome, word), worked, level === "ok" ? null : el("div", { class: "words" }, ledger.value.why)]
+    : unknown(ledger, () => word);
+  return el("td", { "data-label": "writes", class: isKnown(ledger) ? null : "hatched", "data-writes": isKnown(ledger) ? ledger.value.outcome : ledger.is,
+    title: isKnown(ledger) ? `commits at level ${ledger.value.level}` : null }, el("div", {}, shown));
+}
+
 function drawNodes() {
-  const order = [...status.nodes].sort((a, b) => LOUDNESS.indexOf(look(NODE, b.state)[0]) - LOUDNESS.indexOf(look(NODE, a.state)[0]));
-  const head = el("thead", {}, el("tr", {}, ["node", "region", "role", "version", "timeline", "state", "evidence"].map((name) => el("th", { scope: "col" }, name))));
+  const loudness = (node) => LOUDNESS.indexOf(worst([look(NODE, node.state)[0], writesLevel(node)]));
+  const order = [...status.nodes].sort((a, b) => loudness(b) - loudness(a));
+  const head = el("thead", {}, el("tr", {}, ["node", "region", "role", "version", "timeline", "state", "writes", "evidence"].map((name) => el("th", { scope: "col" }, name))));
   const cellOf = (label, ...shown) => el("td", { "data-label": label }, el("div", {}, shown));
   const text = (known, show = (value) => value) => (isKnown(known) ? `${show(known.value)}` : unknown(known, (value) => `${show(value)}`));
   const body = el("tbody", {}, order.map((node) => {
-    const [level] = look(NODE, node.state);
+    const level = worst([look(NODE, node.state)[0], writesLevel(node)]);
     return el("tr", { class: level === "loud" ? "bad" : level, "data-node": node.node, "data-state": node.state },
       el("td", { class: "name" }, node.node, el("div", { class: "dim" }, node.cluster)), cellOf("region", node.region), cellOf("role", text(node.role)),
       cellOf("version", text(node.version, version)), cellOf("timeline", text(node.timeline)),
-      el("td", { class: "words" }, mark(NODE, node.state), node.why ? el("div", {}, node.why) : null), cellOf("evidence", age(node.evidence_age_s)));
+      el("td", { class: "words" }, mark(NODE, node.state), node.why ? el("div", {}, node.why) : null), writesCell(node), cellOf("evidence", age(node.evidence_age_s)));
   }));
   if (order.length) $("nodes").replaceChildren(head, body);
   else $("nodes").replaceChildren(el("tbody", {}, el("tr", {}, el("td", { class: "none" }, "The fleet file names no database."))));
 }
 const version = (number) => (number >= 100000 ? `${Math.floor(number / 10000)}.${number % 10000}` : `${number}`);
+
+const SLOT_COLUMNS = ["state", "read from", "keeps", "room left", "exhausted in"];
+
+function slotLevel(slot) {
+  const [level] = look(SLOT, slot.state);
+  const ends = slot.exhaustion_s !== null && slot.exhaustion_s <= SOON_S && !slot.active;
+  return worst([level, ends ? "bad" : slot.active || level === "unknown" ? "ok" : "warn"]);
+}
+
+function drawSlots() {
+  const nodes = status.nodes.filter((node) => node.slots.is !== "unknown");
+  const rows = nodes.flatMap((node) => node.slots.value.slots.map((slot) => [node, slot])).sort(([, a], [, b]) => LOUDNESS.indexOf(slotLevel(b)) - LOUDNESS.indexOf(slotLevel(a)));
+  const head = el("thead", {}, el("tr", {}, ["node", "slot", ...SLOT_COLUMNS].map((name, n) => el("th", { scope: "col", class: n > 3 ? "num" : null }, name))));
+  const note = (node, text) => el("tr", {}, el("td", { class: "name" }, node.node), el("td", { class: "none", colspan: 1 + SLOT_COLUMNS.length }, text));
+  const notes = [
+    ...status.nodes.filter((node) => node.slots.is === "unknown").map((node) => note(node, `unknown: ${node.slots.why}`)),
+    ...nodes.filter((node) => node.slots.value.more > 0).map((node) => note(node, `${node.slots.value.more} more slots than are watched one by one`)),
+  ];
+  if (!rows.length && !notes.length) notes.push(el("tr", {}, el("td", { class: "none" }, "No database has a replication slot.")));
+  $("slots").replaceChildren(...(rows.length ? [head] : []), el("tbody", {}, rows.map(([node, slot]) => slotRow(node, slot)), notes));
+}
+
+function slotRow(node, slot) {
+  const known = isKnown(node.slots);
+  const level = known ? slotLevel(slot) : "unknown";
+  // No room means two opposite things: there is no limit, or nothing is left to limit.
+  const room = slot.safe_bytes !== null ? bytes(Math.max(slot.safe_bytes, 0)) : ["lost", "unknown"].includes(slot.state) ? "—" : "no limit";
+  const reader = slot.active ? "yes" : slot.inactive_s !== null ? `not for ${coarse(slot.inactive_s)}` : "no";
+  const keeps = slot.retained_bytes !== null ? bytes(slot.retained_bytes) : "—";
+  const shown = [known ? mark(SLOT, slot.state) : el("span", { class: "none" }, `was ${slot.state}`), reader, keeps, room, slot.exhaustion_s !== null ? span(slot.exhaustion_s) : "—"];
+  const old = known ? null : `last known ${span(node.slots.age_s)} ago`;
+  return el("tr", { class: level === "loud" ? "bad" : level, "data-node": node.node, "data-slot": slot.slot, "data-state": known ? slot.state : "stale", title: slot.invalidation_reason },
+    el("td", { class: "name" }, node.node), el("td", {}, slot.slot),
+    shown.map((one, n) => el("td", { class: `${n > 1 ? "num" : ""} ${known ? "" : "hatched"}`.trim() || null, title: old, "data-label": SLOT_COLUMNS[n] }, el("div", {}, one))));
+}
 
 // ---- the map: equirectangular, with arcs that bend as great circles do ----
 
@@ -412,6 +474,7 @@ function draw() {
   drawMatrix();
   drawLag();
   drawNodes();
+  drawSlots();
 }
 
 // Ages, spans and staleness that grow move on between refreshes.

@@ -26,7 +26,9 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Phase => Phase::from_word(word).is_some(),
         Attribute::Kind if is(&catalogue::SUBSCRIPTION_ERRORS) => word.len() <= OWN_WORD_BYTES_MAX,
         Attribute::Kind => ProbeKind::from_word(word).is_some(),
-        Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) => WriteOutcome::from_word(word).is_some(),
+        Attribute::Outcome if is(&catalogue::HEARTBEAT_WRITES) || is(&catalogue::HEARTBEAT_LEDGER) => {
+            WriteOutcome::from_word(word).is_some()
+        }
         Attribute::Outcome => Outcome::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_STATE) => LinkState::from_word(word).is_some(),
         Attribute::State if is(&catalogue::LINK_ICMP_SOCKET) => IcmpSocket::from_word(word).is_some(),
@@ -55,5 +57,28 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Cluster | Attribute::Origin | Attribute::Region | Attribute::Peer | Attribute::Node | Attribute::Agent => true,
         // Words of the collector alone.
         Attribute::Axis | Attribute::Vantage | Attribute::Transport => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A word belongs to its metric: the fate of a heartbeat row is none of a probe, and the other way round.
+    #[test]
+    fn words_belong_to_their_metric() {
+        let fleet = crate::fixture::fleet(&["a"], &[]);
+        let table = [
+            (&catalogue::HEARTBEAT_LEDGER, Attribute::Outcome, "in-doubt", "lost"),
+            (&catalogue::HEARTBEAT_LEDGER, Attribute::Level, "remote_apply", "remote-apply"),
+            (&catalogue::HEARTBEAT_WRITES, Attribute::Outcome, "acknowledged", "in-time"),
+            (&catalogue::LINK_PROBES, Attribute::Outcome, "lost", "in-doubt"),
+            (&catalogue::SLOT_STATE, Attribute::State, "unreserved", "grey"),
+            (&catalogue::LINK_STATE, Attribute::State, "grey", "unreserved"),
+        ];
+        for (metric, attribute, own, foreign) in table {
+            assert!(is_word(&fleet, metric, attribute, own), "{metric}: {own}");
+            assert!(!is_word(&fleet, metric, attribute, foreign), "{metric}: {foreign}");
+        }
     }
 }

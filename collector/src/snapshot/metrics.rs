@@ -66,6 +66,10 @@ fn link_state(link: &Link, out: &mut Vec<Series>) {
 fn node_state(node: &Node, out: &mut Vec<Series>) {
     let attributes = of_node(&node.cluster, &node.region, &node.node);
     push_states(out, &catalogue::NODE_STATE, &attributes, NodeState::ALL, node.state);
+    // As staleness below.
+    if let Some(age_s) = node.ledger.current().and_then(|ledger| ledger.acknowledged_age_s) {
+        out.push(Series::gauge(&catalogue::HEARTBEAT_LEDGER_AGE, attributes, age_s));
+    }
 }
 
 fn replication(row: &Replication, out: &mut Vec<Series>) {

@@ -9,7 +9,7 @@ use lagmesh_model::state::{NodeRole, NodeState};
 use lagmesh_model::status;
 use lagmesh_model::time::Reading;
 
-use super::{evidence_age, silence, sources};
+use super::{evidence_age, silence, sources, writes};
 use crate::judge::report::of_node;
 use crate::merge::{View, Witness, named};
 
@@ -31,6 +31,10 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
     };
     let (attributes, unsaid) =
         (attributes(cluster, node), || silence.clone().unwrap_or_else(|| "the agent has not been able to read it".to_owned()));
+    let no_ledger = || {
+        let witness = source.as_ref().map(|(witness, _)| *witness);
+        silence.clone().unwrap_or_else(|| writes::no_ledger(witness, &attributes).to_owned())
+    };
     let info = |attribute| source.as_ref().and_then(|(witness, _)| info(witness, &attributes, attribute));
     status::Node {
         cluster: cluster.name.clone(),
@@ -45,8 +49,8 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
         received: Known::unknown(AT_THE_AGENT),
         replayed: Known::unknown(AT_THE_AGENT),
         beat: Known::unknown(AT_THE_AGENT),
-        ledger: Known::unknown(AT_THE_AGENT),
-        slots: Known::unknown(AT_THE_AGENT),
+        ledger: known(source.as_ref(), |witness| writes::ledger(witness, &attributes), no_ledger()),
+        slots: known(source.as_ref(), |witness| writes::slots(witness, &attributes), unsaid()),
         evidence_age_s: evidence_age(&sources, &node.region),
     }
 }

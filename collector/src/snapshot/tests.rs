@@ -4,8 +4,10 @@ use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::exposition;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Series, Value};
-use lagmesh_model::state::{LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, StampSource};
-use lagmesh_model::status::{FleetStatus, Link, Replication, Seconds};
+use lagmesh_model::state::{
+    CommitLevel, LinkState, NodeRole, NodeState, ProbeKind, ReplicationState, SlotState, StampSource, WriteOutcome,
+};
+use lagmesh_model::status::{FleetStatus, Ledger, Link, Replication, Seconds, Slot, Slots};
 
 use super::*;
 use crate::fixture::{Says, at, fleet, planned_fleet, region};
@@ -282,4 +284,68 @@ fn unplanned_links_are_absent() {
     let pair =
         |one: &Series| one.attributes.get(Attribute::Region) == Some("a") && one.attributes.get(Attribute::Peer) == Some("c");
     assert!(!series.iter().any(pair), "{series:?}");
+}
+
+/// The slots of a node are those that its agent tells of, in the order of how urgent they are, with what is unknown left unknown; a node
+/// without slots is told apart from one whose slots nobody can read, and the slots of a silent agent are the past.
+#[test]
+fn slots_of_a_node() {
+    let says = well("a", 1)
+        .slots(5)
+        .slot("small", SlotState::Reserved, [Some(10.0), None, None])
+        .slot("large", SlotState::Unreserved, [Some(9e9), Some(-1e6), Some(0.0)])
+        .slot("gone", SlotState::Lost, [None, None, None]);
+    let scene = Scene::new().hear(says, 0).hear(well("b", 1).slots(0), 0).hear(well("c", 1), 0);
+    let slots = |second| scene.status(second).nodes.into_iter().map(|node| node.slots).collect::<Vec<_>>();
+    let Known::Known { value: Slots { slots: told, more } } = &slots(1)[0] else { panic!("{:?}", slots(1)) };
+    assert_eq!(told.iter().map(|slot| slot.slot.as_str()).collect::<Vec<_>>(), ["gone", "large", "small"]);
+    assert_eq!(*more, 2);
+    let large = Slot {
+        slot: "large".to_owned(),
+        logical: None,
+        active: false,
+        state: SlotState::Unreserved,
+        retained_bytes: Some(9_000_000_000),
+        safe_bytes: Some(-1_000_000),
+        exhaustion_s: Some(0.0),
+        inactive_s: None,
+        invalidation_reason: None,
+    };
+    assert_eq!(told[1], large);
+    assert_eq!((told[0].retained_bytes, told[2].safe_bytes), (None, None));
+    assert_eq!(slots(1)[1], Known::known(Slots { slots: Vec::new(), more: 0 }), "none is a number");
+    assert!(matches!(&slots(1)[2], Known::Unknown { why } if why.contains("able to read")), "{:?}", slots(1)[2]);
+    assert!(matches!(&slots(60)[0], Known::Stale { value, age_s: 60.0 } if value.slots.len() == 3));
+}
+
+/// Whether writes work is told as of the newest row, and how long ago one was acknowledged grows until the moment of asking, on pages and
+/// in `/metrics`; of a ledger that could not be tried nothing is told but that.
+#[test]
+fn ledger_of_a_node() {
+    let says = |newest, age_s| well("a", 1).ledger(newest, age_s);
+    let ledger = |says: Says, second| Scene::new().hear(says, 0).status(second).nodes.remove(0).ledger;
+    let works = says(Some((CommitLevel::On, WriteOutcome::Acknowledged)), Some(3.0));
+    let expected = Ledger {
+        outcome: WriteOutcome::Acknowledged,
+        level: CommitLevel::On,
+        why: String::new(),
+        acknowledged: None,
+        acknowledged_age_s: Some(5.0),
+    };
+    assert_eq!(ledger(works, 2), Known::known(expected));
+    let hangs = ledger(says(Some((CommitLevel::RemoteApply, WriteOutcome::InDoubt)), None), 2);
+    let Known::Known { value: hangs } = &hangs else { panic!("{hangs:?}") };
+    assert_eq!((hangs.outcome, hangs.acknowledged_age_s), (WriteOutcome::InDoubt, None), "an age that nobody knows is none");
+    assert!(hangs.why.contains("hang") && hangs.why.contains("remote_apply"), "{}", hangs.why);
+    for (age_s, word) in [(Some(40.0), "not been able to write it of late"), (None, "write none there")] {
+        let untried = ledger(says(None, age_s), 2);
+        assert!(matches!(&untried, Known::Unknown { why } if why.contains(word)), "{untried:?}");
+    }
+    let silent = ledger(says(Some((CommitLevel::On, WriteOutcome::Acknowledged)), Some(3.0)), 60);
+    assert!(matches!(silent, Known::Stale { age_s: 60.0, .. }), "writes that worked once are not told to work: {silent:?}");
+
+    let of_a = [(Attribute::Region, "a")];
+    let age = |says: Says, second| value(&Scene::new().hear(says, 0).series(second), &catalogue::HEARTBEAT_LEDGER_AGE, &of_a);
+    let works = |age_s| says(Some((CommitLevel::On, WriteOutcome::Acknowledged)), age_s);
+    assert_eq!((age(works(Some(3.0)), 20), age(works(Some(3.0)), 60), age(works(None), 20)), (Some(23.0), None, None));
 }

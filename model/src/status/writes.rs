@@ -19,8 +19,9 @@ pub struct Slots {
 pub struct Slot {
     /// Its name.
     pub slot: String,
-    /// Whether it is a logical one.
-    pub logical: bool,
+    /// Whether it is a logical one; `None` at a collector.
+    #[serde(default)]
+    pub logical: Option<bool>,
     /// Whether somebody reads from it.
     pub active: bool,
     /// What the server says of the log that it needs.
@@ -31,9 +32,9 @@ pub struct Slot {
     pub safe_bytes: Option<i64>,
     /// When that will be if log goes on as in the last minute [s]; `None` if there is no limit, or no log.
     pub exhaustion_s: Option<f64>,
-    /// For how long nobody has read from it [s]; `None` while it is active and before PostgreSQL 17.
+    /// For how long nobody has read from it [s]; `None` while it is active, before PostgreSQL 17, and at a collector.
     pub inactive_s: Option<f64>,
-    /// Why the server gave it up; `None` if it did not, and before PostgreSQL 17.
+    /// Why the server gave it up; `None` if it did not, before PostgreSQL 17, and at a collector.
     pub invalidation_reason: Option<String>,
 }
 
@@ -46,8 +47,8 @@ pub struct Ledger {
     pub level: CommitLevel,
     /// Why it was not acknowledged; empty if it was.
     pub why: String,
-    /// The newest row that was acknowledged.
+    /// The newest row that was acknowledged; `None` if none was yet, and at a collector, which knows only how long ago that was.
     pub acknowledged: Option<(Incarnation, Sequence)>,
-    /// How long ago that was [s].
+    /// How long ago the newest row was acknowledged [s]; `None` if none was yet.
     pub acknowledged_age_s: Option<f64>,
 }

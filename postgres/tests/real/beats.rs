@@ -94,7 +94,11 @@ async fn beats_arrive_whole() {
     assert_eq!((row.epoch, row.sent, row.sent_wall), (EPOCH, reading(2).raw, reading(2).wall));
     assert_eq!((row.previous_acknowledged, row.position), (Some(RawNanos(reading(2).raw.0 - 1)), second));
     assert_eq!(beats.rows[0].1.previous_acknowledged, None);
-    assert_eq!((beats.rows[0].1.claimed_error_ns, row.claimed_error_ns), (Some(1), None), "a host that claims nothing is not right");
+    assert_eq!(
+        (beats.rows[0].1.claimed_error_ns, row.claimed_error_ns),
+        (Some(1), None),
+        "a host that claims nothing is not right"
+    );
 
     let mark = |sequence| Mark {
         origin: writer.origin.clone(),

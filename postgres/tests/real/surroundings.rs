@@ -1,5 +1,7 @@
 use lagmesh_model::state::SlotState;
-use lagmesh_postgres::discover::{Catalogue, SLOTS_MAX, SlotSample, SlotsSample, TrafficSample, slots_sample, traffic_sample};
+use lagmesh_postgres::discover::{
+    Catalogue, SLOTS_MAX, SlotSample, SlotsSample, TrafficSample, session_log, slots_sample, tells_session_log, traffic_sample,
+};
 
 use crate::support::{Server, Settings, open};
 
@@ -101,4 +103,31 @@ async fn traffic_is_seen() {
         assert_eq!(at_standby.conflicts.get(cause), Some(&0), "{at_standby:?}");
     }
     assert_eq!((primary.errors(), replica.errors()), (vec![], vec![]));
+}
+
+/// Where the server tells log by session every role learns what its own sessions of the same name have written, and nothing of others';
+/// where it does not, that is found out without an error in the server's log.
+#[tokio::test]
+async fn own_log_is_told_apart() {
+    let server = Server::start(&Settings::default());
+    server.run("CREATE ROLE stranger LOGIN; CREATE TABLE t (n int); GRANT INSERT ON t TO stranger").await;
+    let own = open(&server.tcp("user=stranger application_name=own")).await;
+    let other = open(&server.tcp("user=stranger application_name=other")).await;
+    let version = server.ask("SELECT current_setting('server_version_num')").await.unwrap().parse::<u32>().unwrap();
+    assert_eq!(tells_session_log(own.client()).await.unwrap(), version >= 180_000);
+    if version >= 180_000 {
+        let patience = tokio::time::Instant::now() + crate::support::PATIENCE;
+        loop {
+            for connection in [&own, &other] {
+                connection.client().batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+            }
+            let told = session_log(own.client()).await.unwrap();
+            assert_eq!(told.len(), 1, "{told:?}");
+            if told[0].written_bytes > 0 {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < patience, "{told:?}");
+        }
+    }
+    assert_eq!(server.errors(), Vec::<String>::new());
 }

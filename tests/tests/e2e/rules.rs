@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_postgres::layout::TABLE_BYTES_MAX;
 use lagmesh_tests::prometheus::repository;
 use serde_json::Value;
 
@@ -45,6 +46,15 @@ fn every_alert_has_a_test_and_a_runbook() -> Result<()> {
         ensure!(fires, "no unit test expects {alert} to fire");
         ensure!(rules.contains(&format!("/runbooks/{alert}.md")), "{alert} does not link its runbook");
     }
+    Ok(())
+}
+
+/// The alert on the heartbeat table comes at three quarters of the size at which beats stop.
+#[test]
+fn the_table_is_told_of_before_beats_stop() -> Result<()> {
+    let rules = fs::read_to_string(repository("alerts/lagmesh.rules.yml"))?;
+    let bound = format!("(lagmesh_heartbeat_table_bytes) > {}\n", TABLE_BYTES_MAX / 4 * 3);
+    ensure!(rules.contains(&bound), "no rule has {bound}");
     Ok(())
 }
 
