@@ -294,6 +294,8 @@ pub struct Sighting {
     pub asked: RawNanos,
     /// The end of that poll.
     pub present: RawNanos,
+    /// When the beat came, by when those before it did; `None` if nothing was learnt from them yet.
+    pub guess: Option<RawNanos>,
     /// Our wall clock just after it; `None` if it shows a time that cannot be.
     pub own_wall: Option<WallClock>,
     /// How many polls there were since the beat before, that one among them; `None` if there was none to count from.

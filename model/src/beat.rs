@@ -91,20 +91,32 @@ pub struct Seen {
     pub held: Interval,
 }
 
+/// When a beat became visible, on the reader's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visibility {
+    /// The start of the newest poll without it (p0).
+    pub absent: RawNanos,
+    /// The end of the first poll with it (p1).
+    pub present: RawNanos,
+    /// The best guess between the two, if something is known beyond them; else it is the middle.
+    pub guess: Option<RawNanos>,
+}
+
 /// The apply lag of one beat: `[p0 - acknowledged - theta.upper, p1 - sent - theta.lower]`, and no less than `sent - acknowledged`
 /// because no row is visible before it was sent. `None` only if the stamps are out of order.
 ///
-/// The beat was absent in a poll that started at `absent` (p0) and present in one that ended at `present` (p1), both on the
-/// reader's clock. `theta` is the reader's clock minus the writer's at that moment. The lower end may honestly be negative: under
+/// `theta` is the reader's clock minus the writer's at that moment. The lower end may honestly be negative: under
 /// synchronous replication, and on a short path, a row may be visible on the standby before the writer's commit returns. An
 /// interval wholly below zero is a clock contradiction and comes out as it is.
-pub fn apply_lag(absent: RawNanos, present: RawNanos, times: &BeatTimes, theta: Interval) -> Option<Interval> {
+pub fn apply_lag(visible: &Visibility, times: &BeatTimes, theta: Interval) -> Option<Interval> {
+    let Visibility { absent, present, guess } = *visible;
     let first_possible_ns = times.sent.since_ns(times.acknowledged);
     let lower_ns = absent.since_ns(times.acknowledged) - theta.upper_ns();
     let upper_ns = present.since_ns(times.sent) - theta.lower_ns();
     let lower_ns = if upper_ns < 0 { lower_ns } else { lower_ns.max(first_possible_ns) };
     let on_writer = |stamp: RawNanos| stamp.since_ns(times.acknowledged) - theta.estimate_ns();
-    let estimate_ns = on_writer(absent).max(first_possible_ns).midpoint(on_writer(present));
+    let middle_ns = on_writer(absent).max(first_possible_ns).midpoint(on_writer(present));
+    let estimate_ns = guess.map(on_writer).filter(|guess_ns| *guess_ns > first_possible_ns).unwrap_or(middle_ns);
     Interval::new(lower_ns, estimate_ns.min(upper_ns).max(lower_ns), upper_ns)
 }
 
@@ -128,6 +140,7 @@ mod tests {
             theta in -1_000_000_000_000_i64..1_000_000_000_000, error in 0_i64..1_000_000_000, skewed in -1.0..1.0_f64,
             sent in 2_000_000_000_000_u64..3_000_000_000_000, wait in 0_u64..100_000_000, at in 0.0..=1.0_f64,
             lag in 0_u64..10_000_000_000, early in 0_u64..50_000_000, late in 0_u64..50_000_000,
+            guessed in proptest::option::of(0_u64..100_000_000),
         ) {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "points of test intervals")]
             let (committed, off) = (sent + (wait as f64 * at) as u64, (error as f64 * skewed) as i64);
@@ -135,7 +148,9 @@ mod tests {
             let visible = on_reader(committed + lag);
             let times = BeatTimes { epoch: Epoch(1), sent: RawNanos(sent), acknowledged: RawNanos(sent + wait) };
             let believed = Interval::new(theta - error + off, theta + off, theta + error + off).unwrap();
-            let interval = apply_lag(RawNanos(visible.0 - early), RawNanos(visible.0 + late), &times, believed).unwrap();
+            let guess = guessed.map(|guessed| RawNanos(visible.0 - early + guessed));
+            let seen = Visibility { absent: RawNanos(visible.0 - early), present: RawNanos(visible.0 + late), guess };
+            let interval = apply_lag(&seen, &times, believed).unwrap();
             let true_lag = visible.since_ns(on_reader(committed));
             prop_assert!(interval.contains(true_lag), "{:?} {}", interval, true_lag);
         }

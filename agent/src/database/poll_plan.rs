@@ -28,6 +28,10 @@ const SPREAD_MIN_NS: i64 = 500_000;
 const NEAR_NS: i64 = 4_800_000;
 /// So many arrivals tell their spread by themselves.
 const LEARNT: usize = 8;
+/// At how many points of a gap it is asked how likely an arrival there is.
+const GUESS_POINTS: u32 = 32;
+/// How likely an arrival is anywhere, against one in the middle: hiccups know no spread.
+const ANYWHERE: f64 = 0.01;
 /// How many polls tell how long one takes.
 const POLLS_TIMED: usize = 9;
 /// The growth of the gaps behind the range.
@@ -72,10 +76,20 @@ struct Arrival {
     width_ns: i64,
 }
 
+/// What the plan says of a poll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// How many polls there were since the last beat, this one among them.
+    pub polls: u32,
+    /// If it showed a beat: when that came, by when those before it did. `None` as long as nothing is learnt.
+    pub guess: Option<RawNanos>,
+}
+
 /// Where the next arrival is expected [ns relative to the anchor's phase].
 #[derive(Debug, Clone, Copy)]
 struct Range {
-    /// How far arrivals spread before and behind the middle.
+    middle: i64,
+    /// How far arrivals spread before and behind it.
     spread: (i64, i64),
     guard: i64,
     /// The planned polls behind the guard.
@@ -109,24 +123,25 @@ impl PollPlan {
         due.max(now)
     }
 
-    /// Takes note of a poll that was sent at `started` and answered at `ended`, and whether it showed a beat that was new. Returns how
-    /// many polls there were since the last beat, this one among them.
-    pub fn on_poll(&mut self, started: RawNanos, ended: RawNanos, found_new: bool) -> u32 {
+    /// Takes note of a poll that was sent at `started` and answered at `ended`, and whether it showed a beat that was new.
+    pub fn on_poll(&mut self, started: RawNanos, ended: RawNanos, found_new: bool) -> Found {
         if self.took_ns.len() == POLLS_TIMED {
             self.took_ns.pop_front();
         }
         self.took_ns.push_back(ended.since_ns(started));
         let polls = self.polls.saturating_add(1);
         self.polls = if found_new { 0 } else { polls };
+        let mut guess = None;
         if found_new {
             if let Some(absent) = self.absent {
+                guess = self.guess(absent, ended);
                 self.learn(absent, ended);
             }
             self.found = Some(ended);
         }
         self.absent = Some(started);
         self.last = Some((started, ended));
-        polls
+        Found { polls, guess }
     }
 
     /// Forgets what was learnt: the writer started anew, on a schedule of its own.
@@ -187,7 +202,7 @@ impl PollPlan {
         let earliest = nearest_rank(&offs, f64::MIN_POSITIVE)?;
         let guard = (middle - scaled(spread.0, GUARD.0)).min(earliest - scaled(spread.0, GUARD.1)) - self.guard_extra_ns;
         let guard = guard.max(middle - self.interval_ns / 2);
-        Some(Range { spread, guard, polls })
+        Some(Range { middle, spread, guard, polls })
     }
 
     /// The middle one of how wide the newest arrivals are [ns].
@@ -202,6 +217,17 @@ impl PollPlan {
         let mut took: Vec<i64> = self.took_ns.iter().copied().collect();
         took.sort_unstable();
         nearest_rank(&took, 0.5).unwrap_or(0)
+    }
+
+    /// When a beat came that was found in a gap: the mean of what was learnt, as far as it lies in the gap. Half a poll at either end is
+    /// the way there and back.
+    fn guess(&self, absent: RawNanos, present: RawNanos) -> Option<RawNanos> {
+        let (anchor, range) = (self.anchor?, self.range()?);
+        let way_ns = self.usual_poll_ns() / 2;
+        let (from, to) = (later(absent, way_ns), later(present, -way_ns));
+        let cycle = (present.since_ns(anchor) - range.guard).div_euclid(self.interval_ns);
+        let start_ns = from.since_ns(anchor) - cycle * self.interval_ns;
+        (to > from).then(|| later(from, range.mean_offset_ns(start_ns, to.since_ns(from))))
     }
 
     fn learn(&mut self, absent: RawNanos, present: RawNanos) {
@@ -276,6 +302,22 @@ impl PollPlan {
 }
 
 impl Range {
+    /// The mean arrival in a gap of `width_ns` from `start_ns` on, from its start.
+    fn mean_offset_ns(&self, start_ns: i64, width_ns: i64) -> i64 {
+        let (mut weights, mut sum) = (0.0, 0.0);
+        for point in 0..GUESS_POINTS {
+            let offset = (f64::from(point) + 0.5) / f64::from(GUESS_POINTS) * width_ns as f64;
+            let from_middle = start_ns as f64 + offset - self.middle as f64;
+            let spread = if from_middle < 0.0 { self.spread.0 } else { self.spread.1 };
+            let weight = (-(from_middle / spread as f64).powi(2) / 2.0).exp() + ANYWHERE;
+            weights += weight;
+            sum += weight * offset;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the gap")]
+        let mean_ns = (sum / weights) as i64;
+        mean_ns
+    }
+
     /// The last planned poll.
     fn last(&self) -> i64 {
         self.polls[SCORES.len() - 1]

@@ -9,7 +9,7 @@ use lagmesh_model::ids::NodeName;
 use lagmesh_model::time::{RawNanos, Reading};
 use lagmesh_postgres::layout::{Mark, Stream};
 
-use crate::database::poll_plan::PollPlan;
+use crate::database::poll_plan::{Found, PollPlan};
 use crate::measurement::Sighting;
 
 /// Rows of another stream or of nobody's interest are marked with the end of all numbers, so that they never come again.
@@ -92,14 +92,22 @@ impl Watch {
                 plan.forget();
             }
         }
-        let mut polls: BTreeMap<&NodeName, u32> = BTreeMap::new();
+        let mut found: BTreeMap<&NodeName, Found> = BTreeMap::new();
         for (origin, (_, plan)) in &mut self.plans {
-            polls.insert(origin, plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin)));
+            found.insert(origin, plan.on_poll(started.raw, ended.raw, arrived.contains_key(origin)));
         }
         self.last = (started.epoch == ended.epoch).then_some(started);
         let sighting = |row: BeatRow| {
-            let polls = polls.get(&row.id.origin).copied();
-            Sighting { absent: absent(&row.id.origin), row, asked: started.raw, present: ended.raw, own_wall: None, polls }
+            let found = found.get(&row.id.origin);
+            Sighting {
+                absent: absent(&row.id.origin),
+                asked: started.raw,
+                present: ended.raw,
+                guess: found.and_then(|found| found.guess),
+                own_wall: None,
+                polls: found.map(|found| found.polls),
+                row,
+            }
         };
         fresh.into_iter().map(sighting).collect()
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use lagmesh_model::beat::{Announcement, BeatRow, BeatTimes, Incarnation, Sequence, apply_lag, staleness};
+use lagmesh_model::beat::{Announcement, BeatRow, BeatTimes, Incarnation, Sequence, Visibility, apply_lag, staleness};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::state::{Basis, Bound};
@@ -349,7 +349,8 @@ impl Pending {
     /// The reader's clock minus the writer's, and the lag that follows from it; `offset` is the writer's clock minus the reader's.
     fn lag(&self, times: &BeatTimes, offset: Interval) -> Option<(Interval, Interval)> {
         let theta = theta_at_commit(offset, &self.sighting.row, self.at);
-        Some((theta, apply_lag(self.absent, self.sighting.present, times, theta)?))
+        let visible = Visibility { absent: self.absent, present: self.sighting.present, guess: self.sighting.guess };
+        Some((theta, apply_lag(&visible, times, theta)?))
     }
 }
 

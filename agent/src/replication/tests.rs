@@ -158,6 +158,7 @@ impl Sim {
                 absent,
                 asked: self.now().raw,
                 present: self.now().raw,
+                guess: None,
                 own_wall: None,
                 polls: Some(5),
             }));

@@ -23,6 +23,9 @@ struct Run {
     queries: Vec<usize>,
     /// Width of the interval in which each beat was found [ns].
     widths_ns: Vec<i64>,
+    /// How far off the guess and the middle of that interval are [ns].
+    guess_off_ns: Vec<i64>,
+    middle_off_ns: Vec<i64>,
 }
 
 impl Run {
@@ -40,7 +43,7 @@ impl Run {
 /// Runs the plan over the arrivals (ns on the reader's clock, rising); timers wake up to 0.2 ms late, a poll takes 0.4 to 0.8 ms.
 #[expect(clippy::cast_possible_truncation, reason = "simulated times are small")]
 fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now: i64) -> (Run, i64) {
-    let mut run = Run { queries: Vec::new(), widths_ns: Vec::new() };
+    let mut run = Run { queries: Vec::new(), widths_ns: Vec::new(), guess_off_ns: Vec::new(), middle_off_ns: Vec::new() };
     let mut next = 0;
     let mut queries = 0;
     let mut absent = None;
@@ -53,8 +56,14 @@ fn simulate(plan: &mut PollPlan, arrivals: &[i64], random: &mut Random, mut now:
         let ended = seen_at + (2e5 + random.uniform() * 2e5) as i64;
         queries += 1;
         let arrived = arrivals[next..].iter().take_while(|at| **at <= seen_at).count();
-        plan.on_poll(RawNanos(started.cast_unsigned()), RawNanos(ended.cast_unsigned()), arrived > 0);
+        let found = plan.on_poll(RawNanos(started.cast_unsigned()), RawNanos(ended.cast_unsigned()), arrived > 0);
         if arrived > 0 {
+            if let (Some(absent), Some(guess)) = (absent, found.guess) {
+                let middle: i64 = i64::midpoint(absent, ended);
+                assert!((absent..=ended).contains(&guess.0.cast_signed()), "a guess lies within its gap");
+                run.guess_off_ns.push((guess.0.cast_signed() - arrivals[next]).abs());
+                run.middle_off_ns.push((middle - arrivals[next]).abs());
+            }
             next += arrived;
             run.queries.push(queries);
             if let Some(absent) = absent {
@@ -99,6 +108,16 @@ fn near_the_frontier() {
             run.width_ms(0.99),
         );
         assert!(mean_ms < 1.7 * best_ms && run.mean_queries() < 5.5, "{mean_ms} {best_ms}");
+        let off_ms = |offs: &[i64], q: f64| {
+            let mut offs = offs.to_vec();
+            offs.sort_unstable();
+            nearest_rank(&offs, q).unwrap() as f64 / 1e6
+        };
+        for q in [0.5, 0.9, 0.99] {
+            let (guess_ms, middle_ms) = (off_ms(&run.guess_off_ns, q), off_ms(&run.middle_off_ns, q));
+            println!("  guess off by {guess_ms:.2} ms, the middle by {middle_ms:.2} ms at {q}");
+            assert!(guess_ms <= middle_ms * 1.05, "a guess is no worse than the middle");
+        }
     }
 }
 

@@ -44,7 +44,15 @@ fn row(sequence: u64, sent_ms: i64, previous_acknowledged_ms: Option<i64>) -> Be
 
 fn seen(row: BeatRow, absent_ms: Option<i64>, present_ms: i64) -> Sighting {
     let absent = absent_ms.map(|ms| at(ms).raw);
-    Sighting { row, absent, asked: at(present_ms - 1).raw, present: at(present_ms).raw, own_wall: None, polls: Some(5) }
+    Sighting {
+        row,
+        absent,
+        asked: at(present_ms - 1).raw,
+        present: at(present_ms).raw,
+        guess: None,
+        own_wall: None,
+        polls: Some(5),
+    }
 }
 
 /// The newest lag, which rests on the mesh.
@@ -300,7 +308,7 @@ proptest! {
         let absent = on_own(visible_ms - early_ms).raw;
         let mut lag = Lag::default();
         let present = on_own(visible_ms).raw;
-        lag.see(Sighting { row: beat, absent: Some(absent), asked: absent, present, own_wall: None, polls: None }, &told, now, &view, OBJECTIVE);
+        lag.see(Sighting { row: beat, absent: Some(absent), asked: absent, present, guess: None, own_wall: None, polls: None }, &told, now, &view, OBJECTIVE);
         if confirmed {
             prop_assert!(by_mesh(&lag).widen(2).contains(lag_ms * MS), "{:?}", lag.last());
         }
