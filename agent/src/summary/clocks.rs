@@ -17,7 +17,7 @@ use crate::wall::WallClock;
 
 /// Our wall clock against our measuring clock, since the last batch.
 #[derive(Debug, Default)]
-pub struct Clocks {
+pub(super) struct Clocks {
     read: Option<Read>,
 }
 
@@ -34,7 +34,7 @@ struct Read {
 
 impl Clocks {
     /// Both clocks were read. A new epoch begins anew, and so does what follows on a time that cannot be.
-    pub fn read(&mut self, reading: &Bracket) {
+    pub(super) fn read(&mut self, reading: &Bracket) {
         let Some(newest) = WallClock::of(reading, None) else {
             self.read = None;
             return;
@@ -54,7 +54,7 @@ impl Clocks {
     }
 
     /// A batch was made: the next one tells of what comes from the newest reading on.
-    pub fn batched(&mut self) {
+    pub(super) fn batched(&mut self) {
         self.read = self.read.map(|read| {
             let difference = read.newest.difference;
             Read { since: read.newest_at, lower_ns: difference.lower_ns(), upper_ns: difference.upper_ns(), ..read }
@@ -62,7 +62,7 @@ impl Clocks {
     }
 
     /// What to export at `now`, at which the clocks were just read: of our own, and of those of these peers that are known.
-    pub fn series<'a>(
+    pub(super) fn series<'a>(
         &self,
         now: Reading,
         own: &Attributes,

@@ -111,7 +111,7 @@ mod tests {
     /// Three that cannot all be true are named, and not those beside them; nothing else is.
     #[test]
     fn contradictions_are_named() {
-        let honest = [(0, 4, 0, 9), (1, 4, 0, 9), (2, 3, -9, 9), (0, 1, 10, 20), (1, 2, 10, 20)];
+        let honest = [(0, 4, 0, 9), (1, 4, -20, 9), (2, 3, -9, 9), (0, 1, 10, 20), (1, 2, 10, 20)];
         let lie = |lower, upper| bounds(5, &[&honest[..], &[(0, 2, lower, upper)]].concat()).close();
         assert_eq!(lie(41, 50), Err([0, 1, 2].into()));
         assert_eq!(lie(0, 19), Err([0, 1, 2].into()));

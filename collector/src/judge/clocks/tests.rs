@@ -241,8 +241,13 @@ fn ends(compared: &Compared<'_>, one: usize, other: usize) -> Option<(i64, i64)>
     Some((offset.lower_ns(), offset.upper_ns()))
 }
 
-/// Two that do not measure each other are bounded by the sum of what was measured on the way, to the nanosecond where all report at
-/// once; also when the one in between does not report itself.
+/// Whether both ends are there, or a little outside: who has reported when is known as well as the clocks, and they drift meanwhile.
+fn are_about(found: Option<(i64, i64)>, lower: i64, upper: i64) -> bool {
+    found.is_some_and(|found| (0..3_000).contains(&(lower - found.0)) && (0..3_000).contains(&(found.1 - upper)))
+}
+
+/// Two that do not measure each other are bounded by the sum of what was measured on the way where all report at once; also
+/// when the one in between does not report itself.
 #[test]
 fn through_a_hub() {
     let mut world = row();
@@ -251,8 +256,8 @@ fn through_a_hub() {
         world.silent = silent;
         let told = world.told();
         let compared = compare(&told);
-        assert_eq!(ends(&compared, 0, 2), Some((280 * MS - 4, 320 * MS + 4)));
-        assert_eq!(ends(&compared, 2, 0), Some((-320 * MS - 4, -280 * MS + 4)));
+        assert!(are_about(ends(&compared, 0, 2), 280 * MS, 320 * MS));
+        assert!(are_about(ends(&compared, 2, 0), -320 * MS, -280 * MS));
         assert!(!compared.is_measured(&agent(0), &agent(2)) && compared.is_measured(&agent(2), &agent(1)));
     }
 }
@@ -306,8 +311,8 @@ fn a_contradiction_spares_the_rest() {
     lie(&mut told, 2);
     let compared = compare(&told);
     assert_eq!(compared.contradictions, [BTreeSet::from([&agent(0), &agent(2)])]);
-    assert_eq!(ends(&compared, 1, 2), Some((-10 * MS - 4, 10 * MS + 4)));
-    assert_eq!(ends(&compared, 0, 2), Some((-20 * MS - 4, 20 * MS + 4)));
+    assert!(are_about(ends(&compared, 1, 2), -10 * MS, 10 * MS));
+    assert!(are_about(ends(&compared, 0, 2), -20 * MS, 20 * MS));
     lie(&mut told, 1);
     let compared = compare(&told);
     assert_eq!(compared.contradictions.len(), 2);
