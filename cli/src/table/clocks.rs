@@ -1,5 +1,7 @@
 //! Regions against regions: how far their wall clocks are apart.
 
+use std::cmp::Ordering;
+
 use lagmesh_model::ids::RegionName;
 use lagmesh_model::status::{Clocks, Seconds};
 
@@ -27,11 +29,11 @@ pub(super) fn render(names: &[RegionName], clocks: &Clocks, style: Style) -> Str
 fn matrix(names: &[RegionName], clocks: &Clocks, notes: &mut Notes) -> Grid {
     let mut grid = Grid::new(std::iter::once("from \\ to").chain(names.iter().map(RegionName::as_str)));
     for (at, region) in names.iter().enumerate() {
-        let cells = names.iter().enumerate().map(|(to, peer)| match to {
-            _ if to == at => Cell::new("·", Tone::Dim),
+        let cells = names.iter().enumerate().map(|(to, peer)| match to.cmp(&at) {
+            Ordering::Equal => Cell::new("·", Tone::Dim),
             // The reason is told once for both ways.
-            _ if to < at => cell(region, peer, clocks, &mut Notes::default()),
-            _ => cell(region, peer, clocks, notes),
+            Ordering::Less => cell(region, peer, clocks, &mut Notes::default()),
+            Ordering::Greater => cell(region, peer, clocks, notes),
         });
         let row = std::iter::once(Cell::plain(region.as_str())).chain(cells).collect();
         grid.push(row);

@@ -83,11 +83,11 @@ mod tests {
     /// A second on a clock that drifts as much as it may is a true second within what is allowed for, either way round.
     #[test]
     fn drift_of_a_second() {
-        for rate in [0.999_95, 1.0, 1.000_05] {
-            let (clock, second) = ((1e9 * rate) as i128, 1_000_000_000);
+        for clock in [999_950_000, 1_000_000_000, 1_000_050_000] {
+            let second = 1_000_000_000;
             for (from, to) in [(clock, second), (second, clock)] {
                 let Span { lower, upper } = Span::exact(from).true_time();
-                assert!(lower <= to && to <= upper && upper - lower < 101_000, "{rate}: {lower} {upper}");
+                assert!(lower <= to && to <= upper && upper - lower < 101_000, "{clock}: {lower} {upper}");
             }
         }
         assert_eq!(Span { lower: -7, upper: 3 }.drifted(1_000_000_000), Span { lower: -100_017, upper: 100_013 });

@@ -337,7 +337,8 @@ fn a_round_of_three() {
 #[test]
 fn a_hundred_agents() {
     let host = row().hosts.remove(0);
-    let measured = (0..100).flat_map(|by| (0..100).map(move |of| (by, of, MS * (1 + (by + of) as i64 % 7), 5 * MS)));
+    let measured =
+        (0..100).flat_map(|by| (0..100).map(move |of| (by, of, MS * (1 + i64::try_from(by + of).unwrap() % 7), 5 * MS)));
     let world = World { hosts: vec![host; 100], silent: Vec::new(), measured: measured.collect() };
     let told = world.told();
     let compared = compare(&told);
