@@ -210,6 +210,11 @@ impl Links {
         }
     }
 
+    /// Every agent that is probed, with its region.
+    pub fn peer_agents(&self) -> impl Iterator<Item = (&RegionName, &AgentName)> {
+        self.tracks.values().flat_map(|link| link.flows.keys().map(|agent| (&link.peer, agent)))
+    }
+
     /// Nothing is combined across two epochs of our own clock.
     fn enter(&mut self, epoch: Epoch) {
         if self.epoch.replace(epoch).is_some_and(|before| before != epoch) {

@@ -2,6 +2,7 @@
 //! spool every export interval, and shows what it knows to those who ask.
 
 mod awaited;
+mod clocks;
 mod fold;
 mod view;
 
@@ -206,8 +207,9 @@ impl Task {
 
     fn step(&mut self) {
         self.follow();
-        let now = self.context.clock.now();
-        let view = self.context.views.borrow().clone();
+        let reading = self.context.clock.bracket();
+        let (now, view) = (reading.into(), self.context.views.borrow().clone());
+        self.context.summary.read_clocks(&reading);
         self.context.summary.step(now, &view);
         self.context.progress.mark(now);
         self.log_beats();
@@ -228,8 +230,9 @@ impl Task {
     fn snapshot(&mut self) -> Snapshot {
         self.follow();
         self.count_dropped();
-        let now = self.context.clock.now();
-        let view = self.context.views.borrow().clone();
+        let reading = self.context.clock.bracket();
+        let (now, view) = (reading.into(), self.context.views.borrow().clone());
+        self.context.summary.read_clocks(&reading);
         let around = Around {
             clock_epochs: self.context.clock.epochs_started(),
             wall_steps: self.context.clock.wall_steps(),

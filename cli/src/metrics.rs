@@ -53,12 +53,14 @@ fn columns(metric: &Metric) -> [String; 7] {
         Kind::Gauge => "gauge",
         Kind::Counter => "counter",
         Kind::Histogram => "histogram",
+        Kind::Whole => "whole",
     };
     let source = match metric.source {
         Source::Agent => "agent",
         Source::Collector => "collector",
     };
     let attributes: Vec<&str> = metric.attributes.iter().map(|attribute| attribute.as_str()).collect();
-    let texts = [metric.name, &metric.prometheus_name(), kind, metric.unit.ucum(), &attributes.join(", "), source, metric.help];
+    let prometheus = if metric.kind == Kind::Whole { "not shown".to_owned() } else { metric.prometheus_name() };
+    let texts = [metric.name, &prometheus, kind, metric.unit.ucum(), &attributes.join(", "), source, metric.help];
     texts.map(str::to_owned)
 }

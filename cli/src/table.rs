@@ -1,5 +1,6 @@
 //! What a status says, as text for a terminal. Pure: the status goes in, a string comes out.
 
+mod clocks;
 mod grid;
 mod matrix;
 mod notes;
@@ -48,6 +49,7 @@ pub fn fleet(status: &FleetStatus, style: Style) -> String {
         section("CLUSTERS", "", &parts::clusters(&status.clusters, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
         section("SLOTS", SLOTS, &writes::slots(&status.nodes, style), style),
+        section("CLOCKS", CLOCKS, &clocks::render(&names, &status.clocks, style), style),
     ]
     .concat()
 }
@@ -78,11 +80,16 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
 }
 
 const LINKS: &str = "median round trip, loss and state of the last minute, by UDP echo";
+const CLOCKS: &str = "the column's wall clock minus the row's, by what all agents have measured together";
 const PATHS: &str = "shortest one-way delays, variation and losses of the last minute; changes since the agent started";
 const SLOTS: &str = "log that is kept for others; exhausted if log goes on as in the last minute and nobody reads";
 const REPLICATION: &str = "apply lag of the newest beat; staleness: how old what users read is";
 
+/// Nothing where there is nothing to show.
 fn section(title: &str, explained: &str, body: &str, style: Style) -> String {
+    if body.is_empty() {
+        return String::new();
+    }
     let fits = style.width.is_none_or(|width| title.len() + 2 + explained.len() <= width);
     let explained =
         if explained.is_empty() || !fits { String::new() } else { format!("  {}", Tone::Dim.paint(explained, style)) };

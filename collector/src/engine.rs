@@ -154,6 +154,10 @@ fn log_changes(before: &FleetStatus, after: &FleetStatus) {
             tracing::info!(region = %region.region, axis = %is.axis, from = %was.state, to = %is.state, why = is.why, "verdict");
         }
     }
+    let (was, is) = (&before.clocks.contradictions, &after.clocks.contradictions);
+    for set in is.iter().filter(|set| !was.contains(set)) {
+        tracing::warn!(agents = ?set, "what these agents measured of each other's clocks cannot all be true");
+    }
     for (was, is) in before.links.iter().zip(&after.links).filter(|(was, is)| was.state != is.state) {
         tracing::info!(region = %is.region, peer = %is.peer, from = %was.state, to = %is.state, "link");
     }

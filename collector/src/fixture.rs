@@ -91,6 +91,31 @@ impl Says {
         self
     }
 
+    /// Its measuring clock from and at the batch, its wall clock minus that one [ns]; its epoch is the last but one.
+    pub(crate) fn clocks(mut self, raw: [i64; 2], wall: [i64; 2]) -> Says {
+        let own = self.here().with(Attribute::Agent, &self.0.exporter.agent);
+        self.0.series.push(Series::whole(&catalogue::CLOCK_EPOCH, own.clone(), -2));
+        for (metric, ends) in [(&catalogue::CLOCK_RAW, raw), (&catalogue::CLOCK_WALL, wall)] {
+            self.push_ends(metric, &own, ends);
+        }
+        self
+    }
+
+    /// The measuring clock of the only agent of a region, in such an epoch, minus its own [ns].
+    pub(crate) fn raw_offset(mut self, peer: &str, epoch: u64, ends: [i64; 2]) -> Says {
+        let own = self.here().with(Attribute::Agent, &self.0.exporter.agent);
+        let pair = own.with(Attribute::Peer, peer).with(Attribute::PeerAgent, peer);
+        self.0.series.push(Series::whole(&catalogue::CLOCK_PEER_EPOCH, pair.clone(), epoch.cast_signed()));
+        self.push_ends(&catalogue::CLOCK_RAW_OFFSET, &pair, ends);
+        self
+    }
+
+    fn push_ends(&mut self, metric: &'static catalogue::Metric, attributes: &Attributes, ends: [i64; 2]) {
+        for (bound, end) in [Bound::Lower, Bound::Upper].iter().zip(ends) {
+            self.0.series.push(Series::whole(metric, attributes.clone().with(Attribute::Bound, bound), end));
+        }
+    }
+
     /// So many stamp probes of so many milliseconds, all answered, since the boot.
     pub(crate) fn rtt(mut self, peer: &str, count: u64, ms: u64) -> Says {
         let attributes = self.here().with(Attribute::Peer, peer).with(Attribute::Kind, "stamp");

@@ -1,11 +1,12 @@
 //! The verdict on every region, on two axes, from several vantage points and over time.
 //!
 //! Pure: a view and `now` go in, verdicts come out. [`votes`] says what the evidence of one moment amounts to, [`hysteresis`] what
-//! has held for long enough to be believed.
+//! has held for long enough to be believed. [`clocks`] brings together what all agents have measured of each other's clocks.
 //!
 //! Every region is judged on both axes. Where there is nothing to read or write from (a witness region without nodes; for writes, a
 //! region whose nodes are all standbys), the axis says whether the region can be reached, and `why` says so.
 
+pub mod clocks;
 pub mod hysteresis;
 pub(crate) mod report;
 #[cfg(test)]

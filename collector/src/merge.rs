@@ -5,6 +5,7 @@
 //! That is also what the store keeps, so a restart changes no total, and what an agent invents is gone with its next batch.
 
 mod boot;
+mod clocks;
 mod key;
 mod recent;
 mod sequences;
@@ -21,6 +22,7 @@ use lagmesh_model::series::{Batch, Exporter, Series, Value};
 use lagmesh_model::time::Reading;
 
 pub use boot::Boot;
+pub use clocks::ToldClocks;
 pub use key::Key;
 pub use recent::{Growth, NEWEST_POINTS_MAX};
 pub use sequences::{News, Sequences};

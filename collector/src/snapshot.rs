@@ -3,6 +3,7 @@
 //! Everything that the fleet file names is there, known or not: every region, every link of the mesh's plan, every node. What is not known says
 //! why, and never looks like a zero.
 
+mod clocks;
 mod link;
 mod metrics;
 mod node;
@@ -58,6 +59,7 @@ pub fn status(
         nodes: fleet.nodes().map(|(cluster, node)| node::node(view, cluster, node, now)).collect(),
         replications: replication::all(fleet, view, now),
         clusters: fleet.clusters.iter().map(|cluster| self::cluster(view, cluster, now)).collect(),
+        clocks: clocks::clocks(fleet, view, now),
     }
 }
 

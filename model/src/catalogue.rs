@@ -39,6 +39,8 @@ attributes! {
     Node = "node";
     /// The agent.
     Agent = "agent";
+    /// The agent at the other end of a link.
+    PeerAgent = "peer_agent";
     /// The collector.
     Collector = "collector";
     /// The kind of probe.
@@ -96,6 +98,9 @@ pub enum Kind {
     Counter,
     /// A distribution of durations.
     Histogram,
+    /// A current value in whole units, exact to all 64 bits: what agents tell collectors to reckon with. Prometheus would round it and
+    /// nobody reads it, so no page shows it.
+    Whole,
 }
 
 /// The unit of a metric; base units only.
@@ -103,6 +108,8 @@ pub enum Kind {
 pub enum Unit {
     /// Seconds.
     Seconds,
+    /// Nanoseconds; of whole values only.
+    Nanoseconds,
     /// Bytes.
     Bytes,
     /// Bytes per second.
@@ -116,6 +123,7 @@ impl Unit {
     pub fn ucum(self) -> &'static str {
         match self {
             Unit::Seconds => "s",
+            Unit::Nanoseconds => "ns",
             Unit::Bytes => "By",
             Unit::BytesPerSecond => "By/s",
             Unit::One => "1",
@@ -126,6 +134,7 @@ impl Unit {
     pub fn prometheus_suffix(self) -> Option<&'static str> {
         match self {
             Unit::Seconds => Some("seconds"),
+            Unit::Nanoseconds => Some("nanoseconds"),
             Unit::Bytes => Some("bytes"),
             Unit::BytesPerSecond => Some("bytes_per_second"),
             Unit::One => None,
@@ -178,12 +187,13 @@ impl Metric {
         name
     }
 
-    /// Every name that Prometheus stores for the metric.
+    /// Every name that Prometheus stores for the metric; none for what no page shows.
     pub fn prometheus_series_names(&self) -> Vec<String> {
         let name = self.prometheus_name();
         match self.kind {
             Kind::Histogram => ["_bucket", "_count", "_sum"].iter().map(|suffix| format!("{name}{suffix}")).collect(),
             Kind::Gauge | Kind::Counter => vec![name],
+            Kind::Whole => Vec::new(),
         }
     }
 }
@@ -276,6 +286,16 @@ catalogue! {
         "How far off the wall clock of the agent's host is at most, as it claims itself; absent if it claims nothing or follows nothing";
     CLOCK_STEPS = "lagmesh.clock.steps", Counter, One, Agent, [Region],
         "Steps of the wall clock of the agent's host since the agent started";
+    CLOCK_EPOCH = "lagmesh.clock.epoch", Whole, One, Agent, [Region, Agent],
+        "Which run of its measuring clock the agent's host is in: a random number";
+    CLOCK_RAW = "lagmesh.clock.raw", Whole, Nanoseconds, Agent, [Region, Agent, Bound],
+        "The span on the measuring clock of the agent's host over which it has read its wall clock for this batch; the upper end is the moment of the batch";
+    CLOCK_WALL = "lagmesh.clock.wall", Whole, Nanoseconds, Agent, [Region, Agent, Bound],
+        "The wall clock of the agent's host minus its measuring clock, over that span";
+    CLOCK_PEER_EPOCH = "lagmesh.clock.peer_epoch", Whole, One, Agent, [Region, Agent, Peer, PeerAgent],
+        "The run of the peer's measuring clock for which the offset holds";
+    CLOCK_RAW_OFFSET = "lagmesh.clock.raw_offset", Whole, Nanoseconds, Agent, [Region, Agent, Peer, PeerAgent, Bound],
+        "The measuring clock of the peer agent's host minus that of the agent's own, at the moment of the batch";
     REPLICATION_LAG = "lagmesh.replication.lag", Histogram, Seconds, Agent, [Cluster, Origin, Region, Node, Bound, Basis],
         "Apply lag of single beats: from the commit at the origin to visibility at the node";
     REPLICATION_LAG_NEGATIVE = "lagmesh.replication.lag_negative", Counter, One, Agent, [Cluster, Origin, Region, Node],
@@ -360,6 +380,10 @@ catalogue! {
         "Age of the newest evidence that the region's own agents delivered; absent if they never did";
     FLEET_REGIONS = "lagmesh.fleet.regions", Gauge, One, Collector, [State],
         "Regions expected by the fleet file and regions with fresh evidence";
+    FLEET_CLOCK_OFFSET = "lagmesh.fleet.clock_offset", Gauge, Seconds, Collector, [Region, Agent, Peer, PeerAgent, Bound],
+        "The wall clock of the peer agent's host minus that of the agent's, by what all agents have measured together; also for hosts that do not measure each other";
+    FLEET_CLOCK_CONTRADICTED = "lagmesh.fleet.clock_contradicted", Gauge, One, Collector, [Region, Agent],
+        "1 while what was measured of the measuring clock of the agent's host, together with that of others, cannot all be true, else 0; absent if it tells nothing";
     CLUSTER_WRITERS = "lagmesh.cluster.writers", Gauge, One, Collector, [Cluster, System],
         "Nodes of one system identifier that are out of recovery by fresh evidence; more than one is a split brain";
     CLUSTER_WRITERS_DECLARED = "lagmesh.cluster.writers_max", Gauge, One, Collector, [Cluster],
@@ -401,6 +425,12 @@ mod tests {
         }
         assert_eq!(LINK_RTT.prometheus_name(), "lagmesh_link_rtt_seconds");
         assert_eq!(LINK_PROBES.prometheus_name(), "lagmesh_link_probes_total");
+    }
+
+    /// Only whole values are in nanoseconds: what people read is in seconds.
+    #[test]
+    fn nanoseconds_are_for_programs() {
+        assert!(CATALOGUE.iter().filter(|metric| metric.unit == Unit::Nanoseconds).all(|metric| metric.kind == Kind::Whole));
     }
 
     /// Histograms are distributions of durations: the mapping works in nanoseconds.

@@ -26,7 +26,7 @@ pub const CLASSIC_EXPONENTS: std::ops::RangeInclusive<i32> = -14..=6;
 
 /// The series as OpenMetrics text, in the order of the catalogue, each metric's series in the order of their attributes.
 ///
-/// A gauge that is no finite number is left out: what is unknown has no series.
+/// A gauge that is no finite number is left out: what is unknown has no series. So are whole values, which are not for people.
 pub fn text(series: &[Series]) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Page::new(series)));
@@ -68,6 +68,7 @@ impl Point {
             (Kind::Gauge, Value::Gauge(value)) => value.is_finite().then_some(Point::Gauge(*value)),
             (Kind::Counter, Value::Counter(value)) => Some(Point::Counter(*value)),
             (Kind::Histogram, Value::Histogram(histogram)) => Some(Point::histogram(histogram)),
+            (Kind::Whole, Value::Whole(_)) => None,
             (kind, value) => {
                 debug_assert!(false, "{} is a {kind:?}, not {value:?}", series.metric);
                 None
@@ -102,12 +103,13 @@ impl Collector for Page {
         for (metric, points) in &self.0 {
             let unit = match metric.unit {
                 Unit::Seconds => Some(registry::Unit::Seconds),
+                Unit::Nanoseconds => Some(registry::Unit::Other("nanoseconds".to_owned())),
                 Unit::Bytes => Some(registry::Unit::Bytes),
                 Unit::BytesPerSecond => Some(registry::Unit::Other("bytes_per_second".to_owned())),
                 Unit::One => None,
             };
             let kind = match metric.kind {
-                Kind::Gauge => MetricType::Gauge,
+                Kind::Gauge | Kind::Whole => MetricType::Gauge,
                 Kind::Counter => MetricType::Counter,
                 Kind::Histogram => MetricType::Histogram,
             };

@@ -48,6 +48,8 @@ pub enum Value {
     Counter(u64),
     /// A distribution since the start, in nanoseconds inside, in seconds outside.
     Histogram(Box<Exponential>),
+    /// A current value in whole units.
+    Whole(i64),
 }
 
 /// One metric with one set of attribute values. What is unknown has no series.
@@ -70,6 +72,11 @@ impl Series {
     /// A counter.
     pub fn counter(metric: &'static Metric, attributes: Attributes, value: u64) -> Series {
         Series { metric, attributes, value: Value::Counter(value) }
+    }
+
+    /// A whole value.
+    pub fn whole(metric: &'static Metric, attributes: Attributes, value: i64) -> Series {
+        Series { metric, attributes, value: Value::Whole(value) }
     }
 
     /// A histogram.

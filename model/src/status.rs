@@ -1,5 +1,6 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
+mod clocks;
 mod reach;
 mod writes;
 
@@ -24,6 +25,7 @@ use crate::state::{
 };
 use crate::time::WallNanos;
 
+pub use clocks::{Clocks, WallOffset};
 pub use reach::{LogReach, Reach};
 pub use writes::{Ledger, Slot, Slots};
 
@@ -39,6 +41,11 @@ pub struct Seconds {
 }
 
 impl Seconds {
+    /// The same the other way round.
+    pub fn reversed(self) -> Seconds {
+        Seconds { lower_s: -self.upper_s, estimate_s: -self.estimate_s, upper_s: -self.lower_s }
+    }
+
     /// Each with its word.
     pub fn each(&self) -> [(Bound, f64); 3] {
         [(Bound::Lower, self.lower_s), (Bound::Estimate, self.estimate_s), (Bound::Upper, self.upper_s)]
@@ -494,6 +501,9 @@ pub struct FleetStatus {
     pub replications: Vec<Replication>,
     /// Every cluster.
     pub clusters: Vec<Cluster>,
+    /// How far the wall clocks of all hosts are apart.
+    #[serde(default)]
+    pub clocks: Clocks,
 }
 
 /// What every collector had that does not say.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lagmesh_daemon::clock::ClockClaim;
+use lagmesh_daemon::clock::{Bracket, ClockClaim};
 use lagmesh_model::catalogue::{self, Attribute};
 use lagmesh_model::fleet::{Fleet, traffic};
 use lagmesh_model::histogram::Exponential;
@@ -14,6 +14,7 @@ use lagmesh_model::status::{AgentStatus, Export};
 use lagmesh_model::time::{Reading, WallNanos, nanos};
 
 use super::Snapshot;
+use super::clocks::Clocks;
 use crate::link::Links;
 use crate::measurement::{Observation, PeerView, SettledBeat};
 use crate::replication::Replications;
@@ -28,6 +29,7 @@ pub struct Summary {
     /// The label of the moment at which counting began.
     start: WallNanos,
     links: Links,
+    clocks: Clocks,
     replications: Replications,
     lateness: Exponential,
     mesh_dropped: BTreeMap<&'static str, u64>,
@@ -67,6 +69,7 @@ impl Summary {
             traffic: traffic(fleet, &exporter, with_key),
             with_key,
             links: Links::new(fleet, &exporter.region),
+            clocks: Clocks::default(),
             replications: Replications::new(fleet, &exporter.region),
             exporter,
             began: start,
@@ -107,6 +110,11 @@ impl Summary {
         }
     }
 
+    /// The clocks of our host were read.
+    pub fn read_clocks(&mut self, reading: &Bracket) {
+        self.clocks.read(reading);
+    }
+
     /// Brings states up to date: they depend on how long something has lasted. Whoever looks does it, too.
     pub fn step(&mut self, now: Reading, view: &PeerView) {
         self.links.step(now, view);
@@ -118,12 +126,14 @@ impl Summary {
         self.replications.take_settled(each);
     }
 
-    /// What is known at `now`.
+    /// What is known at `now`; the clocks have been read for it.
     pub fn snapshot(&mut self, now: Reading, view: &PeerView, around: &Around<'_>) -> Snapshot {
         let mut series = Vec::new();
         self.links.series(now, view, &mut series);
         self.replications.series(now, view, &mut series);
         self.push_own(around, &mut series);
+        let own = Attributes::new().with(Attribute::Region, &self.exporter.region).with(Attribute::Agent, &self.exporter.agent);
+        self.clocks.series(now, &own, self.links.peer_agents(), view, &mut series);
         debug_assert!(
             series.iter().all(|one| one.attributes.fit(one.metric)),
             "every series has the attributes of the catalogue"
@@ -146,6 +156,7 @@ impl Summary {
     /// The next batch, of what a snapshot says.
     pub fn batch(&mut self, snapshot: Snapshot) -> Batch {
         self.batches += 1;
+        self.clocks.batched();
         self.start = start_label(self.start, self.began, snapshot.made);
         Batch {
             exporter: self.exporter.clone(),

@@ -9,8 +9,8 @@ use lagmesh_model::state::{
     WriteOutcome,
 };
 use lagmesh_model::status::{
-    CastVote, Changed, Cluster, Export, Ledger, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles, Reach,
-    Region, Replication, Seconds, Slot, Slots, Verdict,
+    CastVote, Changed, Clocks, Cluster, Export, Ledger, Link, LinkKind, LinkPath, LogReach, Losses, Node, PathChange, Quantiles,
+    Reach, Region, Replication, Seconds, Slot, Slots, Verdict, WallOffset,
 };
 use lagmesh_model::time::WallNanos;
 
@@ -206,7 +206,26 @@ fn status() -> FleetStatus {
             writers_max: 1,
             lag_objective_s: 5.0,
         }],
+        clocks: clocks(),
     }
+}
+
+/// Dublin's wall clock is 2 s ahead; Tokyo measures nobody but Dublin.
+fn clocks() -> Clocks {
+    let offset = |region: &str, peer: &str, estimate_s: f64, error_s: f64, is_measured| WallOffset {
+        region: region.parse().unwrap(),
+        agent: region.parse().unwrap(),
+        peer: peer.parse().unwrap(),
+        peer_agent: peer.parse().unwrap(),
+        offset_s: Known::known(Seconds { lower_s: estimate_s - error_s, estimate_s, upper_s: estimate_s + error_s }),
+        is_measured,
+    };
+    let offsets = vec![
+        offset("new-york", "dublin", 2.0, 0.036, true),
+        offset("new-york", "tokyo", 0.010, 0.120, false),
+        WallOffset { offset_s: Known::unknown("tokyo is silent"), ..offset("dublin", "tokyo", 0.0, 0.0, true) },
+    ];
+    Clocks { offsets, contradictions: Vec::new() }
 }
 
 /// The same from Dublin's agent, whose collector refuses it.
@@ -296,6 +315,20 @@ fn clocks_that_contradict_their_claims() {
     status.links[0] = Link { clock_contradiction: Some(words.to_owned()), ..link("new-york", "dublin", 0.071_2, 0) };
     let shown = fleet(&status, Style::PLAIN);
     assert!(shown.contains(&format!("new-york -> dublin: {words}")), "{shown}");
+}
+
+/// Agents whose measurements cannot all be true are named; a collector that compares no clocks has no such section.
+#[test]
+fn wall_clocks() {
+    let mut status = status();
+    let [a, b] = ["ny-1", "db-1"].map(|name| name.parse().unwrap());
+    status.clocks.contradictions = vec![vec![a, b]];
+    let shown = fleet(&status, Style::PLAIN);
+    assert!(shown.contains("ny-1, db-1: what these agents measured of each other's clocks cannot all be true"), "{shown}");
+    let narrow = fleet(&status, Style { color: false, width: Some(44) });
+    assert!(narrow.contains("new-york -> dublin  2.00 s ± 36.0 ms"), "{narrow}");
+    status.clocks = Clocks::default();
+    assert!(!fleet(&status, Style::PLAIN).contains("CLOCKS"));
 }
 
 /// A verdict that only stands is not shown as the present, and one of this moment has no digits.

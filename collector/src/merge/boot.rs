@@ -31,6 +31,7 @@ pub struct Boot {
     /// The highest sequence that arrived; 0 before the first.
     pub sequence: u64,
     gauges: BTreeMap<Key, f64>,
+    wholes: BTreeMap<Key, i64>,
     totals: BTreeMap<Key, Value>,
     recent: BTreeMap<Key, Points>,
     seen: Seen,
@@ -44,6 +45,7 @@ impl Boot {
             arrived,
             sequence: 0,
             gauges: BTreeMap::new(),
+            wholes: BTreeMap::new(),
             totals: BTreeMap::new(),
             recent: BTreeMap::new(),
             seen: Seen::default(),
@@ -58,26 +60,30 @@ impl Boot {
             self.arrived = arrived;
             self.start = start;
             self.gauges.clear();
+            self.wholes.clear();
             self.totals.clear();
         }
         self.seen.insert(sequence, self.sequence, window);
         for Series { metric, attributes, value } in series {
             let key = Key { metric, attributes };
-            if let Value::Gauge(value) = value {
-                if newest {
-                    self.gauges.insert(key, value);
-                }
-                continue;
-            }
-            if RECENT_METRICS.iter().any(|metric| metric.name == key.metric.name) {
-                self.recent.entry(key.clone()).or_default().insert(sequence, value.clone());
-            }
-            if newest {
-                self.totals.insert(key, value);
+            match value {
+                Value::Gauge(value) if newest => drop(self.gauges.insert(key, value)),
+                Value::Whole(value) if newest => drop(self.wholes.insert(key, value)),
+                Value::Gauge(_) | Value::Whole(_) => {}
+                value @ (Value::Counter(_) | Value::Histogram(_)) => self.count(key, value, sequence, newest),
             }
         }
         let seen = &self.seen;
         self.recent.retain(|_, points| points.keep_since(seen));
+    }
+
+    fn count(&mut self, key: Key, value: Value, sequence: u64, newest: bool) {
+        if RECENT_METRICS.iter().any(|metric| metric.name == key.metric.name) {
+            self.recent.entry(key.clone()).or_default().insert(sequence, value.clone());
+        }
+        if newest {
+            self.totals.insert(key, value);
+        }
     }
 
     /// Counters and histograms of the newest batch.
@@ -93,6 +99,16 @@ impl Boot {
     /// A current value of the newest batch.
     pub fn gauge(&self, key: &Key) -> Option<f64> {
         self.gauges.get(key).copied()
+    }
+
+    /// Whole values of the newest batch.
+    pub fn wholes(&self) -> impl Iterator<Item = (&Key, i64)> {
+        self.wholes.iter().map(|(key, value)| (key, *value))
+    }
+
+    /// A whole value of the newest batch.
+    pub fn whole(&self, key: &Key) -> Option<i64> {
+        self.wholes.get(key).copied()
     }
 
     /// How a count has grown during the last minute; `None` until two exports say so.

@@ -47,7 +47,7 @@ impl Ord for Key {
 pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value, keys_max: usize) {
     let is_full = totals.len() >= keys_max;
     match (totals.entry(key), value) {
-        (_, Value::Gauge(_)) => {}
+        (_, Value::Gauge(_) | Value::Whole(_)) => {}
         (Entry::Vacant(_), _) if is_full => {}
         (Entry::Vacant(vacant), value) => {
             vacant.insert(value.clone());

@@ -382,6 +382,39 @@ function slotRow(node, slot) {
     shown.map((one, n) => el("td", { class: `${n > 1 ? "num" : ""} ${known ? "" : "hatched"}`.trim() || null, title: old, "data-label": SLOT_COLUMNS[n] }, el("div", {}, one))));
 }
 
+// Of several hosts of a region the pair that is known best.
+function drawClocks() {
+  const { offsets = [], contradictions = [] } = status.clocks ?? {};
+  $("s-clocks").hidden = !offsets.length;
+  const best = new Map();
+  for (const one of offsets) {
+    const value = isKnown(one.offset_s) ? one.offset_s.value : null;
+    const turned = value && { lower_s: -value.upper_s, estimate_s: -value.estimate_s, upper_s: -value.lower_s };
+    for (const [from, to, offset] of [[one.region, one.peer, value], [one.peer, one.region, turned]]) {
+      const held = best.get(`${from} ${to}`);
+      const width = ({ lower_s: lower, upper_s: upper }) => upper - lower;
+      if (!held || (offset && (!held.offset || width(offset) < width(held.offset)))) best.set(`${from} ${to}`, { one, offset });
+    }
+  }
+  const names = status.regions.map((region) => region.region);
+  const head = el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "from ↓ to →"), names.map((name) => el("th", { scope: "col", class: "num" }, name))));
+  const body = el("tbody", {}, names.map((from) => el("tr", {}, el("th", { scope: "row" }, from),
+    names.map((to) => (from === to ? el("td", { class: "num none" }, "·") : clockCell(from, to, best.get(`${from} ${to}`)))))));
+  $("clocks").replaceChildren(head, body);
+  $("contradictions").hidden = !contradictions.length;
+  $("contradictions").replaceChildren(...contradictions.map((set) => el("div", { class: "mark bad" }, el("i", { "aria-hidden": "true" }, "◆"),
+    `${set.join(", ")}: what these agents measured of each other's clocks cannot all be true`)));
+}
+
+function clockCell(from, to, found) {
+  const label = { "data-label": to, "data-region": from, "data-peer": to };
+  if (!found || !found.offset) return el("td", { ...label, class: "num hatched", title: found ? why(found.one.offset_s) : null }, el("div", {}, el("span", { class: "none" }, "unknown")));
+  const { lower_s: lower, estimate_s: estimate, upper_s: upper } = found.offset;
+  const title = [`between ${words(lower)} and ${words(upper)}`, found.one.is_measured ? null : "these regions do not measure each other: known through others"].filter(Boolean).join("\n");
+  const shown = lower <= 0 && upper >= 0 ? `within ${words(Math.max(-lower, upper))}` : [words(estimate), el("div", { class: "dim" }, `± ${words((upper - lower) / 2)}`)];
+  return el("td", { ...label, class: "num", title, "data-lower-s": lower, "data-upper-s": upper }, el("div", {}, shown, found.one.is_measured ? null : el("div", { class: "dim" }, "through others")));
+}
+
 // ---- the map: equirectangular, with arcs that bend as great circles do ----
 
 const MAP = { width: 760, height: 330, margin: 26 };
@@ -475,6 +508,7 @@ function draw() {
   drawLag();
   drawNodes();
   drawSlots();
+  drawClocks();
 }
 
 // Ages, spans and staleness that grow move on between refreshes.

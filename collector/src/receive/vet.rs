@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use lagmesh_model::catalogue::{Attribute, Source};
 use lagmesh_model::fleet::{Cluster, Fleet};
-use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
+use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
 use lagmesh_model::otlp::Decoded;
 use lagmesh_model::series::{Batch, Exporter, Series};
 
@@ -79,6 +79,8 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
     let is = |attribute, test: &dyn Fn(&str) -> bool| series.attributes.get(attribute).is_none_or(test);
     let home = &exporter.region;
     let cluster = |name: &ClusterName| fleet.clusters.iter().any(|cluster| cluster.name == *name);
+    let peer_agent =
+        |name: &AgentName| fleet.agent(name).is_some_and(|(region, _)| is(Attribute::Peer, &|peer| peer == region.name.as_str()));
     // A node stands in one region and one cluster; an origin in any region of the cluster.
     let of_cluster = |cluster: &Cluster| is(Attribute::Cluster, &|name| name == cluster.name.as_str());
     let node = |name: &NodeName| fleet.node(name).is_some_and(|(cluster, node)| of_cluster(cluster) && node.region == *home);
@@ -91,6 +93,7 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
             is(Attribute::Peer, &|name| named(name, |name: &RegionName| fleet.peers_of(home).any(|p| p.name == *name))),
             "unknown-peer",
         ),
+        (is(Attribute::PeerAgent, &|name| named(name, peer_agent)), "unknown-peer"),
         (is(Attribute::Cluster, &|name| named(name, cluster)), "unknown-cluster"),
         (is(Attribute::Node, &|name| named(name, node)), "unknown-node"),
         (is(Attribute::Origin, &|name| named(name, origin)), "unknown-origin"),
@@ -135,8 +138,9 @@ mod tests {
         fn with(pairs: &[(Attribute, &str)]) -> Attributes {
             pairs.iter().fold(Attributes::new(), |all, (name, value)| all.with(*name, value))
         }
-        use Attribute::{Agent, Cluster, Node, Origin, Outcome, Peer, Reason, Region, Slot, State};
+        use Attribute::{Agent, Bound, Cluster, Node, Origin, Outcome, Peer, PeerAgent, Reason, Region, Slot, State};
         let gauge = |metric, pairs: &[(Attribute, &str)]| Series::gauge(metric, with(pairs), 1.0);
+        let whole = |metric, pairs: &[(Attribute, &str)]| Series::whole(metric, with(pairs), 1);
         let table = [
             (gauge(&catalogue::LINK_FLOOR, &[(Region, "b"), (Peer, "a")]), "foreign-region"),
             (gauge(&catalogue::LINK_FLOOR, &[(Region, "a"), (Peer, "z")]), "unknown-peer"),
@@ -148,6 +152,11 @@ mod tests {
             (gauge(&catalogue::NODE_TIMELINE, &[(Cluster, "z")]), "unknown-cluster"),
             (gauge(&catalogue::REPLICATION_STALENESS, &[(Node, "a-db"), (Origin, "z-db")]), "unknown-origin"),
             (gauge(&catalogue::AGENT_INFO, &[(Agent, "b")]), "foreign-agent"),
+            (whole(&catalogue::CLOCK_RAW_OFFSET, &[(Agent, "a"), (Peer, "b"), (PeerAgent, "z")]), "unknown-peer"),
+            (whole(&catalogue::CLOCK_RAW_OFFSET, &[(Agent, "a"), (Peer, "b"), (PeerAgent, "a")]), "unknown-peer"),
+            (whole(&catalogue::CLOCK_RAW_OFFSET, &[(Agent, "a"), (Peer, "a"), (PeerAgent, "a")]), "unknown-peer"),
+            (whole(&catalogue::CLOCK_WALL, &[(Agent, "b"), (Bound, "upper")]), "foreign-agent"),
+            (whole(&catalogue::CLOCK_WALL, &[(Agent, "a"), (Bound, "outer")]), "unknown-word"),
             (gauge(&catalogue::LINK_STATE, &[(State, "wobbly")]), "unknown-word"),
             (gauge(&catalogue::LINK_FLOWS, &[(State, "down")]), "unknown-word"),
             (gauge(&catalogue::NODE_STATE, &[(State, "down")]), "unknown-word"),

@@ -12,7 +12,7 @@ use lagmesh_model::state::{LinkState, NodeState, RegionState, ReplicationState, 
 use lagmesh_model::status::{FleetStatus, Link, Node, Region, Replication};
 use lagmesh_model::time::Reading;
 
-use super::node;
+use super::{clocks, node};
 use crate::judge::report::of_node;
 use crate::merge::{Key, View};
 
@@ -50,6 +50,7 @@ fn own(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Se
     out.push(regions("expected", status.regions.len() as u64));
     out.push(regions("reporting", status.regions_reporting));
     clusters(fleet, view, now, &mut out);
+    clocks::series(fleet, view, &status.clocks, now, &mut out);
     out.push(Series::gauge(&catalogue::COLLECTOR_INFO, one(Attribute::Version, &status.version), 1.0));
     out
 }

@@ -68,6 +68,7 @@ fn value(series: &[Series], metric: &catalogue::Metric, wanted: &[(Attribute, &s
     match &series.iter().find(fits)?.value {
         Value::Gauge(value) => Some(*value),
         Value::Counter(value) => Some(*value as f64),
+        Value::Whole(value) => Some(*value as f64),
         Value::Histogram(histogram) => Some(histogram.count() as f64),
     }
 }
@@ -268,6 +269,47 @@ fn wall_clocks() {
     assert!(!link(&status, "b", "a").wall_offset_s.is_known());
     let late = scene.status(600);
     assert!(!link(&late, "a", "b").wall_offset_s.is_known() && link(&late, "a", "b").clock_contradiction.is_none());
+}
+
+/// Two hosts that do not measure each other have their wall clocks compared through a third, in the status and both ways in the metrics;
+/// who tells nothing, or nothing of late, is unknown and has no series; who contradicts another is named.
+#[test]
+fn wall_clocks_through_a_third() {
+    let own = |name, ahead_ns| well(name, 1).clocks([1_000_000_000, 9_000_000_000], [ahead_ns, ahead_ns]);
+    let of = |says: Says, peer, ahead_ns: i64| says.raw_offset(peer, u64::MAX - 1, [ahead_ns - 1_000_000, ahead_ns + 1_000_000]);
+    let hub = of(own("b", 0), "a", 0);
+    let scene = Scene::new().hear(own("a", 0), 0).hear(of(hub, "c", 0), 0);
+    let between = |scene: &Scene, second, one, other| scene.status(second).clocks.between(&region(one), &region(other)).unwrap();
+    assert_eq!(scene.status(1).clocks.offsets.len(), 3);
+    let (silent, _) = between(&scene, 1, "a", "c");
+    assert_eq!(silent, Known::unknown("the agent c has told nothing of its clocks of late"));
+
+    let scene = scene.hear(of(own("c", 2_000_000_000), "b", 0), 0);
+    let (offset, is_measured) = between(&scene, 1, "a", "c");
+    let Seconds { lower_s, estimate_s, upper_s } = *offset.current().unwrap();
+    assert!((lower_s - 1.998).abs() < 1e-5 && (estimate_s - 2.0).abs() < 1e-5 && (upper_s - 2.002).abs() < 1e-5, "{offset:?}");
+    assert!(!is_measured && between(&scene, 1, "c", "b").1);
+    let series = scene.series(1);
+    let metric = |series: &[Series], region, peer, bound| {
+        value(
+            series,
+            &catalogue::FLEET_CLOCK_OFFSET,
+            &[(Attribute::Region, region), (Attribute::Peer, peer), (Attribute::Bound, bound)],
+        )
+    };
+    assert_eq!((metric(&series, "a", "c", "upper"), metric(&series, "c", "a", "lower")), (Some(upper_s), Some(-upper_s)));
+    let accused = |series: &[Series], name| value(series, &catalogue::FLEET_CLOCK_CONTRADICTED, &[(Attribute::Agent, name)]);
+    assert_eq!((accused(&series, "a"), accused(&series, "b")), (Some(0.0), Some(0.0)));
+    assert!(exposition::text(&series).contains("lagmesh_fleet_clock_offset_seconds{"));
+    assert!(!between(&scene, 31, "a", "c").0.is_known());
+    let late = scene.series(31);
+    assert_eq!((metric(&late, "a", "c", "upper"), accused(&late, "a")), (None, None));
+
+    let scene = scene.hear(of(Says::new("a", 2).clocks([1_000_000_000, 9_000_000_000], [0, 0]), "b", 50_000_000), 2);
+    let status = scene.status(3);
+    assert_eq!(status.clocks.contradictions, [["a".parse().unwrap(), "b".parse().unwrap()]]);
+    assert_eq!((accused(&scene.series(3), "a"), accused(&scene.series(3), "c")), (Some(1.0), Some(0.0)));
+    assert!(!between(&scene, 3, "a", "b").0.is_known() && between(&scene, 3, "b", "c").0.is_known());
 }
 
 /// A pair that the plan leaves out is neither shown nor exported: what was counted before it was left out ends, too.

@@ -249,7 +249,7 @@ fn check_metric(known: &Metric, unit: &str, data: &metric::Data) -> Result<(), R
         return Err(Rejection::WrongUnit);
     }
     match (known.kind, data) {
-        (Kind::Gauge, metric::Data::Gauge(_)) => Ok(()),
+        (Kind::Gauge | Kind::Whole, metric::Data::Gauge(_)) => Ok(()),
         (Kind::Counter, metric::Data::Sum(sum)) if sum.aggregation_temporality == CUMULATIVE && sum.is_monotonic => Ok(()),
         (Kind::Histogram, metric::Data::ExponentialHistogram(wire)) if wire.aggregation_temporality == CUMULATIVE => Ok(()),
         (Kind::Counter, metric::Data::Sum(_)) | (Kind::Histogram, metric::Data::ExponentialHistogram(_)) => {

@@ -58,7 +58,7 @@ fn identity(batch: &Batch) -> Vec<KeyValue> {
 
 fn encode_metric(batch: &Batch, metric: &'static Metric, series: &[&Series]) -> wire::Metric {
     let data = match metric.kind {
-        Kind::Gauge => metric::Data::Gauge(wire::Gauge { data_points: numbers(batch, series) }),
+        Kind::Gauge | Kind::Whole => metric::Data::Gauge(wire::Gauge { data_points: numbers(batch, series) }),
         Kind::Counter => metric::Data::Sum(wire::Sum {
             data_points: numbers(batch, series),
             aggregation_temporality: CUMULATIVE,
@@ -83,6 +83,7 @@ fn numbers(batch: &Batch, series: &[&Series]) -> Vec<NumberDataPoint> {
         let value = match (series.metric.kind, &series.value) {
             (Kind::Gauge, Value::Gauge(value)) => number_data_point::Value::AsDouble(*value),
             (Kind::Counter, Value::Counter(value)) => number_data_point::Value::AsInt(signed(*value)),
+            (Kind::Whole, Value::Whole(value)) => number_data_point::Value::AsInt(*value),
             _ => return mismatch(series),
         };
         Some(NumberDataPoint {

@@ -92,6 +92,17 @@ fn check_histogram(reason: Rejection, damage: impl FnOnce(&mut ExponentialHistog
     check(reason, |request| damage(histogram_of(request)));
 }
 
+/// A whole value travels as an integer, for a fraction in double precision would lose its last digits; it is refused as one.
+#[test]
+fn wholes_are_integers() {
+    use number_data_point::Value::{AsDouble, AsInt};
+    let clock = &catalogue::CLOCK_EPOCH;
+    let mut request = encode(&batch(vec![Series::whole(clock, attributes(clock, "x"), i64::MIN + 1)]));
+    assert_eq!(number_of(&mut request, 0).value, Some(AsInt(i64::MIN + 1)));
+    number_of(&mut request, 0).value = Some(AsDouble(1.0));
+    assert_eq!(decode(request, &Limits::default()).unwrap().rejected, [(Rejection::WrongKind, 1)].into());
+}
+
 /// Each bad number, name, kind or time rejects its own point, by name.
 #[test]
 fn bad_points_are_rejected_by_name() {

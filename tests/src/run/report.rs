@@ -171,6 +171,7 @@ fn subject(quantity: &Quantity) -> String {
     match quantity {
         Quantity::Link { from, to, kind, value } => format!("link {from} -> {to} {value} ({kind})"),
         Quantity::Replication { origin, node, value } => format!("replication {origin} -> {node} {value}"),
+        Quantity::Clocks { from, to, value } => format!("clocks {from} -> {to} {value}"),
         Quantity::Node { node, value } => format!("node {node} {value}"),
         Quantity::Region { region, value } => format!("region {region} {value}"),
         Quantity::Cluster { cluster, value } => format!("cluster {cluster} {value}"),

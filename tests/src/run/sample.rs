@@ -143,6 +143,10 @@ pub fn of_fleet(status: &FleetStatus, quantity: &Quantity) -> Value {
             let found = status.clusters.iter().find(|found| found.cluster.as_str() == cluster);
             found.map_or_else(not_listed, |cluster| Value::Number(cluster.writers.len() as f64))
         }
+        Quantity::Clocks { from, to, .. } => match (from.parse(), to.parse()) {
+            (Ok(from), Ok(to)) => status.clocks.between(&from, &to).map_or_else(not_listed, |(offset, _)| interval(&offset)),
+            _ => not_listed(),
+        },
         Quantity::Fleet { .. } => Value::Number(status.regions_reporting as f64),
         _ => Lists::from(status).value(quantity).unwrap_or_else(|| Value::Unknown("a collector does not tell this".to_owned())),
     }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use lagmesh_model::state::ProbeKind;
 use serde::Serialize;
 
 use super::sample::Sample;
+use crate::clocks::{HostClock, machine};
 use crate::observer::truth::{BeatTruth, Span, Stream};
 use crate::observer::{self, Observer, Watched};
 use crate::real::Real;
@@ -21,6 +23,11 @@ const RECENT_NS: i64 = 60_000_000_000;
 
 /// A staleness that is not known better than this is no truth to compare with [ns]: a stall, or a beat that is arriving just now.
 const STALENESS_WIDTH_NS_MAX: i64 = 5_000_000;
+
+/// How far back the moment may lie for which a collector tells of two wall clocks [ns]: several intervals of export.
+const CLOCKS_NS: i64 = 10_000_000_000;
+/// At how many moments of that span they are looked at.
+const CLOCKS_LOOKS: i64 = 100;
 
 /// Gathers the truth until it is stopped.
 pub(super) struct Truth {
@@ -35,6 +42,8 @@ pub(super) struct Found {
     /// By origin, incarnation and sequence.
     index: BTreeMap<(String, i64, u64), usize>,
     round_trips: BTreeMap<(String, String), Vec<RttTruth>>,
+    /// Of regions that have their own.
+    clocks: BTreeMap<String, Arc<HostClock>>,
     quality: Quality,
 }
 
@@ -136,7 +145,9 @@ impl Truth {
             (beat.id.stream == Stream::Beat).then(|| (beat.id.origin.clone(), beat.id.incarnation, sequence))
         };
         let index = beats.beats.iter().enumerate().filter_map(|(at, beat)| Some((key(beat)?, at))).collect();
-        Ok(Found { beats, index, round_trips, quality: Quality { network: Some(wan.quality()), observers } })
+        let own = |region: &crate::plan::RegionPlan| Some((region.name.clone(), Arc::clone(world.clock(&region.name)?)));
+        let clocks = world.plan().regions.iter().filter_map(own).collect();
+        Ok(Found { beats, index, round_trips, clocks, quality: Quality { network: Some(wan.quality()), observers } })
     }
 }
 
@@ -159,9 +170,21 @@ impl Found {
                 Quantity::Link { from, to, kind: ProbeKind::Stamp, value } => self.round_trip(from, to, value, sample.at),
                 Quantity::Replication { origin, node, value } if value == "lag" => self.lag(origin, node, sample.basis.beat),
                 Quantity::Replication { origin, node, value } if value == "staleness" => self.staleness(origin, node, sample),
+                Quantity::Clocks { from, to, .. } => Some(self.wall_offset(from, to, sample.at)),
                 _ => None,
             };
         }
+    }
+
+    /// Between which bounds the wall clock of one region was ahead of the other's for a while.
+    fn wall_offset(&self, from: &str, to: &str, until: Real) -> (f64, f64) {
+        let wall = |region: &str, at: Real| {
+            self.clocks.get(region).map_or_else(|| at.0 + machine::at(at).wall_ns, |clock| clock.wall_at(at))
+        };
+        let looks = (0..=CLOCKS_LOOKS).map(|look| until + -(CLOCKS_NS / CLOCKS_LOOKS * look));
+        let apart: Vec<i64> = looks.map(|at| wall(to, at) - wall(from, at)).collect();
+        let (lower, upper) = apart.iter().fold((i64::MAX, i64::MIN), |(lower, upper), ns| (lower.min(*ns), upper.max(*ns)));
+        (lower as f64 / 1e9, upper as f64 / 1e9)
     }
 
     /// Of a replication that was said to stand still: what it was since the evidence for that, in which it may have gone on.

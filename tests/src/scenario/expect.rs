@@ -70,6 +70,15 @@ pub enum Quantity {
         /// The value's name.
         value: String,
     },
+    /// Of the wall clocks of two regions' hosts.
+    Clocks {
+        /// Whose is subtracted.
+        from: String,
+        /// From whose.
+        to: String,
+        /// The value's name.
+        value: String,
+    },
     /// Of a node.
     Node {
         /// Which.
@@ -191,6 +200,7 @@ const REPLICATION: Values = &[
     ("catch_up", Unit::Seconds),
     ("evidence_age", Unit::Seconds),
 ];
+const CLOCKS: Values = &[("wall_offset", Unit::Seconds)];
 const NODE: Values = &[
     ("state", Unit::State(|| NodeState::ALL.iter().map(|state| state.as_str()).collect())),
     ("role", Unit::State(|| NodeRole::ALL.iter().map(|state| state.as_str()).collect())),
@@ -212,7 +222,7 @@ const AGENT: Values =
 const TRUTH_LINK: &[&str] = &["rtt_min", "rtt_p50", "rtt_p99", "rtt_max", "oneway_forward", "oneway_backward"];
 const TRUTH_REPLICATION: &[&str] = &["lag", "staleness"];
 /// The values that are intervals.
-const INTERVALS: &[&str] = &["lag", "staleness", "oneway_forward", "oneway_backward"];
+const INTERVALS: &[&str] = &["lag", "staleness", "oneway_forward", "oneway_backward", "wall_offset"];
 
 pub(super) fn expectation(section: &Section<'_>, plan: &Plan, run_ns: u64) -> Found<Expectation> {
     let name = section.require("name", text)?;
@@ -268,6 +278,10 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
             }
             (Box::new(move |value| Quantity::Replication { origin, node, value }), REPLICATION)
         }
+        "clocks" => {
+            let (from, to) = fault::link(name, plan).map_err(tell)?;
+            (Box::new(move |value| Quantity::Clocks { from, to, value }), CLOCKS)
+        }
         "node" => {
             let node = fault::node(name, plan).map_err(tell)?;
             (Box::new(move |value| Quantity::Node { node, value }), NODE)
@@ -289,7 +303,7 @@ fn quantity(section: &Section<'_>, plan: &Plan) -> Found<(Quantity, Unit)> {
         "metric" if !name.is_empty() => return metric(section, name).map(|quantity| (quantity, Unit::Number)),
         _ => {
             return Err(tell(format!(
-                "{of:?} is no subject; write link A -> B, replication X -> Y, node N, region R, cluster C, fleet, agent A or metric NAME"
+                "{of:?} is no subject; write link A -> B, clocks A -> B, replication X -> Y, node N, region R, cluster C, fleet, agent A or metric NAME"
             )));
         }
     };
@@ -319,7 +333,8 @@ fn metric(section: &Section<'_>, name: &str) -> Found<Quantity> {
 
 /// Who is asked: by default the agent that measures the subject, or the first collector if only a collector knows it.
 fn observer(section: &Section<'_>, quantity: &Quantity, plan: &Plan) -> Found<Observer> {
-    let central = matches!(quantity, Quantity::Region { .. } | Quantity::Cluster { .. } | Quantity::Fleet { .. });
+    let central =
+        matches!(quantity, Quantity::Clocks { .. } | Quantity::Region { .. } | Quantity::Cluster { .. } | Quantity::Fleet { .. });
     if let Some(written) = section.get("seen_by", text)? {
         let observer = match written.split_once(' ') {
             Some(("agent", name)) => fault::agent(name.trim(), plan).map(Observer::Agent),
@@ -328,7 +343,9 @@ fn observer(section: &Section<'_>, quantity: &Quantity, plan: &Plan) -> Found<Ob
         };
         let observer = observer.map_err(|message| section.tell("seen_by", message))?;
         if central && matches!(observer, Observer::Agent(_)) {
-            return Err(section.tell("seen_by", "an agent does not judge regions, clusters or the fleet; ask a collector"));
+            return Err(
+                section.tell("seen_by", "an agent does not judge regions, clusters, the fleet or its clocks; ask a collector")
+            );
         }
         if let (Observer::Agent(agent), Some(region)) = (&observer, measured_in(quantity, plan))
             && plan.region_of_agent(agent).is_none_or(|own| own.name != region)
@@ -419,6 +436,7 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
     let (known, value) = match quantity {
         Quantity::Link { value, kind: ProbeKind::Stamp, .. } => (TRUTH_LINK, value.as_str()),
         Quantity::Replication { value, .. } => (TRUTH_REPLICATION, value.as_str()),
+        Quantity::Clocks { value, .. } => (&["wall_offset"][..], value.as_str()),
         _ => (&[][..], ""),
     };
     let key = match condition {
@@ -427,8 +445,10 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
         _ => return Ok(()),
     };
     if !known.contains(&value) {
-        return Err(section
-            .tell(key, "the testbed knows no truth for this value; it does for rtt_* and oneway_* (stamp), lag and staleness"));
+        return Err(section.tell(
+            key,
+            "the testbed knows no truth for this value; it does for rtt_* and oneway_* (stamp), lag, staleness and wall_offset",
+        ));
     }
     if let (Quantity::Link { from, .. }, Observer::Collector(_)) = (quantity, seen_by) {
         let message = format!("a collector's round trips are as old as its last export; ask the agent of {from}");
@@ -446,6 +466,7 @@ fn truth_exists(section: &Section<'_>, condition: &Condition, quantity: &Quantit
 impl Quantity {
     /// Whether it is one of the values that are intervals.
     pub fn is_interval(&self) -> bool {
-        matches!(self, Quantity::Link { value, .. } | Quantity::Replication { value, .. } if INTERVALS.contains(&value.as_str()))
+        matches!(self, Quantity::Link { value, .. } | Quantity::Replication { value, .. } | Quantity::Clocks { value, .. }
+            if INTERVALS.contains(&value.as_str()))
     }
 }

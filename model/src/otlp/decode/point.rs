@@ -11,7 +11,7 @@ use crate::series::Value;
 /// The finest scale that OpenTelemetry knows.
 const SCALE_MAX: i32 = 20;
 
-/// A gauge or a counter.
+/// A gauge, a counter or a whole value.
 pub(super) fn number(kind: Kind, value: Option<number_data_point::Value>) -> Result<Value, Rejection> {
     match (kind, value.ok_or(Rejection::NoValue)?) {
         (Kind::Gauge, number_data_point::Value::AsDouble(value)) if value.is_finite() => Ok(Value::Gauge(value)),
@@ -20,6 +20,7 @@ pub(super) fn number(kind: Kind, value: Option<number_data_point::Value>) -> Res
         (Kind::Counter, number_data_point::Value::AsInt(value)) => {
             u64::try_from(value).map(Value::Counter).map_err(|_| Rejection::Negative)
         }
+        (Kind::Whole, number_data_point::Value::AsInt(value)) => Ok(Value::Whole(value)),
         _ => Err(Rejection::WrongKind),
     }
 }

@@ -7,16 +7,17 @@ fn durations() -> impl Strategy<Value = Exponential> {
 
 /// Any number of series of any metrics, each once, in the order of the wire.
 fn batches() -> impl Strategy<Value = Batch> {
-    let value = (any::<f64>().prop_filter("finite", |x| x.is_finite()), 0..=i64::MAX.cast_unsigned(), durations());
+    let value = (any::<f64>().prop_filter("finite", |x| x.is_finite()), 0..=i64::MAX.cast_unsigned(), durations(), any::<i64>());
     let key = (0..CATALOGUE.len(), "[a-z\"\\\\ é]{0,6}");
     btree_map(key, value, 1..30).prop_map(|all| {
-        let one = |((which, label), (gauge, counter, durations)): ((usize, String), _)| {
+        let one = |((which, label), (gauge, counter, durations, whole)): ((usize, String), _)| {
             let metric: &'static Metric = CATALOGUE[which];
             let attributes = attributes(metric, &label);
             match metric.kind {
                 Kind::Gauge => Series::gauge(metric, attributes, gauge),
                 Kind::Counter => Series::counter(metric, attributes, counter),
                 Kind::Histogram => Series::histogram(metric, attributes, durations),
+                Kind::Whole => Series::whole(metric, attributes, whole),
             }
         };
         let mut series: Vec<Series> = all.into_iter().map(one).collect();
