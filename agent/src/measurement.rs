@@ -310,6 +310,8 @@ pub struct SettledBeat {
     pub beat: (Incarnation, Sequence),
     /// Its apply lag.
     pub lag: Interval,
+    /// The best guess with the help of what both hosts claim about their clocks [ns]; `None` without such claims.
+    pub claimed_estimate_ns: Option<i64>,
     /// From the start of the newest poll without it to the end of the first with it [ns].
     pub poll_gap_ns: i64,
     /// How long the poll took that showed it [ns].

@@ -189,6 +189,7 @@ impl Task {
                 lower_ns = settled.lag.lower_ns(),
                 estimate_ns = settled.lag.estimate_ns(),
                 upper_ns = settled.lag.upper_ns(),
+                claimed_estimate_ns = settled.claimed_estimate_ns,
                 poll_gap_ns = settled.poll_gap_ns,
                 poll_ns = settled.poll_ns,
                 polls = settled.polls,

@@ -79,6 +79,8 @@ pub const COLUMNS: [(&str, &str); 14] = [
 
 /// The table's definition. A row that was never written has no sequence and none of what comes with it.
 ///
+/// - What changes from beat to beat stands last: an update logs neither what the old and the new version begin with nor what they end with,
+///   as far as both are the same.
 /// - `fillfactor`: nine tenths of each page are left for the next versions of its rows.
 /// - vacuum by count, not by share, because the table is tiny; never truncating, because that takes an exclusive lock which standbys
 ///   replay against their readers.
@@ -88,16 +90,16 @@ CREATE TABLE IF NOT EXISTS lagmesh.beat (
     incarnation bigint NOT NULL,
     stream text NOT NULL CHECK (stream IN ('beat', 'ledger')),
     slot smallint NOT NULL CHECK (slot >= 0),
-    seq bigint CHECK (seq > 0),
+    layout smallint NOT NULL,
+    timeline integer,
+    system_identifier bigint,
     clock_epoch bigint,
+    claimed_error_ns bigint CHECK (claimed_error_ns >= 0),
+    seq bigint CHECK (seq > 0),
     sent_raw_ns bigint,
     sent_wall timestamptz,
-    claimed_error_ns bigint CHECK (claimed_error_ns >= 0),
     previous_acknowledged_raw_ns bigint,
-    system_identifier bigint,
-    timeline integer,
     lsn pg_lsn,
-    layout smallint NOT NULL,
     PRIMARY KEY (origin, incarnation, stream, slot),
     CHECK (pg_catalog.num_nulls(seq, clock_epoch, sent_raw_ns, sent_wall, system_identifier, timeline, lsn) IN (0, 7))
 ) WITH (

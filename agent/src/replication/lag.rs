@@ -277,14 +277,6 @@ impl Lag {
         let kept = || self.offset.and_then(|kept| kept.now(row.epoch, pending.at));
         let offset = view.offset_of(row.epoch, pending.at).or_else(kept);
         let lag = offset.and_then(|offset| pending.lag(&times, offset));
-        match lag {
-            Some((theta, lag)) => {
-                self.keep_settled(pending, &times, theta, lag);
-                self.totals.record(lag, objective);
-            }
-            // An objective is met or missed for certain, or neither is known.
-            None => self.totals.unknown += 1,
-        }
         // What the mesh has refuted is not believed because the row says it again.
         let by_claims = match offset {
             Some(_) => view.claimed_offset_of(row.epoch, pending.at),
@@ -294,6 +286,15 @@ impl Lag {
         let claimed = claimed.filter(|claimed| claimed.upper_ns() >= 0);
         if let Some(claimed) = claimed {
             self.totals.claimed.record(claimed);
+        }
+        match lag {
+            Some((theta, lag)) => {
+                let claimed_estimate_ns = claimed.map(|claimed| claimed.estimate_ns());
+                self.keep_settled(SettledBeat { claimed_estimate_ns, ..pending.settled(&times, theta, lag) });
+                self.totals.record(lag, objective);
+            }
+            // An objective is met or missed for certain, or neither is known.
+            None => self.totals.unknown += 1,
         }
         let last = LastLag {
             at: pending.sighting.present,
@@ -322,20 +323,11 @@ impl Lag {
         self.recent.push_back((at, lag.estimate_ns()));
     }
 
-    fn keep_settled(&mut self, pending: &Pending, times: &BeatTimes, theta: Interval, lag: Interval) {
+    fn keep_settled(&mut self, settled: SettledBeat) {
         if self.settled.len() == SETTLED_MAX {
             self.settled.pop_front();
         }
-        let sighting = &pending.sighting;
-        self.settled.push_back(SettledBeat {
-            beat: (sighting.row.id.incarnation, sighting.row.id.sequence),
-            lag,
-            poll_gap_ns: sighting.present.since_ns(pending.absent),
-            poll_ns: sighting.present.since_ns(sighting.asked),
-            polls: sighting.polls,
-            commit_ns: times.acknowledged.since_ns(times.sent),
-            theta_width_ns: theta.width_ns(),
-        });
+        self.settled.push_back(settled);
     }
 }
 
@@ -351,6 +343,21 @@ impl Pending {
         let theta = theta_at_commit(offset, &self.sighting.row, self.at);
         let visible = Visibility { absent: self.absent, present: self.sighting.present, guess: self.sighting.guess };
         Some((theta, apply_lag(&visible, times, theta)?))
+    }
+
+    /// What its interval is made of.
+    fn settled(&self, times: &BeatTimes, theta: Interval, lag: Interval) -> SettledBeat {
+        let sighting = &self.sighting;
+        SettledBeat {
+            beat: (sighting.row.id.incarnation, sighting.row.id.sequence),
+            lag,
+            claimed_estimate_ns: None,
+            poll_gap_ns: sighting.present.since_ns(self.absent),
+            poll_ns: sighting.present.since_ns(sighting.asked),
+            polls: sighting.polls,
+            commit_ns: times.acknowledged.since_ns(times.sent),
+            theta_width_ns: theta.width_ns(),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn render(names: &[RegionName], clocks: &Clocks, style: Style) -> Str
     let matrix = matrix(names, clocks, &mut notes);
     let table = if style.width.is_none_or(|width| matrix.width() <= width) { matrix } else { list(names, clocks) };
     for set in &clocks.contradictions {
-        let agents: Vec<&str> = set.iter().map(|agent| agent.as_str()).collect();
+        let agents: Vec<&str> = set.iter().map(AgentName::as_str).collect();
         notes.add(&agents.join(", "), "what these agents measured of each other's clocks cannot all be true");
     }
     table.render(style) + &notes.render(style)

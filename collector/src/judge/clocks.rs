@@ -110,7 +110,7 @@ pub fn compare(told: &[ToldClocks]) -> Compared<'_> {
     }
     let names = |set: &BTreeSet<usize>| set.iter().map(|at| clocks[*at].agent).collect();
     let contradictions = sets.iter().map(names).collect();
-    Compared { index, measured, known, contradictions, clocks }
+    Compared { clocks, index, measured, known, contradictions }
 }
 
 impl<'t> Compared<'t> {

@@ -92,7 +92,9 @@ mod tests {
 
     fn bounds(count: usize, all: &[(usize, usize, i128, i128)]) -> Bounds {
         let mut bounds = Bounds::new(count);
-        all.iter().for_each(|(from, to, lower, upper)| bounds.add(*from, *to, *lower, *upper));
+        for (from, to, lower, upper) in all {
+            bounds.add(*from, *to, *lower, *upper);
+        }
         bounds
     }
 

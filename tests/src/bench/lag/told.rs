@@ -22,6 +22,8 @@ pub(super) struct Told {
     pub(super) estimate_ns: i64,
     /// The interval's upper end [ns].
     pub(super) upper_ns: i64,
+    /// The best guess with the help of what both hosts claim about their clocks [ns]; absent without such claims.
+    claimed_estimate_ns: Option<i64>,
     /// From the start of the last poll without it to the end of the first with it [ns].
     pub(super) poll_gap_ns: i64,
     /// How long that last poll took [ns].
@@ -70,6 +72,11 @@ impl Pair {
     /// How far the estimate is off [ns, >= 0].
     pub(super) fn error_ns(&self) -> f64 {
         (self.told.estimate_ns as f64 - self.true_ns()).abs()
+    }
+
+    /// How far the estimate by claims is off [ns, >= 0]; `None` without claims.
+    pub(super) fn claimed_error_ns(&self) -> Option<f64> {
+        Some((self.told.claimed_estimate_ns? as f64 - self.true_ns()).abs())
     }
 
     /// How wide the agent's interval is [ns].
@@ -139,7 +146,7 @@ pub(super) mod tests {
     use crate::observer::truth::{BeatId, Window};
     use crate::real::Real;
 
-    const LINE: &str = r#"{"timestamp":"x","level":"DEBUG","message":"beat","origin":"w","node":"r","incarnation":7,"sequence":1,"lower_ns":250,"estimate_ns":280,"upper_ns":310,"poll_gap_ns":40,"poll_ns":10,"polls":5,"commit_ns":10,"theta_width_ns":10,"target":"lagmesh::beat"}"#;
+    const LINE: &str = r#"{"timestamp":"x","level":"DEBUG","message":"beat","origin":"w","node":"r","incarnation":7,"sequence":1,"lower_ns":250,"estimate_ns":280,"upper_ns":310,"claimed_estimate_ns":302,"poll_gap_ns":40,"poll_ns":10,"polls":5,"commit_ns":10,"theta_width_ns":10,"target":"lagmesh::beat"}"#;
 
     pub(in crate::bench::lag) fn beat(sequence: i64, committed: (i64, i64), visible: (i64, i64)) -> BeatTruth {
         let window = |(after, by)| Window { after: Real(after), by: Real(by) };
@@ -171,6 +178,7 @@ pub(super) mod tests {
         assert_eq!((pairs.exact.len(), pairs.vague, pairs.unseen, pairs.missed()), (2, 1, 1, 1));
         let covered: Vec<bool> = pairs.exact.iter().map(Pair::covers).collect();
         assert_eq!(covered, [true, false], "290 to 310 overlaps 250 to 310, 390 to 410 does not");
+        assert_eq!(pairs.exact[0].claimed_error_ns(), Some(2.0), "302 against 300 or 290 to 310");
         assert!((pairs.exact[0].error_ns() - 20.0).abs() < 1e-9 && pairs.exact[0].width_ns() == 60);
         assert!(pair(told(&log), "s", &truth).exact.is_empty());
     }
