@@ -64,8 +64,13 @@ pub struct StandbySample {
     pub apply_delay: Option<Duration>,
     /// Queries cancelled by recovery conflicts since the statistics were reset, over all databases and causes.
     pub conflicts: Option<i64>,
+    /// Whether the server tells how far it has received. Where it refuses to (as services do that replicate by other means), `received`
+    /// is unknown and an absent receiver says nothing.
+    pub tells_received: bool,
     /// The receiver.
     pub receiver: Receiver,
+    /// The slot through which the receiver asks for the log (`primary_slot_name`); `None` if it asks without one.
+    pub slot: Option<String>,
 }
 
 /// Samples a standby in two statements: the replay position must be read before the receive position, or the difference may be
@@ -85,7 +90,9 @@ pub async fn standby_sample(client: &Client, catalogue: &Catalogue) -> Result<St
         apply_delay: delay_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
         conflicts: replay.try_get(4)?,
         received: lsn(&receive, 0)?,
+        tells_received: catalogue.has("pg_last_wal_receive_lsn"),
         receiver: receiver(&receive)?,
+        slot: replay.try_get(5)?,
     })
 }
 
@@ -104,7 +111,8 @@ fn replay_sql(catalogue: &Catalogue) -> String {
         "SELECT pg_catalog.pg_is_in_recovery(), {replayed}, \
          CASE WHEN pg_catalog.pg_is_in_recovery() THEN {pause} END::text, \
          (EXTRACT(EPOCH FROM pg_catalog.current_setting('recovery_min_apply_delay')::interval) * 1000)::bigint, \
-         (SELECT pg_catalog.sum({causes})::bigint FROM pg_catalog.pg_stat_database_conflicts)"
+         (SELECT pg_catalog.sum({causes})::bigint FROM pg_catalog.pg_stat_database_conflicts), \
+         NULLIF(pg_catalog.current_setting('primary_slot_name', true), '')"
     )
 }
 

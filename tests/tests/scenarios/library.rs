@@ -96,7 +96,7 @@ fn wrong_expectations_fail() -> Result<()> {
     let report = fs::read_to_string(reports.path().join("every-expectation-fails.json"))?;
     let report: serde_json::Value = serde_json::from_str(&report)?;
     let outcomes = report["outcomes"].as_array().context("outcomes")?;
-    ensure!(outcomes.len() == 11, "{}", ran.text);
+    ensure!(outcomes.len() == 12, "{}", ran.text);
     for outcome in outcomes {
         ensure!(outcome["pass"] == false, "{outcome} did not fail:\n{}", ran.text);
     }
