@@ -52,6 +52,11 @@ library! {
     spool_disk_full = "spool-disk-full",
     hub_plan = "hub-plan",
     kernel_stamps_of_another_clock = "kernel-stamps-of-another-clock",
+    pooler_in_path = "pooler-in-path",
+    dead_writer = "dead-writer",
+    slot_lost = "slot-lost",
+    subscription_troubles = "subscription-troubles",
+    poor_rights = "poor-rights",
 }
 
 /// Every file of the library is read without a complaint and bears its own name, and every fast one is run here.
