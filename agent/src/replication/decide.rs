@@ -295,7 +295,9 @@ fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
         }
         // A standby's positions may still come; a subscriber never shows how far it has received.
         let patience = if e.subscriber.is_some() { LATE_INTERVALS } else { WRITER_DOWN_INTERVALS };
-        let unknowable = received.is_none() && late.known_for >= e.intervals(patience, LATE_MIN);
+        // A replay that somebody holds back explains what is missing without a fault of the connection.
+        let held_back = || paused(e).or_else(|| delayed_on_purpose(e)).is_some();
+        let unknowable = received.is_none() && !held_back() && late.known_for >= e.intervals(patience, LATE_MIN);
         if unknowable {
             let why = format!(
                 "beat {} was committed {} ago and is not visible; how far its log got cannot be seen at this node{in_name}",

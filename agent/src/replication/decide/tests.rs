@@ -333,6 +333,20 @@ fn subscriptions() {
     ]);
 }
 
+/// Where positions are hidden, replay that is paused is called that; what nobody holds back is silent.
+#[test]
+fn hidden_positions_do_not_turn_a_pause_into_silence() {
+    let hidden = |paused| {
+        on_standby(|e, standby| {
+            (e.arrived_age, e.unseen) = (Some(ms(9_000)), Some(unseen(8_000)));
+            standby.receiver = Receiver::Unknown;
+            (standby.received_unseen, standby.receiving) = (None, None);
+            (standby.paused, standby.replaying) = (Some(paused), Some(false));
+        })
+    };
+    check(&[("paused", hidden(true), S::Paused), ("not paused", hidden(false), S::Silent)]);
+}
+
 /// Of a writer that the plan of the mesh keeps from being heard nothing is claimed but that: neither that beats are fresh, nor that
 /// the writer or the path is at fault.
 #[test]
