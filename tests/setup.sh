@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing for `demo`, `testbed`, `bench` or `test` from the system's packages; says what it does, and does nothing where
-# nothing is missing. Without root it prints the exact command and stops. What only compares (`bench`) may be missing in the end.
+# nothing is missing. Without root it prints the exact command and stops. What only compares (`bench`), or stands in the way of one
+# scenario (pgbouncer), may be missing in the end.
 set -euo pipefail
 
 goal=${1:?usage: tests/setup.sh demo|testbed|bench|test}
@@ -11,8 +12,15 @@ bench)
   wanted=("${testbed[@]}")
   optional=(fping prometheus-smokeping-prober)
   ;;
-demo | testbed) wanted=("${testbed[@]}") ;;
-test) wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium) ;;
+demo) wanted=("${testbed[@]}") ;;
+testbed)
+  wanted=("${testbed[@]}")
+  optional=(pgbouncer)
+  ;;
+test)
+  wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium)
+  optional=(pgbouncer)
+  ;;
 *) echo "setup: unknown goal $goal" >&2; exit 64 ;;
 esac
 
@@ -31,7 +39,8 @@ missing=()
 for package in "${wanted[@]}"; do installed "$package" || missing+=("$package"); done
 
 # What may be missing is taken if it is to be had; a machine that has never updated its lists does so first.
-candidate() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+# (`grep -q` would end before apt-cache has, which pipefail calls a failure.)
+candidate() { LC_ALL=C apt-cache policy "$1" 2>/dev/null | grep 'Candidate: [^(]' >/dev/null; }
 for package in ${optional[@]+"${optional[@]}"}; do
   if installed "$package"; then continue; fi
   if [ "$(id -u)" -ne 0 ]; then

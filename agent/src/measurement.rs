@@ -1,6 +1,6 @@
 //! What the measuring parts tell the summary, and what they tell each other: the only words between the parts of the agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use lagmesh_model::beat::{Announcement, BeatId, BeatRow, Incarnation, Seen, Sequence};
 use lagmesh_model::directed::Directed;
 use lagmesh_model::histogram::Exponential;
-use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
+use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName, SlotHash};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::state::{
     CommitLevel, IcmpSocket, NodeRole, NodeState, Outcome, Phase, ProbeKind, RouteCause, StampSource, WriteOutcome,
@@ -355,6 +355,9 @@ pub struct Heard<T> {
     pub at: RawNanos,
 }
 
+/// A slot of which nobody has said for so long that it is lost is none: peers say it again and again.
+pub const LOST_SLOT_HELD: Duration = Duration::from_secs(15);
+
 /// Everything that the mesh has learnt from peers, published for whoever measures with it.
 #[derive(Debug, Clone, Default)]
 pub struct PeerView {
@@ -368,6 +371,8 @@ pub struct PeerView {
     pub announcements: BTreeMap<NodeName, Heard<Announcement>>,
     /// The newest beat of ours that each reading node has confirmed, by (origin, node).
     pub seen: BTreeMap<(NodeName, NodeName), Heard<Seen>>,
+    /// Slots that are lost, by the server that has them, with the moment at which that was last heard on our clock.
+    pub lost_slots: BTreeMap<(NodeName, SlotHash), RawNanos>,
 }
 
 impl PeerView {
@@ -421,6 +426,8 @@ pub struct Outbox {
     pub announcements: BTreeMap<NodeName, Announcement>,
     /// The newest beat seen of each (origin, node).
     pub confirmations: BTreeMap<(NodeName, NodeName), Confirmation>,
+    /// The slots of our nodes that are lost: whoever used one will not come back through it.
+    pub lost_slots: BTreeSet<(NodeName, SlotHash)>,
 }
 
 /// The sending end of the observations: never waits; what does not fit is dropped and counted by the summary.

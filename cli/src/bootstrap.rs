@@ -83,7 +83,7 @@ async fn look(args: &Args) -> Result<Preflight, Failure> {
     let Some(connection) = args.target.connect(fleet.as_ref()).await? else {
         return Err(Failure::Usage("name the server with --dsn or --node"));
     };
-    let found = with_deadline(&connection, STATEMENT_DEADLINE, preflight(connection.client())).await;
+    let found = with_deadline(&connection, STATEMENT_DEADLINE, preflight(&connection)).await;
     let found = found.map_err(|error| Failure::Refused(format!("look at {}: {error}", connection.host())))?;
     judge(found, args.despite_publications)
 }

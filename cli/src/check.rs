@@ -20,6 +20,9 @@ use crate::terminal;
 /// A fleet file is written by people; a larger file is something else [bytes].
 const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// The port on which `PgBouncer` listens unless it is told otherwise.
+const POOLER_PORT: u16 = 6432;
+
 /// Check a fleet file; nothing is contacted
 ///
 /// Every mistake is one line on standard error that names file, line and key. What is allowed but probably not meant is a
@@ -129,10 +132,30 @@ fn summary(file: &str, fleet: &Fleet, style: Style) -> String {
     );
     let grids = [agents(fleet), costs(fleet), nodes(fleet), collectors(fleet)];
     let grids = grids.iter().filter(|grid| !grid.is_empty()).map(|grid| format!("\n{}", grid.render(style)));
-    let warnings: Vec<String> =
-        fleet.warnings().iter().map(|text| format!("{} {text}\n", Tone::Warn.paint("warning:", style))).collect();
+    let warnings: Vec<String> = fleet
+        .warnings()
+        .iter()
+        .chain(&poolers(fleet))
+        .map(|text| format!("{} {text}\n", Tone::Warn.paint("warning:", style)))
+        .collect();
     let gap = if warnings.is_empty() { "" } else { "\n" };
     std::iter::once(head).chain(grids).chain([gap.to_owned()]).chain(warnings).collect()
+}
+
+/// Nodes whose port is the one that `PgBouncer` listens on: nothing is contacted, so it is a guess. The agent and `lagmesh bootstrap --node`
+/// find out.
+fn poolers(fleet: &Fleet) -> Vec<String> {
+    let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
+    let pooled = |(_, node): &(_, &Node)| {
+        ConnInfo::parse(&node.dsn, environment).is_ok_and(|info| info.hosts.iter().any(|host| host.port == POOLER_PORT))
+    };
+    let warning = |(_, node): (_, &Node)| {
+        format!(
+            "port {POOLER_PORT} of node {} is PgBouncer's usual one: agents write no beats through a pooler; name the server's own port",
+            node.name
+        )
+    };
+    fleet.nodes().filter(pooled).map(warning).collect()
 }
 
 fn plan_words(plan: &Plan) -> String {
@@ -212,6 +235,16 @@ mod tests {
         assert_eq!(rows.last().unwrap()[..3], ["all,", "each", "way"]);
         let sum: f64 = rows[1..4].iter().map(|row| row[3].parse::<f64>().unwrap()).sum();
         assert!((rows[4][4].parse::<f64>().unwrap() - sum).abs() < 0.2, "{text}");
+    }
+
+    /// A node that is reached where a pooler usually listens is warned of, and no other.
+    #[test]
+    fn poolers_are_guessed_by_their_port() {
+        let text = include_str!("../../packaging/fleet.toml");
+        assert_eq!(poolers(&Fleet::parse("f", text).unwrap()), [] as [String; 0]);
+        let text = text.replacen("dsn = \"", "dsn = \"port=6432 ", 1);
+        let found = poolers(&Fleet::parse("f", &text).unwrap());
+        assert!(found.len() == 1 && found[0].contains("port 6432 of node "), "{found:?}");
     }
 
     /// A plan is named, its links are counted, and with a budget the table says how much of it is taken.

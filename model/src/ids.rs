@@ -124,11 +124,26 @@ pub struct NodeHash(pub u64);
 impl NodeHash {
     /// The hash of a node's name.
     pub fn of(node: &NodeName) -> NodeHash {
-        let digest = Sha256::digest(node.as_str());
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
-        NodeHash(u64::from_be_bytes(first))
+        NodeHash(first_octets(node.as_str()))
     }
+}
+
+/// A replication slot's name on the wire: made as a node's. Nobody needs to turn it back: who uses a slot knows its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotHash(pub u64);
+
+impl SlotHash {
+    /// The hash of a slot's name.
+    pub fn of(slot: &str) -> SlotHash {
+        SlotHash(first_octets(slot))
+    }
+}
+
+fn first_octets(name: &str) -> u64 {
+    let digest = Sha256::digest(name);
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    u64::from_be_bytes(first)
 }
 
 #[cfg(test)]

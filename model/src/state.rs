@@ -195,6 +195,8 @@ words! {
         Refused = "refused", "the server refuses the login: check role, password or .pgpass, and pg_hba.conf";
         /// The TLS handshake or the certificate check failed.
         Tls = "tls", "the TLS handshake failed: check sslmode, sslrootcert and the server's certificate";
+        /// A pooler answers in the server's place.
+        Pooled = "pooled", "a connection pooler answers in the server's place, so no beats are written: name the server's own address and port";
         /// A grant is missing.
         MissingGrant = "missing-grant", "a grant is missing: run the SQL of `lagmesh bootstrap --print-sql` as a superuser";
         /// The heartbeat table is missing or has another layout.

@@ -3,6 +3,7 @@
 mod attempt;
 mod error;
 mod phased;
+mod pooler;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use error::ConnectError;
 pub use phased::{Prepared, prepare};
+pub use pooler::POOLER_ADVICE;
 
 use crate::conninfo::{ConnInfo, Host, TargetSession};
 use crate::tls;

@@ -9,6 +9,7 @@ use lagmesh_model::physics::Coordinates;
 pub use three_cities::{COLLECTOR, REGIONS};
 
 use crate::clocks::ClockPlan;
+use crate::postgres::pooler::PoolMode;
 use crate::wan::LinkPlan;
 
 /// Everything that stands before the first fault.
@@ -96,6 +97,8 @@ pub struct NodePlan {
     pub apply_delay_ms: Option<u64>,
     /// Further lines of its postgresql.conf.
     pub settings: Vec<String>,
+    /// A `PgBouncer` through which agents reach it; `None`: they reach the server itself.
+    pub pooler: Option<PoolMode>,
 }
 
 /// Where a server's data comes from.

@@ -5,6 +5,7 @@
 
 pub mod faults;
 pub mod load;
+pub mod pooler;
 pub mod topology;
 pub mod version;
 

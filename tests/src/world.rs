@@ -24,6 +24,7 @@ use crate::files::RunFolder;
 use crate::plan::Plan;
 use crate::postgres::Server;
 use crate::postgres::load::Load;
+use crate::postgres::pooler::Pooler;
 use crate::process::Process;
 use crate::wait;
 use crate::wan::Wan;
@@ -62,6 +63,7 @@ pub struct World {
     collectors: BTreeMap<String, Process>,
     loads: BTreeMap<String, Load>,
     servers: BTreeMap<String, Server>,
+    poolers: BTreeMap<String, Pooler>,
     disks: BTreeMap<String, Disk>,
     clocks: BTreeMap<String, Arc<HostClock>>,
     /// Keeps what hosts claim about their clocks fresh, as their daemons would.
@@ -307,8 +309,12 @@ impl World {
         unknown
     }
 
-    /// Whether the agents of a node's region hear of the beats of an origin: only then can its lag be known.
+    /// Whether the agents of a node's region hear of the beats of an origin: only then can its lag be known. Through a pooler no beats
+    /// are written.
     fn hears(&self, node: &str, origin: &str) -> bool {
+        if self.plan.node(origin).is_some_and(|(_, origin)| origin.pooler.is_some()) {
+            return false;
+        }
         let region_of = |name: &str| self.plan.node(name)?.1.region.parse().ok();
         let (here, there): (Option<RegionName>, Option<RegionName>) = (region_of(node), region_of(origin));
         here.zip(there).is_some_and(|(here, there)| here == there || self.mesh_plan.connects(&here, &there))
@@ -318,7 +324,8 @@ impl World {
     pub fn fallen(&mut self) -> Vec<String> {
         let mut fallen = Vec::new();
         let loads = self.loads.values_mut().map(Load::process);
-        for process in self.agents.values_mut().chain(self.collectors.values_mut()).chain(loads) {
+        let poolers = self.poolers.values_mut().map(Pooler::process);
+        for process in self.agents.values_mut().chain(self.collectors.values_mut()).chain(loads).chain(poolers) {
             if !matches!(process.ended(), Ok(None)) {
                 fallen.push(format!("{} ended; {}", process.name(), process.last_words()));
             }

@@ -17,6 +17,8 @@ pub(super) enum Part {
     Writer,
     /// The one that reads them.
     Reader,
+    /// Whether the server itself answers.
+    Path,
 }
 
 /// How a part gets on.
@@ -96,10 +98,11 @@ fn gravity(state: NodeState) -> u8 {
         NodeState::Hanging => 3,
         NodeState::MissingTable => 4,
         NodeState::ReadOnly => 5,
-        NodeState::Unknown => 6,
-        NodeState::MissingGrant => 7,
-        NodeState::StandingBy => 8,
-        NodeState::Ok => 9,
+        NodeState::Pooled => 6,
+        NodeState::Unknown => 7,
+        NodeState::MissingGrant => 8,
+        NodeState::StandingBy => 9,
+        NodeState::Ok => 10,
     }
 }
 

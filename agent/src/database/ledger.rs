@@ -65,7 +65,7 @@ impl<'w> Ledger<'w> {
     async fn prepare(&self, kept: Option<Connection>) -> Result<(Connection, CommitLevel), String> {
         let connection = match kept {
             Some(connection) => connection,
-            None => self.site.connect(&layout::session_sql(Stream::Ledger)).await.map_err(|trouble| trouble.why)?,
+            None => self.site.connect_directly(&layout::session_sql(Stream::Ledger)).await.map_err(|trouble| trouble.why)?,
         };
         let setting = self.site.query(&connection, "read the commit level", commit_setting(connection.client())).await;
         let setting = setting.map_err(|trouble| trouble.why)?.ok_or("synchronous_commit is a level that is not known here")?;

@@ -64,7 +64,7 @@ async fn again_and_again(
 async fn probe(site: &Site, incarnation: Incarnation, level: CommitLevel, kept: Option<Connection>) -> Option<Connection> {
     let connection = match kept {
         Some(connection) => connection,
-        None => site.connect(&layout::level_session_sql(level)).await.ok()?,
+        None => site.connect_directly(&layout::level_session_sql(level)).await.ok()?,
     };
     let sent = site.clock().now();
     let work = layout::write_level(connection.client(), &site.node, incarnation, level, sent.raw);

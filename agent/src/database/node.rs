@@ -1,6 +1,7 @@
 //! One task per node: connects, finds out what the node is, watches its positions and its role, and runs the writer and the reader
 //! that the role asks for, each on a connection of its own and with a back-off of its own.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
-use lagmesh_model::state::{NodeRole, NodeState};
+use lagmesh_model::ids::SlotHash;
+use lagmesh_model::state::{NodeRole, NodeState, SlotState};
 use lagmesh_postgres::Connection;
 use lagmesh_postgres::discover::{
     Catalogue, NodeFacts, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample,
@@ -66,13 +68,16 @@ async fn again_and_again<F: Future<Output = Trouble>>(site: &Site, part: Part, b
 async fn session(site: &Site) -> Trouble {
     let trouble = Box::pin(watched(site)).await.err();
     // The other parts have connections of their own, but their work rests on facts that nobody watches now.
-    site.clear(&[Part::Grants, Part::Writer, Part::Reader]);
+    site.clear(&[Part::Grants, Part::Writer, Part::Reader, Part::Path]);
+    site.post_lost_slots(&BTreeSet::new());
     site.tell_queries();
     trouble.unwrap_or_else(|| Trouble::new(NodeState::Unknown, "the watcher ended"))
 }
 
 async fn watched(site: &Site) -> Result<Infallible, Trouble> {
     let connection = site.connect(READER_SESSION_SQL).await?;
+    // What is read through a pooler is of some server that it chose: said beside it, and read all the same.
+    site.report(Part::Path, site.path(&connection).await?);
     loop {
         let catalogue = site.query(&connection, "read the catalogue", Catalogue::discover(connection.client())).await?;
         site.count(CATALOGUE_STATEMENTS);
@@ -178,6 +183,8 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
 async fn look_around(site: &Site, connection: &Connection, catalogue: &Catalogue) -> Result<(), Trouble> {
     let client = connection.client();
     if let Some(slots) = site.offered(connection, "read replication slots", slots_sample(client, catalogue)).await? {
+        let lost = slots.slots.iter().filter(|slot| slot.state == SlotState::Lost).map(|slot| SlotHash::of(&slot.name)).collect();
+        site.post_lost_slots(&lost);
         site.tell(NodeNews::Slots(slots));
     }
     if let Some(traffic) = site.offered(connection, "read statistics of databases", traffic_sample(client, catalogue)).await? {

@@ -14,8 +14,8 @@ use lagmesh_model::time::{RawNanos, nanos};
 /// Arrivals that are remembered: half a minute at 1 Hz; more would smear the drift of two clocks (100 us/s) over the range.
 const HISTORY: usize = 32;
 /// When to poll behind the guard, in spreads around the middle of what was learnt. They minimise the mean gap in which a beat is found plus
-/// 0.3 spreads for each poll, by dynamic programming over a normal distribution, one part in fifty of which comes late.
-const SCORES: [f64; 10] = [-1.5, -0.5, 0.15, 0.7, 1.15, 1.6, 2.0, 2.45, 3.05, 4.05];
+/// a quarter of a spread for each poll, by dynamic programming over a normal distribution, one part in fifty of which comes late.
+const SCORES: [f64; 11] = [-1.5, -0.6, 0.05, 0.55, 1.0, 1.4, 1.75, 2.15, 2.6, 3.15, 4.0];
 /// Where the guard stands, in spreads before the middle, or before the earliest arrival that was learnt: a beat that is already there has a
 /// gap as long as the interval, and a spread that is known from few arrivals may be larger than it seems.
 const GUARD: (f64, f64) = (4.6, 2.0);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lagmesh_daemon::{Alarm, Clock};
 use lagmesh_model::fleet;
-use lagmesh_model::ids::{ClusterName, NodeName};
+use lagmesh_model::ids::{ClusterName, NodeName, SlotHash};
 use lagmesh_model::state::NodeState;
 use lagmesh_model::time::{RawNanos, Reading};
 use lagmesh_postgres::{CancelOnDrop, ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
@@ -23,8 +23,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a statement may take: the beat interval, or that of the ledger, within these bounds.
 const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
-/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted.
-const REFUSALS: [&str; 2] = ["0A", "42"];
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, raised by a function put in its place.
+const REFUSALS: [&str; 3] = ["0A", "42", "P0"];
 
 /// One node and whom to tell of it.
 #[derive(Debug)]
@@ -68,9 +68,29 @@ impl Site {
         cluster.into_iter().flat_map(|cluster| &cluster.nodes).map(|node| node.name.clone()).collect()
     }
 
-    /// A new session with the given settings.
+    /// A new session with the given settings, for reading.
     pub(super) async fn connect(&self, settings: &str) -> Result<Connection, Trouble> {
         let connection = connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))?;
+        self.prepare(connection, settings).await
+    }
+
+    /// A new session with the given settings, for writing: with the server itself. Through a pooler the election lock would belong to a
+    /// session that others get as well, and the settings would be theirs.
+    pub(super) async fn connect_directly(&self, settings: &str) -> Result<Connection, Trouble> {
+        let connection = connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))?;
+        match self.path(&connection).await? {
+            Condition::Trouble(pooled) => Err(pooled),
+            Condition::Starting | Condition::Fine => self.prepare(connection, settings).await,
+        }
+    }
+
+    /// Whether the server itself answers on a connection.
+    pub(super) async fn path(&self, connection: &Connection) -> Result<Condition, Trouble> {
+        let pooled = self.query(connection, "ask which process answers", connection.is_pooled()).await?;
+        Ok(if pooled { Condition::Trouble(Trouble::pooled(connection.host())) } else { Condition::Fine })
+    }
+
+    async fn prepare(&self, connection: Connection, settings: &str) -> Result<Connection, Trouble> {
         self.query(&connection, "prepare session", connection.client().batch_execute(settings)).await?;
         Ok(connection)
     }
@@ -192,6 +212,20 @@ impl Site {
     /// A timer for the moments at which beats are written and looked for.
     pub(super) fn alarm() -> Result<Alarm, Trouble> {
         Alarm::new().map_err(|error| Trouble::new(NodeState::Unknown, format!("set a timer: {error}")))
+    }
+
+    /// Tells the peers which slots of the node are lost, if those are others than the last time.
+    pub(super) fn post_lost_slots(&self, lost: &BTreeSet<SlotHash>) {
+        self.context.outbox.send_if_modified(|outbox| {
+            let told = outbox.lost_slots.iter().filter(|(node, _)| *node == self.node).map(|(_, slot)| *slot);
+            if told.eq(lost.iter().copied()) {
+                return false;
+            }
+            let outbox = Arc::make_mut(outbox);
+            outbox.lost_slots.retain(|(node, _)| *node != self.node);
+            outbox.lost_slots.extend(lost.iter().map(|slot| (self.node.clone(), *slot)));
+            true
+        });
     }
 
     /// Sleeps until a moment of the measuring clock; at once if it is past. Nothing here is due later than in one interval: what seems to

@@ -2,7 +2,8 @@
 
 use lagmesh_model::state::NodeState;
 use lagmesh_postgres::QueryError;
-use lagmesh_postgres::connect::ConnectError;
+use lagmesh_postgres::connect::{ConnectError, POOLER_ADVICE};
+use lagmesh_postgres::conninfo::Host;
 use lagmesh_postgres::layout::LayoutFinding;
 
 /// What is wrong with a node.
@@ -28,6 +29,11 @@ impl Trouble {
             _ => NodeState::Unreachable,
         };
         Trouble::new(state, error.to_string())
+    }
+
+    /// A pooler answers instead of the server at `host`.
+    pub(super) fn pooled(host: &Host) -> Trouble {
+        Trouble::new(NodeState::Pooled, format!("{host}: {POOLER_ADVICE}; no beats are written"))
     }
 
     /// A statement gave no result; `doing` completes "while ...".

@@ -39,7 +39,7 @@ pub(super) async fn run(site: &Site, system: SystemIdentifier) -> Trouble {
 
 /// `Ok` if the rows are gone and must be made anew.
 async fn beating(site: &Site, system: SystemIdentifier) -> Result<(), Trouble> {
-    let connection = site.connect(&layout::session_sql(Stream::Beat)).await?;
+    let connection = site.connect_directly(&layout::session_sql(Stream::Beat)).await?;
     let client = connection.client();
     let finding = site.query(&connection, "look at the heartbeat table", layout::discover(client, Need::Write)).await?;
     if !finding.is_ready() {

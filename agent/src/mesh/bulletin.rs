@@ -2,7 +2,7 @@
 
 use lagmesh_model::beat::Announcement;
 use lagmesh_model::fleet::Fleet;
-use lagmesh_model::ids::{NodeHash, RegionName};
+use lagmesh_model::ids::{NodeHash, NodeName, RegionName, SlotHash};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::time::Reading;
 
@@ -27,21 +27,23 @@ struct Item {
 enum Notice {
     Announcement(Announcement),
     Confirmation(Confirmation),
+    LostSlot(NodeName, SlotHash),
 }
 
 impl Bulletin {
-    /// Takes over what there is to tell: every announcement, and those confirmations whose beats were written in `peer`.
+    /// Takes over what there is to tell: every announcement, those confirmations whose beats were written in `peer`, every lost slot.
     pub fn update(&mut self, fleet: &Fleet, peer: &RegionName, outbox: &Outbox) {
         let concerns =
             |confirmation: &&Confirmation| fleet.node(&confirmation.id.origin).is_some_and(|(_, node)| node.region == *peer);
         let announcements = outbox.announcements.values().cloned().map(Notice::Announcement);
         let confirmations = outbox.confirmations.values().filter(concerns).cloned().map(Notice::Confirmation);
+        let lost_slots = outbox.lost_slots.iter().map(|(node, slot)| Notice::LostSlot(node.clone(), *slot));
         let old = std::mem::take(&mut self.items);
         let item = |notice: Notice| {
             let told = old.iter().find(|item| item.notice == notice).and_then(|item| item.told);
             Item { notice, told }
         };
-        self.items = announcements.chain(confirmations).map(item).collect();
+        self.items = announcements.chain(confirmations).chain(lost_slots).map(item).collect();
     }
 
     /// The records for a packet that has room for so many, and is sent at `now` over a flow with the given previous round-trip time.
@@ -85,6 +87,7 @@ impl Notice {
                     previous_rtt_ns,
                 })
             }
+            Notice::LostSlot(node, slot) => Some(Record::LostSlot { node: NodeHash::of(node), slot: *slot }),
         }
     }
 }
@@ -105,7 +108,7 @@ mod tests {
     fn sequences(records: &[Record]) -> Vec<u64> {
         let sequence = |record: &Record| match record {
             Record::Announcement { sequence, .. } | Record::Seen { sequence, .. } => sequence.0,
-            Record::Wall(_) => panic!("a bulletin does not tell of clocks"),
+            Record::Wall(_) | Record::LostSlot { .. } => panic!("no beat: {record:?}"),
         };
         records.iter().map(sequence).collect()
     }
@@ -136,6 +139,22 @@ mod tests {
         let told = outbox(&[("oslo-1", 1), ("oslo-2", 9)], &[("tokyo-1", "oslo-1", 3)]);
         bulletin.update(&fleet, &tokyo, &told);
         assert_eq!(sequences(&bulletin.next(RECORDS_PER_PACKET, at(300), None)), [9, 3]);
+    }
+
+    /// A lost slot is told to every peer, again and again, until it is no longer there.
+    #[test]
+    fn lost_slots_are_told_until_they_are_gone() {
+        let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
+        let mut bulletin = Bulletin::default();
+        let (node, slot): (NodeName, _) = ("oslo-1".parse().unwrap(), SlotHash::of("tokyo_1"));
+        let told = Outbox { lost_slots: [(node.clone(), slot)].into(), ..outbox(&[("oslo-1", 1)], &[]) };
+        bulletin.update(&fleet, &tokyo, &told);
+        let lost = Record::LostSlot { node: NodeHash::of(&node), slot };
+        for _ in 0..3 {
+            assert!(bulletin.next(RECORDS_PER_PACKET, at(300), None).contains(&lost));
+        }
+        bulletin.update(&fleet, &tokyo, &outbox(&[("oslo-1", 1)], &[]));
+        assert!(!bulletin.next(RECORDS_PER_PACKET, at(300), None).contains(&lost));
     }
 
     /// The time for which a beat was held counts to the moment of sending, never from the future or from another epoch of the clock.

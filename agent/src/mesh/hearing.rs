@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use lagmesh_model::beat::{Announcement, BeatId, Seen};
 use lagmesh_model::fleet::Fleet;
-use lagmesh_model::ids::{AgentName, NodeHash, NodeName, RegionName};
+use lagmesh_model::ids::{AgentName, NodeHash, NodeName, RegionName, SlotHash};
 use lagmesh_model::time::RawNanos;
 
-use crate::measurement::{Heard, PeerView};
+use crate::measurement::{Heard, LOST_SLOT_HELD, PeerView};
 use crate::mesh::tlv::{AgentHash, Record};
 use crate::wall::HeardWall;
+
+/// So many lost slots of all peers are remembered: as many as one server tells of.
+const LOST_SLOTS_MAX: usize = lagmesh_postgres::discover::SLOTS_MAX;
 
 /// The agents of the peer regions, by what they are called on the wire, and where they were found.
 #[derive(Debug)]
@@ -127,6 +130,7 @@ impl Hearing {
         self.view.walls.retain(|agent, _| is_peer(agent));
         self.view.announcements.retain(|origin, heard| is_node(origin) && is_peer(&heard.from));
         self.view.seen.retain(|(origin, node), heard| is_node(origin) && is_node(node) && is_peer(&heard.from));
+        self.view.lost_slots.retain(|(node, _), _| is_node(node));
     }
 
     /// A valid packet of an agent, with its records. Returns whether it brought a new announcement.
@@ -153,11 +157,29 @@ impl Hearing {
                     }
                     false
                 }
+                Record::LostSlot { node, slot } => {
+                    // Who says that a slot is lost must stand where it is kept.
+                    if let Some(node) = self.node_in(node, region) {
+                        self.hear_lost_slot(node, slot, at);
+                    }
+                    false
+                }
                 // Believed only in answers: a request may have been recorded long ago.
                 Record::Wall(_) => false,
             };
         }
         news
+    }
+
+    /// Peers are believed, and still they cannot make us remember without end.
+    fn hear_lost_slot(&mut self, node: NodeName, slot: SlotHash, at: RawNanos) {
+        let lost = &mut self.view.lost_slots;
+        if lost.len() >= LOST_SLOTS_MAX && !lost.contains_key(&(node.clone(), slot)) {
+            lost.retain(|_, heard| at.checked_since(*heard).is_some_and(|age| age <= LOST_SLOT_HELD));
+        }
+        if lost.len() < LOST_SLOTS_MAX || lost.contains_key(&(node.clone(), slot)) {
+            lost.insert((node, slot), at);
+        }
     }
 
     /// An agent has answered, and told of its wall clock.
@@ -213,6 +235,24 @@ mod tests {
 
     fn hearing() -> Hearing {
         Hearing::new(Arc::new(fleet(&[])), "oslo".parse().unwrap())
+    }
+
+    /// A slot is lost if an agent of its server's region says so; however many it makes up, few are remembered.
+    #[test]
+    fn lost_slots() {
+        let (mut hearing, tokyo, agent): (_, RegionName, _) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let lost = |node: &str, slot| Record::LostSlot { node: NodeHash::of(&node.parse().unwrap()), slot: SlotHash(slot) };
+        hearing.hear(&tokyo, &agent, RawNanos(1), vec![lost("tokyo-1", 5), lost("oslo-1", 5), lost("nowhere", 5)]);
+        hearing.hear(&tokyo, &agent, RawNanos(9), vec![lost("tokyo-1", 5)]);
+        let key = ("tokyo-1".parse().unwrap(), SlotHash(5));
+        assert_eq!(hearing.view.lost_slots, [(key.clone(), RawNanos(9))].into());
+        for slot in 100..300 {
+            hearing.hear(&tokyo, &agent, RawNanos(10), vec![lost("tokyo-1", slot)]);
+        }
+        assert_eq!(hearing.view.lost_slots.len(), LOST_SLOTS_MAX);
+        let later = RawNanos(10).after(LOST_SLOT_HELD * 2);
+        hearing.hear(&tokyo, &agent, later, vec![lost("tokyo-1", 7)]);
+        assert_eq!(hearing.view.lost_slots.len(), 1, "what nobody repeats makes room");
     }
 
     /// The newest beat of each writer is kept, told by an agent of the writer's own region; old ones and foreign ones are not news.

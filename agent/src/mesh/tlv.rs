@@ -44,12 +44,17 @@
 //! | 24..32 | how far off its wall clock is at most, as its host claims [ns] |
 //! | 32 | who claims that: 0 nobody, 1 nobody: the clock runs freely, 2 `adjtimex`, 3 `ClockBound` |
 //!
+//! | octets | 4: lost slot (16) |
+//! |---|---|
+//! | 0..8 | node: the server that has given the slot up, hashed like an origin |
+//! | 8..16 | slot: first 8 octets of SHA-256 over its name |
+//!
 //! Numbers are big-endian. `held` counts from visibility to the sending of the packet that carries it. Readers skip TLVs of
 //! another version, kinds and record types that they do not know, and octets beyond the end that they know.
 
 use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::beat::{BeatTimes, Incarnation, Sequence};
-use lagmesh_model::ids::{AgentName, NodeHash};
+use lagmesh_model::ids::{AgentName, NodeHash, SlotHash};
 use lagmesh_model::interval::Interval;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::state::ClaimSource;
@@ -81,6 +86,8 @@ const ANNOUNCEMENT_LENGTH: usize = 68;
 const SEEN_LENGTH: usize = 56;
 const RECORD_WALL: u8 = 3;
 const WALL_LENGTH: usize = 33;
+const RECORD_LOST_SLOT: u8 = 4;
+const LOST_SLOT_LENGTH: usize = 16;
 
 /// Who claims something about a wall clock: on the wire.
 const CLAIMED_BY_NOBODY: u8 = 0;
@@ -152,6 +159,13 @@ pub enum Record {
     },
     /// What the speaker says about its wall clock.
     Wall(WallClock),
+    /// A replication slot is of no use any more: its server has given it up.
+    LostSlot {
+        /// Which server.
+        node: NodeHash,
+        /// Which of its slots.
+        slot: SlotHash,
+    },
 }
 
 /// Writes the value of a clock TLV; `value` is [`CLOCK_LENGTH`] long or longer.
@@ -194,6 +208,7 @@ fn record_length(record: &Record) -> usize {
         Record::Announcement { .. } => ANNOUNCEMENT_LENGTH,
         Record::Seen { .. } => SEEN_LENGTH,
         Record::Wall(_) => WALL_LENGTH,
+        Record::LostSlot { .. } => LOST_SLOT_LENGTH,
     }
 }
 
@@ -237,6 +252,11 @@ fn put_record(room: &mut [u8], record: &Record) {
             }
             put(room, 2 + 32, [claimed_by]);
             (room[0], room[1]) = (RECORD_WALL, 33);
+        }
+        Record::LostSlot { node, slot } => {
+            field(node.0);
+            field(slot.0);
+            (room[0], room[1]) = (RECORD_LOST_SLOT, 16);
         }
     }
 }
@@ -330,6 +350,9 @@ fn read_record(kind: u8, body: &[u8]) -> Option<Record> {
             let difference = Interval::between(lower, upper).filter(|_| is_sane)?;
             Some(Record::Wall(WallClock { epoch: Epoch(field(0)), difference, claim: claim_of(body[32], field(24)) }))
         }
+        RECORD_LOST_SLOT if body.len() >= LOST_SLOT_LENGTH => {
+            Some(Record::LostSlot { node: NodeHash(field(0)), slot: SlotHash(field(8)) })
+        }
         _ => None,
     }
 }
@@ -385,7 +408,8 @@ mod tests {
             let difference = Interval::between(lower, lower + width).unwrap();
             Record::Wall(WallClock { epoch: Epoch(epoch), difference, claim })
         });
-        prop_oneof![seen, announcement, wall]
+        let lost_slot = any::<[u64; 2]>().prop_map(|n| Record::LostSlot { node: NodeHash(n[0]), slot: SlotHash(n[1]) });
+        prop_oneof![seen, announcement, wall, lost_slot]
     }
 
     proptest! {

@@ -62,6 +62,8 @@ pub struct Evidence {
     pub standby: Option<Standby>,
     /// Subscriptions, if the node is a subscriber.
     pub subscriber: Option<Subscriber>,
+    /// Which slot that the node uses is lost and who says so, if any is.
+    pub lost_slot: Option<String>,
 }
 
 /// What is known of the writer.
@@ -137,11 +139,12 @@ type Verdict = (ReplicationState, String);
 
 /// The state and why, with the evidence.
 pub fn decide(evidence: &Evidence) -> Verdict {
-    let rules: [fn(&Evidence) -> Option<Verdict>; 15] = [
+    let rules: [fn(&Evidence) -> Option<Verdict>; 16] = [
         node_cannot_be_read,
         reader_slept,
         other_log,
         writer_is_down,
+        slot_is_lost,
         not_published,
         apply_fails,
         no_receiver,
@@ -229,6 +232,21 @@ fn writer_is_down(e: &Evidence) -> Option<Verdict> {
     }
 }
 
+/// A node whose slot is lost may still get its log from an archive, or have a receiver that has not noticed: only where beats are missing,
+/// or the receiver is, the slot is why.
+fn slot_is_lost(e: &Evidence) -> Option<Verdict> {
+    let lost = e.lost_slot.as_ref()?;
+    let missing = e.standby.as_ref().is_some_and(|standby| standby.receiver == Receiver::Missing);
+    let why = match e.late_beat() {
+        Some(late) => {
+            format!("{lost}; beat {} was committed {} ago and is not visible", late.sequence, s(late.known_for))
+        }
+        None if missing => format!("{lost}; the standby has no WAL receiver"),
+        None => return None,
+    };
+    Some((ReplicationState::SlotLost, why))
+}
+
 /// A node may follow several origins: only one whose beats are missing is concerned.
 fn not_published(e: &Evidence) -> Option<Verdict> {
     let late = e.late_beat().filter(|_| e.subscriber.is_some_and(|subscriber| !subscriber.carries_beats))?;
@@ -277,7 +295,9 @@ fn nothing_arrives(e: &Evidence) -> Option<Verdict> {
         }
         // A standby's positions may still come; a subscriber never shows how far it has received.
         let patience = if e.subscriber.is_some() { LATE_INTERVALS } else { WRITER_DOWN_INTERVALS };
-        let unknowable = received.is_none() && late.known_for >= e.intervals(patience, LATE_MIN);
+        // A replay that somebody holds back explains what is missing without a fault of the connection.
+        let held_back = || paused(e).or_else(|| delayed_on_purpose(e)).is_some();
+        let unknowable = received.is_none() && !held_back() && late.known_for >= e.intervals(patience, LATE_MIN);
         if unknowable {
             let why = format!(
                 "beat {} was committed {} ago and is not visible; how far its log got cannot be seen at this node{in_name}",

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use lagmesh_model::beat::least_spacing;
+use lagmesh_model::ids::{NodeName, SlotHash};
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
-use lagmesh_model::state::{Basis, NodeState};
+use lagmesh_model::state::{Basis, NodeRole, NodeState};
 use lagmesh_model::status::{self, LogReach, Reach, Seconds};
 use lagmesh_model::time::{RawNanos, Reading};
 
-use crate::measurement::PeerView;
+use crate::measurement::{LOST_SLOT_HELD, PeerView};
 use crate::replication::decide::{self, Evidence, Writer, decide};
 use crate::replication::lag::SincePoll;
 use crate::replication::node::{Look, NodeTrack};
@@ -93,7 +94,29 @@ impl Replications {
             other_log: self.told.get(&link.origin).and_then(Told::newest).and_then(|beat| other_log(node, beat, now.raw)),
             standby,
             subscriber: node.subscriber(now.raw),
+            lost_slot: self.lost_slot(link, cluster, now.raw, view),
         }
+    }
+
+    /// A slot that the node uses and that a server of its cluster has given up, in words. A subscriber asks the origin; which server a
+    /// standby asks is not known here: a name that two servers have, one of them without a use for it, can only mislead where replication
+    /// stands anyway.
+    fn lost_slot(&self, link: &Link, cluster: &Cluster, now: RawNanos, view: &PeerView) -> Option<String> {
+        let node = &self.nodes[&link.node];
+        let may_be_asked = |server: &&NodeName| node.role() != Some(NodeRole::Subscriber) || **server == link.origin;
+        node.slots_used(now).find_map(|name| {
+            let slot = SlotHash::of(name);
+            let says = |server: &NodeName| {
+                if let Some(own) = self.nodes.get(server) {
+                    own.around.lost_slots(now).any(|lost| lost == slot)
+                } else {
+                    let heard = view.lost_slots.get(&(server.clone(), slot));
+                    heard.is_some_and(|at| age(now, *at) <= LOST_SLOT_HELD)
+                }
+            };
+            let server = cluster.members.keys().filter(may_be_asked).find(|server| says(server))?;
+            Some(format!("{server} says that slot {name}, through which this node gets its log, is lost"))
+        })
     }
 
     fn writer(&self, link: &Link, cluster: &Cluster, now: Reading, view: &PeerView) -> Writer {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lagmesh_model::catalogue::{self, Attribute, Metric};
+use lagmesh_model::ids::SlotHash;
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::SlotState;
@@ -108,6 +109,13 @@ impl FactsTrack {
             age if age <= STALE => Known::known(slots),
             age => Known::Stale { value: slots, age_s: age.as_secs_f64() },
         }
+    }
+
+    /// The slots that are lost, as they are called on the wire.
+    pub(super) fn lost_slots(&self, now: RawNanos) -> impl Iterator<Item = SlotHash> {
+        let fresh = self.slots.iter().filter(move |(_, at)| age(now, *at) <= STALE);
+        let lost = fresh.flat_map(|(sample, _)| &sample.slots).filter(|slot| slot.state == SlotState::Lost);
+        lost.map(|slot| SlotHash::of(&slot.name))
     }
 
     /// Everything as series.

@@ -227,9 +227,16 @@ impl NodeTrack {
 
     /// What its subscriptions do for beats, unless that is not known or old.
     pub(super) fn subscriber(&self, now: RawNanos) -> Option<decide::Subscriber> {
-        let (sample, _) = self.subscriber.filter(|(_, at)| age(now, *at) <= self.stale_after())?;
+        let (sample, _) = self.subscriber.as_ref().filter(|(_, at)| age(now, *at) <= self.stale_after())?;
         let fails = self.apply_error.is_some_and(|at| age(now, at) <= APPLY_ERROR_HELD);
         Some(decide::Subscriber { carries_beats: sample.carries_beats, fails })
+    }
+
+    /// The names of the slots at other servers through which it gets its log, as of the newest look.
+    pub(super) fn slots_used(&self, now: RawNanos) -> impl Iterator<Item = &str> {
+        let standby = self.looks(now).and_then(|(look, _)| look.sample.slot.as_deref());
+        let subscriber = self.subscriber.as_ref().filter(move |(_, at)| age(now, *at) <= self.stale_after());
+        standby.into_iter().chain(subscriber.into_iter().flat_map(|(sample, _)| sample.slots.iter().map(String::as_str)))
     }
 
     /// Which system.
@@ -323,8 +330,9 @@ impl NodeTrack {
     }
 
     fn look_at_subscriber(&mut self, sample: SubscriberSample, at: RawNanos) {
+        let counted = sample.apply_errors;
         let before = self.subscriber.replace((sample, at)).and_then(|(before, _)| before.apply_errors);
-        if let (Some(now), Some(then)) = (sample.apply_errors, before)
+        if let (Some(now), Some(then)) = (counted, before)
             && now > then
         {
             self.apply_error = Some(at);
@@ -401,6 +409,8 @@ impl Look {
 
     fn receiver(&self) -> decide::Receiver {
         match &self.sample.receiver {
+            // Who does not tell how far it has received gets its log in some other way.
+            Receiver::Absent if !self.sample.tells_received => decide::Receiver::Unknown,
             Receiver::Absent => decide::Receiver::Missing,
             Receiver::Hidden(_) => decide::Receiver::Unknown,
             Receiver::Present(receiver) => decide::Receiver::Present {
@@ -425,9 +435,15 @@ fn received(sample: &StandbySample) -> Option<Lsn> {
     written.max(flushed(sample))
 }
 
-/// The further of what the receiver flushed and what was replayed, which may have come from an archive.
+/// The further of what the receiver flushed and what was replayed, which may have come from an archive. Where the server does not tell
+/// how far it has received, what it replayed is no answer: more may wait here.
 fn flushed(sample: &StandbySample) -> Option<Lsn> {
-    sample.received.max(sample.replayed)
+    let told = match &sample.receiver {
+        Receiver::Present(receiver) => receiver.flushed,
+        Receiver::Absent | Receiver::Hidden(_) => None,
+    };
+    let received = sample.received.max(told);
+    if received.is_none() && !sample.tells_received { None } else { received.max(sample.replayed) }
 }
 
 #[cfg(test)]
@@ -435,6 +451,35 @@ mod tests {
     use lagmesh_model::time::{Epoch, WallNanos};
 
     use super::*;
+
+    /// Where a standby does not tell how far it has received, what it replayed is not taken for that, and a receiver that it does not show
+    /// is not called missing.
+    #[test]
+    fn what_is_refused_is_unknown() {
+        let sample = |tells_received, received| StandbySample {
+            in_recovery: true,
+            replayed: Some(Lsn(70)),
+            received,
+            pause: None,
+            apply_delay: None,
+            conflicts: None,
+            tells_received,
+            receiver: Receiver::Absent,
+            slot: None,
+        };
+        let look = |sample| Look { began: RawNanos(1), at: RawNanos(2), sample, timeline: Some(Timeline(1)) };
+        let lsn = |look: &Look| look.received(Some(SystemIdentifier(1))).map(|position| position.lsn);
+        let table = [
+            (sample(true, Some(Lsn(90))), Some(Lsn(90)), decide::Receiver::Missing),
+            (sample(true, None), Some(Lsn(70)), decide::Receiver::Missing),
+            (sample(false, None), None, decide::Receiver::Unknown),
+        ];
+        for (sample, received, receiver) in table {
+            let look = look(sample);
+            assert_eq!((lsn(&look), look.receiver()), (received, receiver), "{look:?}");
+            assert_eq!(look.standby(None, false).unreplayed_bytes, received.map(|lsn| lsn.0 - 70));
+        }
+    }
 
     /// An apply worker fails as long as its errors go on to rise; errors of long ago, or a reset of the statistics, say nothing.
     #[test]
@@ -444,7 +489,10 @@ mod tests {
         let at = |second: u64| Reading { epoch: Epoch(1), raw: RawNanos(second * 1_000_000_000), wall: WallNanos(0) };
         assert_eq!(node.subscriber(at(100).raw), None);
         let mut fails = |second, apply_errors| {
-            node.record(NodeNews::Subscriber(SubscriberSample { carries_beats: true, apply_errors }), at(second));
+            node.record(
+                NodeNews::Subscriber(SubscriberSample { carries_beats: true, apply_errors, slots: Vec::new() }),
+                at(second),
+            );
             node.subscriber(at(second).raw).unwrap().fails
         };
         let table = [

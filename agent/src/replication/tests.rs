@@ -185,6 +185,8 @@ impl Sim {
             apply_delay: Some(Duration::ZERO),
             conflicts: Some(self.conflicts),
             receiver: if self.receiver { Receiver::Present(receiver) } else { Receiver::Absent },
+            tells_received: true,
+            slot: Some("reader".to_owned()),
         };
         self.tell(NodeNews::Standby { sample, began: self.now() });
     }

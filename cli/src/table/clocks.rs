@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use lagmesh_model::ids::RegionName;
+use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::status::{Clocks, Seconds};
 
 use super::Style;

@@ -82,7 +82,8 @@ fn is_gone(state: NodeState) -> bool {
 
 /// States that hide the node from us and say nothing about users.
 fn is_hidden(state: NodeState) -> bool {
-    matches!(state, NodeState::Refused | NodeState::Tls | NodeState::MissingGrant | NodeState::MissingTable | NodeState::Unknown)
+    use NodeState::{MissingGrant, MissingTable, Pooled, Refused, Tls, Unknown};
+    matches!(state, Refused | Tls | Pooled | MissingGrant | MissingTable | Unknown)
 }
 
 /// A node that refuses writes can be read.

@@ -13,7 +13,8 @@ const REGION = {
 };
 const NODE = {
   ok: ["ok", "●"], "standing-by": ["ok", "○"], unreachable: ["loud", "✕"], hanging: ["bad", "◆"], "read-only": ["bad", "◆"],
-  refused: ["bad", "◆"], tls: ["bad", "◆"], "missing-grant": ["warn", "▲"], "missing-table": ["warn", "▲"], unknown: ["unknown", "?"],
+  refused: ["bad", "◆"], tls: ["bad", "◆"], "missing-grant": ["warn", "▲"], "missing-table": ["warn", "▲"], pooled: ["warn", "▲"],
+  unknown: ["unknown", "?"],
 };
 const REPLICATION = {
   ok: ["ok", "●"], lagging: ["warn", "▲"], "catching-up": ["warn", "↗"], "delayed-on-purpose": ["ok", "‖"], paused: ["warn", "‖"],

@@ -54,7 +54,13 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         Attribute::Slot => word.len() <= SLOT_BYTES_MAX && word.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')),
         Attribute::Reason | Attribute::Version => word.len() <= OWN_WORD_BYTES_MAX,
         // Names of the fleet file and of its regions.
-        Attribute::Cluster | Attribute::Origin | Attribute::Region | Attribute::Peer | Attribute::Node | Attribute::Agent | Attribute::PeerAgent => true,
+        Attribute::Cluster
+        | Attribute::Origin
+        | Attribute::Region
+        | Attribute::Peer
+        | Attribute::Node
+        | Attribute::Agent
+        | Attribute::PeerAgent => true,
         // Words of the collector alone.
         Attribute::Axis | Attribute::Vantage | Attribute::Transport => false,
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use tokio_postgres::{Client, Error};
 
+use crate::connect::{Connection, POOLER_ADVICE};
 use crate::layout::{LayoutFinding, Need, discover};
 
 /// The steps that keep logical replication whole.
@@ -29,6 +30,8 @@ pub enum Finding {
     Subscriptions(Vec<String>),
     /// The server is a standby.
     InRecovery,
+    /// A pooler answers in the server's place.
+    Pooled,
     /// The table is there and as it should be.
     LayoutReady,
     /// The schema or the table is there but not as it should be.
@@ -48,6 +51,7 @@ impl fmt::Display for Finding {
                 )
             }
             Finding::InRecovery => f.write_str("this server is a standby; run the bootstrap on its writer"),
+            Finding::Pooled => write!(f, "{POOLER_ADVICE}; agents write no beats through it"),
             Finding::LayoutReady => f.write_str("the heartbeat table is there; running the bootstrap again changes nothing"),
             Finding::LayoutWrong(finding) => finding.fmt(f),
         }
@@ -69,7 +73,7 @@ impl Preflight {
         self.findings.iter().any(|finding| match finding {
             Finding::InRecovery => true,
             Finding::PublicationsForAllTables(_) | Finding::PublicationsForSchema(_) => !there,
-            Finding::Subscriptions(_) | Finding::LayoutReady | Finding::LayoutWrong(_) => false,
+            Finding::Subscriptions(_) | Finding::Pooled | Finding::LayoutReady | Finding::LayoutWrong(_) => false,
         })
     }
 
@@ -83,7 +87,8 @@ impl Preflight {
 ///
 /// # Errors
 /// The server's.
-pub async fn preflight(client: &Client) -> Result<Preflight, Error> {
+pub async fn preflight(connection: &Connection) -> Result<Preflight, Error> {
+    let client = connection.client();
     let sql = "SELECT pg_catalog.pg_is_in_recovery(), ARRAY(SELECT pubname::text FROM pg_catalog.pg_publication WHERE puballtables), \
                ARRAY(SELECT s.subname::text FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid \
                      WHERE d.datname = pg_catalog.current_database()), \
@@ -92,6 +97,9 @@ pub async fn preflight(client: &Client) -> Result<Preflight, Error> {
     let (all_tables, subscriptions): (Vec<String>, Vec<String>) = (row.try_get(1)?, row.try_get(2)?);
     let for_schema = if row.try_get(3)? { publications_for_schema(client).await? } else { Vec::new() };
     let mut findings = Vec::new();
+    if connection.is_pooled().await? {
+        findings.push(Finding::Pooled);
+    }
     if row.try_get(0)? {
         findings.push(Finding::InRecovery);
     }

@@ -36,8 +36,9 @@ const FUNCTIONS: [(&str, Answers, &str); 9] = [
     ("pg_walfile_name", Answers::OutOfRecovery, "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"),
 ];
 
-/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, external routine, internal.
-const REFUSALS: [&str; 4] = ["0A", "42", "38", "XX"];
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, raised by a function put in its place,
+/// external routine, internal.
+const REFUSALS: [&str; 5] = ["0A", "42", "P0", "38", "XX"];
 
 /// What a server offers in the role that it has; found out once per connection and role.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,8 +64,13 @@ pub struct StandbySample {
     pub apply_delay: Option<Duration>,
     /// Queries cancelled by recovery conflicts since the statistics were reset, over all databases and causes.
     pub conflicts: Option<i64>,
+    /// Whether the server tells how far it has received. Where it refuses to (as services do that replicate by other means), `received`
+    /// is unknown and an absent receiver says nothing.
+    pub tells_received: bool,
     /// The receiver.
     pub receiver: Receiver,
+    /// The slot through which the receiver asks for the log (`primary_slot_name`); `None` if it asks without one.
+    pub slot: Option<String>,
 }
 
 /// Samples a standby in one statement.
@@ -83,7 +88,9 @@ pub async fn standby_sample(client: &Client, catalogue: &Catalogue) -> Result<St
         apply_delay: delay_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
         conflicts: row.try_get(4)?,
         received: lsn(&row, 5)?,
+        tells_received: catalogue.has("pg_last_wal_receive_lsn"),
         receiver: receiver(&row)?,
+        slot: row.try_get(14)?,
     })
 }
 
@@ -96,7 +103,8 @@ fn sql(catalogue: &Catalogue) -> String {
     let flushed = if catalogue.has_column("pg_stat_wal_receiver", "flushed_lsn") { "flushed_lsn" } else { "received_lsn" };
     format!(
         "WITH replay AS MATERIALIZED ({}) \
-         SELECT replay.*, {received}, r.pid, r.status, {}, {}, {}, {}, {}, {} FROM replay LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
+         SELECT replay.*, {received}, r.pid, r.status, {}, {}, {}, {}, {}, {}, \
+         NULLIF(pg_catalog.current_setting('primary_slot_name', true), '') FROM replay LEFT JOIN pg_catalog.pg_stat_wal_receiver r ON true",
         replay_sql(catalogue),
         column("received_tli", "integer"),
         column(flushed, "pg_lsn"),

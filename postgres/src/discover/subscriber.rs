@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, Error};
 
-use super::Catalogue;
+use super::{Catalogue, SLOTS_MAX};
 
 /// The subscriptions of the session's database. One that is disabled counts: it ought to follow.
 pub(super) const OWN_SUBSCRIPTIONS: &str = "SELECT oid FROM pg_catalog.pg_subscription WHERE subdbid = \
@@ -17,12 +17,14 @@ pub async fn is_subscriber(client: &Client) -> Result<bool, Error> {
 }
 
 /// What a database says of its subscriptions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubscriberSample {
     /// Whether any of its subscriptions carries the heartbeat table.
     pub carries_beats: bool,
     /// Errors of apply workers of all its subscriptions since the statistics were reset; unknown before PostgreSQL 15.
     pub apply_errors: Option<i64>,
+    /// The slots of its subscriptions at their publishers.
+    pub slots: Vec<String>,
 }
 
 /// Samples a subscriber in one statement. The statistics may be a moment old.
@@ -37,8 +39,10 @@ pub async fn subscriber_sample(client: &Client, catalogue: &Catalogue) -> Result
     };
     let sql = format!(
         "WITH own AS ({OWN_SUBSCRIPTIONS}) SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel WHERE srsubid IN (SELECT oid FROM own) \
-         AND srrelid = pg_catalog.to_regclass('lagmesh.beat')), {errors}::bigint"
+         AND srrelid = pg_catalog.to_regclass('lagmesh.beat')), {errors}::bigint, \
+         ARRAY(SELECT subslotname::text FROM pg_catalog.pg_subscription WHERE oid IN (SELECT oid FROM own) AND subslotname IS NOT NULL \
+         ORDER BY subslotname LIMIT {SLOTS_MAX})"
     );
     let row = client.query_typed_one(&sql, &[]).await?;
-    Ok(SubscriberSample { carries_beats: row.try_get(0)?, apply_errors: row.try_get(1)? })
+    Ok(SubscriberSample { carries_beats: row.try_get(0)?, apply_errors: row.try_get(1)?, slots: row.try_get(2)? })
 }

@@ -79,7 +79,7 @@ async fn publications_stop_it() {
     let server = Server::start(&Settings::default());
     let sql = bootstrap_sql(&BootstrapOptions::default());
     let client = server.superuser().await;
-    assert_eq!(preflight(client.client()).await.unwrap().findings, []);
+    assert_eq!(preflight(&client).await.unwrap().findings, []);
     for (publication, finding) in [
         ("CREATE PUBLICATION everything FOR ALL TABLES", Finding::PublicationsForAllTables(vec!["everything".to_owned()])),
         (
@@ -88,7 +88,7 @@ async fn publications_stop_it() {
         ),
     ] {
         server.run(publication).await;
-        let found = preflight(client.client()).await.unwrap();
+        let found = preflight(&client).await.unwrap();
         assert_eq!(found.findings, [finding]);
         assert!(found.refuses() && found.needs_safe_order());
         let error = client.client().batch_execute(&sql).await.unwrap_err();
@@ -98,7 +98,7 @@ async fn publications_stop_it() {
     }
     server.run("CREATE PUBLICATION everything FOR ALL TABLES").await;
     server.run(&bootstrap_sql(&BootstrapOptions { despite_publications: true, ..BootstrapOptions::default() })).await;
-    let found = preflight(client.client()).await.unwrap();
+    let found = preflight(&client).await.unwrap();
     assert!(!found.refuses() && found.findings.contains(&Finding::LayoutReady), "{found:?}");
     server.run(&sql).await;
 }
@@ -111,7 +111,7 @@ async fn other_findings() {
     server.run("CREATE SCHEMA lagmesh; CREATE TABLE lagmesh.beat (n int)").await;
     let standby = server.standby("s", "");
     let client = standby.superuser().await;
-    let found = preflight(client.client()).await.unwrap();
+    let found = preflight(&client).await.unwrap();
     assert_eq!(found.findings[..2], [Finding::InRecovery, Finding::Subscriptions(vec!["sub".to_owned()])]);
     assert!(matches!(&found.findings[2], Finding::LayoutWrong(LayoutFinding::NotTheTable { .. })), "{found:?}");
     assert!(found.refuses() && !found.needs_safe_order());

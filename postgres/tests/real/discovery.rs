@@ -123,10 +123,15 @@ async fn refused_functions_are_skipped() {
     let server = Server::start(&Settings::default());
     server.run(ROLES).await;
     server.run("REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_flush_lsn() FROM PUBLIC").await;
+    // As services do it that replicate by other means.
+    server.run("ALTER FUNCTION pg_catalog.pg_last_wal_receive_lsn() RENAME TO pg_last_wal_receive_lsn_hidden").await;
+    server
+        .run("CREATE FUNCTION pg_catalog.pg_last_wal_receive_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN RAISE 'not here'; END $$")
+        .await;
     let connection = open(&as_role(&server, "watcher")).await;
     let catalogue = Catalogue::discover(connection.client()).await.unwrap();
     let skipped: Vec<_> = catalogue.skipped().map(|(function, _)| function).collect();
-    assert_eq!(skipped, ["pg_control_system", "pg_current_wal_flush_lsn"]);
+    assert_eq!(skipped, ["pg_control_system", "pg_current_wal_flush_lsn", "pg_last_wal_receive_lsn"]);
     let facts = node_facts(connection.client(), &catalogue).await.unwrap();
     assert_eq!((facts.system, facts.timeline), (None, Some(Timeline(1))));
     let sample = writer_sample(connection.client(), &catalogue).await.unwrap();

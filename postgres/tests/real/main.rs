@@ -6,6 +6,7 @@ mod commits;
 mod connecting;
 mod deadlines;
 mod discovery;
+mod poolers;
 mod support;
 mod surroundings;
 mod tls;

@@ -95,7 +95,11 @@ impl Server {
 
     /// A program of the server, run as the server's user.
     pub(crate) fn postgres(&self, program: &str) -> Command {
-        let program = binaries().join(program);
+        self.command(&binaries().join(program))
+    }
+
+    /// Any program, run as the server's user in the server's folder.
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);

@@ -79,6 +79,7 @@ async fn with_tls(papers: &Papers, hba: &str) -> Server {
 async fn outcome(text: &str) -> Result<bool, &'static str> {
     match try_connect(text).await {
         Ok(connection) => {
+            assert!(!connection.is_pooled().await.expect("a number"), "{text}: a server is taken for a pooler");
             let row = connection.client().query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await;
             Ok(row.expect("pg_stat_ssl").get(0))
         }

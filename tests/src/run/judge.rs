@@ -46,6 +46,10 @@ fn held(expectation: &Expectation, window: &[&Sample], start: Real) -> (bool, St
             // Who hears nothing cannot say that it was never said.
             None => most(window, HEARD_SHARE_MIN, |sample| matches!(sample.value, Value::State(_)), || seen(window, start)),
         },
+        Condition::Says(part) => {
+            let says = |sample: &Sample| matches!(&sample.value, Value::State(text) if text.contains(part));
+            most(window, share, says, || seen(window, start))
+        }
         Condition::Unknown => most(window, share, |sample| matches!(sample.value, Value::Unknown(_)), || seen(window, start)),
         Condition::Known => {
             let known = |sample: &Sample| !matches!(sample.value, Value::Unknown(_) | Value::Silent(_));
@@ -181,6 +185,7 @@ fn wanted(expectation: &Expectation) -> String {
         Condition::CoversTruth => "covers the truth".to_owned(),
         Condition::Unknown => "unknown".to_owned(),
         Condition::Known => "known".to_owned(),
+        Condition::Says(part) => format!("says {part:?}"),
         Condition::Grows(lower, upper) => format!("grows by {lower} to {upper} per second"),
     };
     let share = if expectation.share < 1.0 { format!(" in {:.4} of the samples", expectation.share) } else { String::new() };
@@ -242,6 +247,9 @@ mod tests {
         assert!(pass(Condition::Unknown, &unknown) && !pass(Condition::Known, &unknown));
         assert!(!pass(Condition::Unknown, &run) && pass(Condition::Known, &run));
         let numbers = [(2.0, Value::Number(2.0), None), (3.0, Value::Number(3.0), None), (4.0, Value::Number(4.1), None)];
+        let sentence = states(&[(2.0, "a beat was committed 2 s ago")]);
+        assert!(pass(Condition::Says("was committed".to_owned()), &sentence));
+        assert!(!pass(Condition::Says("was seen".to_owned()), &sentence) && !pass(Condition::Says("d".to_owned()), &silent));
         assert!(pass(Condition::Between(2.0, 5.0), &numbers) && !pass(Condition::Between(2.0, 4.0), &numbers));
         assert!(pass(Condition::Grows(1.0, 1.1), &numbers) && !pass(Condition::Grows(0.0, 1.0), &numbers));
         assert!(!pass(Condition::Between(2.0, 5.0), &unknown), "unknown is not a number");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use nix::unistd::{Uid, User};
 
 use crate::plan::Source;
-use crate::postgres::{program_path, version};
+use crate::postgres::{pooler, program_path, version};
 use crate::scenario::{Action, Scenario};
 
 /// The first major version whose subscriptions can leave out what came by replication.
@@ -13,7 +13,12 @@ const EXCHANGES_SINCE: u32 = 16;
 
 /// What is missing, and how to get it.
 pub(super) fn missing(scenario: &Scenario) -> Option<String> {
-    program("gcc").or_else(|| servers(scenario)).or_else(|| loads(scenario))
+    program("gcc").or_else(|| servers(scenario)).or_else(|| poolers(scenario)).or_else(|| loads(scenario))
+}
+
+fn poolers(scenario: &Scenario) -> Option<String> {
+    let wanted = scenario.plan.nodes().any(|node| node.pooler.is_some());
+    (wanted && pooler::program().is_none()).then(|| "pgbouncer is not here: `tests/setup.sh testbed` installs it".to_owned())
 }
 
 fn program(name: &str) -> Option<String> {

@@ -37,7 +37,7 @@ pub struct Basis {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Value {
-    /// A named state.
+    /// A named state, or why it is that.
     State(String),
     /// A number.
     Number(f64),
@@ -216,6 +216,7 @@ fn link_value(link: &Link, kind: lagmesh_model::state::ProbeKind, value: &str) -
 fn replication_value(link: &Replication, value: &str) -> Value {
     match value {
         "state" => Value::State(link.state.as_str().to_owned()),
+        "why" => Value::State(link.why.clone()),
         "lag" => interval(&link.lag),
         "staleness" => interval(&link.staleness),
         "backlog_received" => number(&link.log.received.backlog_bytes, |bytes| *bytes as f64),
@@ -233,6 +234,7 @@ fn replication_value(link: &Replication, value: &str) -> Value {
 fn node_value(node: &Node, value: &str) -> Value {
     match value {
         "state" => Value::State(node.state.as_str().to_owned()),
+        "why" => Value::State(node.why.clone()),
         "role" => node.role.current().map_or_else(|| why(&node.role), |role| Value::State(role.as_str().to_owned())),
         "timeline" => number(&node.timeline, |timeline| f64::from(timeline.0)),
         "version" => number(&node.version, |version| f64::from(*version)),

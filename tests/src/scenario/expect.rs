@@ -23,6 +23,7 @@ pub(super) const EXPECT: &[&str] = &[
     "covers_truth",
     "unknown",
     "grows",
+    "says",
     "share",
     "kind",
     "labels",
@@ -135,6 +136,8 @@ pub enum Observer {
 pub enum Unit {
     /// A named state; all words of it.
     State(Words),
+    /// A sentence for people.
+    Text,
     /// Seconds; a span of time in the file.
     Seconds,
     /// A plain number.
@@ -162,6 +165,8 @@ pub enum Condition {
     Known,
     /// It grows by so much for each second that passes.
     Grows(f64, f64),
+    /// The sentence contains this.
+    Says(String),
 }
 
 /// Every word of a kind of state.
@@ -199,6 +204,7 @@ const REPLICATION: Values = &[
     ("loss", Unit::Seconds),
     ("catch_up", Unit::Seconds),
     ("evidence_age", Unit::Seconds),
+    ("why", Unit::Text),
 ];
 const CLOCKS: Values = &[("wall_offset", Unit::Seconds)];
 const NODE: Values = &[
@@ -207,6 +213,7 @@ const NODE: Values = &[
     ("timeline", Unit::Number),
     ("version", Unit::Number),
     ("evidence_age", Unit::Seconds),
+    ("why", Unit::Text),
 ];
 const REGION: Values = &[
     ("reads", Unit::State(|| RegionState::ALL.iter().map(|state| state.as_str()).collect())),
@@ -377,7 +384,7 @@ fn measured_in<'p>(quantity: &'p Quantity, plan: &'p Plan) -> Option<&'p str> {
     }
 }
 
-const CONDITIONS: &[&str] = &["becomes", "stays", "never", "between", "near_truth", "covers_truth", "unknown", "grows"];
+const CONDITIONS: &[&str] = &["becomes", "stays", "never", "between", "near_truth", "covers_truth", "unknown", "grows", "says"];
 
 fn condition(section: &Section<'_>, unit: Unit) -> Found<Condition> {
     let mut found = Vec::new();
@@ -408,6 +415,9 @@ fn condition(section: &Section<'_>, unit: Unit) -> Found<Condition> {
     if let Some((lower, upper)) = section.get("grows", |value| pair(value, |value| number(value, -1e9..=1e9)))? {
         found.push(Condition::Grows(lower, upper));
     }
+    if let Some(part) = section.get("says", |value| said(value, unit))? {
+        found.push(Condition::Says(part));
+    }
     match (found.pop(), found.is_empty()) {
         (Some(condition), true) => Ok(condition),
         (None, _) => Err(section.tell("name", format!("expects nothing; write one of {}", CONDITIONS.join(", ")))),
@@ -419,8 +429,19 @@ fn condition(section: &Section<'_>, unit: Unit) -> Found<Condition> {
 }
 
 fn state_words_of(value: &DeValue<'_>, unit: Unit) -> Result<Vec<String>, String> {
-    let Unit::State(known) = unit else { return Err("is for states; this value is a number: write between".to_owned()) };
+    let known = match unit {
+        Unit::State(known) => known,
+        Unit::Text => return Err("is for states; this value is a sentence: write says".to_owned()),
+        Unit::Seconds | Unit::Number => return Err("is for states; this value is a number: write between".to_owned()),
+    };
     words(value)?.iter().map(|word| fault::known("state of this value", word, known().into_iter())).collect()
+}
+
+fn said(value: &DeValue<'_>, unit: Unit) -> Result<String, String> {
+    match unit {
+        Unit::Text => text(value).and_then(|part| if part.is_empty() { Err("must not be empty".to_owned()) } else { Ok(part) }),
+        _ => Err("is for sentences: write it for the value why".to_owned()),
+    }
 }
 
 fn amount(value: &DeValue<'_>, unit: Unit) -> Result<f64, String> {
@@ -428,6 +449,7 @@ fn amount(value: &DeValue<'_>, unit: Unit) -> Result<f64, String> {
         Unit::Seconds => span_ns(value).map(|ns| ns as f64 / 1e9),
         Unit::Number => number(value, -1e18..=1e18),
         Unit::State(_) => Err("is for numbers; this value is a state: write becomes, stays or never".to_owned()),
+        Unit::Text => Err("is for numbers; this value is a sentence: write says".to_owned()),
     }
 }
 

@@ -16,6 +16,7 @@ use super::{SAMPLES_MAX, Scenario, expect, fault};
 use crate::clocks::clockbound::{ClockBound, Layout, Status};
 use crate::clocks::{Claim, ClockPlan};
 use crate::plan::{ClusterPlan, CollectorPlan, LoadPlan, NodePlan, Plan, RegionClock, RegionPlan, Source};
+use crate::postgres::pooler::PoolMode;
 use crate::wan::LinkPlan;
 use crate::wan::path::LinkSettings;
 use crate::world::layout::{self, collector_host};
@@ -46,7 +47,7 @@ const CLOCK: &[&str] =
 const LINK: &[&str] = link_keys!("from", "to", "both");
 const CLUSTER: &[&str] =
     &["name", "beat_interval", "ledger_interval", "lag_objective", "writers_max", "synchronous", "synchronous_commit", "node"];
-const NODE: &[&str] = &["name", "region", "follows", "subscribes", "exchanges", "apply_delay", "version", "settings"];
+const NODE: &[&str] = &["name", "region", "follows", "subscribes", "exchanges", "apply_delay", "version", "settings", "pooler"];
 const COLLECTOR: &[&str] = &["name", "region"];
 const LOAD: &[&str] = &["node", "clients", "rate"];
 /// Tables that stand in the fleet file as they stand here.
@@ -355,6 +356,9 @@ fn node(section: &Section<'_>, plan: &Plan, cluster: &ClusterPlan) -> Found<Node
         source,
         apply_delay_ms: delay_ns.map(|ns| ns / 1_000_000),
         settings,
+        pooler: section.get("pooler", |value| {
+            PoolMode::from_word(&text(value)?).ok_or_else(|| "must be \"session\" or \"transaction\"".to_owned())
+        })?,
     })
 }
 

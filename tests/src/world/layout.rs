@@ -14,6 +14,7 @@ use crate::{ports, postgres};
 const MESH_PORT: u16 = 8620;
 const AGENT_HTTP_PORT: u16 = 8720;
 const DATABASE_PORT: u16 = 5432;
+const POOLER_PORT: u16 = 6432;
 const COLLECTOR_HTTP_PORT: u16 = 8622;
 const COLLECTOR_GRPC_PORT: u16 = 4317;
 
@@ -26,6 +27,8 @@ pub struct Layout {
     pub agent_http: BTreeMap<String, SocketAddr>,
     /// The address of each server.
     pub database: BTreeMap<String, SocketAddr>,
+    /// The address of the pooler before each server that has one.
+    pub pooler: BTreeMap<String, SocketAddr>,
     /// The HTTP address of each collector.
     pub collector_http: BTreeMap<String, SocketAddr>,
     /// The OTLP/gRPC address of each collector.
@@ -51,6 +54,9 @@ impl Layout {
         }
         for node in plan.nodes() {
             layout.database.insert(node.name.clone(), local(ports::free()?));
+            if node.pooler.is_some() {
+                layout.pooler.insert(node.name.clone(), local(ports::free()?));
+            }
         }
         for (number, collector) in plan.collectors.iter().enumerate() {
             let port = if number == 0 { ports::preferred_or_free(http_port)? } else { ports::free()? };
@@ -75,6 +81,9 @@ impl Layout {
             let nodes = plan.nodes().filter(|node| node.region == region.name);
             for (number, node) in (0..).zip(nodes) {
                 layout.database.insert(node.name.clone(), SocketAddr::from((host, DATABASE_PORT + number)));
+                if node.pooler.is_some() {
+                    layout.pooler.insert(node.name.clone(), SocketAddr::from((host, POOLER_PORT + number)));
+                }
             }
         }
         for collector in &plan.collectors {
@@ -127,7 +136,8 @@ impl Layout {
                 }
             }
             for node in &cluster.nodes {
-                let at = self.database.get(&node.name).with_context(|| format!("no address of {}", node.name))?;
+                let at = self.pooler.get(&node.name).or_else(|| self.database.get(&node.name));
+                let at = at.with_context(|| format!("no address of {}", node.name))?;
                 let dsn = format!("host={} port={} dbname={} user={AGENT_ROLE}", at.ip(), at.port(), postgres::DATABASE);
                 write!(file, "[[cluster.node]]\nname = \"{}\"\nregion = \"{}\"\ndsn = \"{dsn}\"\n", node.name, node.region)?;
             }

@@ -17,6 +17,7 @@ use crate::disk::Disk;
 use crate::files::{self, RunFolder};
 use crate::plan::{ClusterPlan, NodePlan, Plan, Source};
 use crate::postgres::load::Load;
+use crate::postgres::pooler::Pooler;
 use crate::postgres::topology::Subscription;
 use crate::postgres::{self, Server, ServerPlan};
 use crate::process::{Place, Process, Program};
@@ -38,6 +39,7 @@ impl World {
             collectors: BTreeMap::new(),
             loads: BTreeMap::new(),
             servers: BTreeMap::new(),
+            poolers: BTreeMap::new(),
             disks: BTreeMap::new(),
             clocks: BTreeMap::new(),
             clock_keeper: JoinSet::new(),
@@ -118,6 +120,11 @@ impl World {
             for node in &cluster.nodes {
                 say(&format!("starting {} in {}", node.name, node.region));
                 let server = self.start_server(&cluster, node).await.with_context(|| format!("start {}", node.name))?;
+                if let Some(mode) = node.pooler {
+                    let at = self.layout.pooler.get(&node.name).with_context(|| format!("no address before {}", node.name))?;
+                    let pooler = Pooler::start(&server, mode, *at, AGENT_ROLE, AGENT_PASSWORD)?;
+                    self.poolers.insert(node.name.clone(), pooler);
+                }
                 self.servers.insert(node.name.clone(), server);
             }
             if let Some(names) = &cluster.synchronous_standby_names {

@@ -1,5 +1,6 @@
 //! The corpus from which fuzzing starts: for each target inputs by name. All are made up here, so that they follow the wire format.
 
+use lagmesh_model::ids::{NodeHash, SlotHash};
 use lagmesh_model::interval::Interval;
 
 use super::*;
@@ -83,6 +84,10 @@ fn private_values() -> Seeds {
         ("records-none", records(&[])),
         ("records-wall", records(&[Record::Wall(wall), announcement_record("tokyo-1", 5)])),
         ("records-wall-beyond", changed(&records(&[Record::Wall(wall)]), 18, 0x80)),
+        (
+            "records-lost-slot",
+            records(&[Record::LostSlot { node: NodeHash(7), slot: SlotHash(9) }, announcement_record("tokyo-1", 5)]),
+        ),
         ("records-seen", records(&[seen.clone(), seen])),
         ("records-count-255", changed(&both, 4, 255)),
         ("records-count-0", changed(&both, 4, 0)),

@@ -45,6 +45,7 @@ fn healthy() -> Evidence {
             unreplayed_bytes: Some(0),
         }),
         subscriber: None,
+        lost_slot: None,
     }
 }
 
@@ -100,6 +101,33 @@ fn our_own_trouble_accuses_nobody() {
             S::Unknown,
         ),
         ("a poll that is merely late is no sleep", changed(|e| e.poll_age = Some(ms(1_400))), S::Ok),
+    ]);
+}
+
+/// A lost slot is named where it is why nothing comes, and only there: the receiver may not have noticed, or get the log from an archive.
+#[test]
+fn a_lost_slot_is_named_where_nothing_comes() {
+    let lost = |mut evidence: Evidence| {
+        evidence.lost_slot = Some("east-db says that slot west_db, through which this node gets its log, is lost".to_owned());
+        evidence
+    };
+    let gone = || on_standby(|_, standby| standby.receiver = Receiver::Missing);
+    check(&[
+        ("no receiver", gone(), S::Disconnected),
+        ("no receiver, slot lost", lost(gone()), S::SlotLost),
+        ("nothing arrives, slot lost", lost(frozen(4_000)), S::SlotLost),
+        ("beats arrive all the same", lost(healthy()), S::Ok),
+        (
+            "a subscriber's slot",
+            lost(subscriber(|e| (e.arrived_age, e.unseen) = (Some(ms(9_000)), Some(unseen(8_000))))),
+            S::SlotLost,
+        ),
+        (
+            "a writer that is down is another thing",
+            lost(changed(|e| (e.arrived_age, e.writer.beat_age) = (Some(ms(9_000)), Some(ms(9_000))))),
+            S::WriterDown,
+        ),
+        ("nobody can be asked", lost(changed(|e| e.node_trouble = Some("connection refused".to_owned()))), S::Unknown),
     ]);
 }
 
@@ -318,6 +346,20 @@ fn unheard_writers() {
     assert!(state == S::Ok && why.contains("if the clocks of both hosts are as right as they claim"), "{why}");
     assert_eq!(unheard(Some((lag(20_000), Basis::Claims))).0, S::Lagging);
     assert_eq!(unheard(None).0, S::Unknown);
+}
+
+/// Where positions are hidden, replay that is paused is called that; what nobody holds back is silent.
+#[test]
+fn hidden_positions_do_not_turn_a_pause_into_silence() {
+    let hidden = |paused| {
+        on_standby(|e, standby| {
+            (e.arrived_age, e.unseen) = (Some(ms(9_000)), Some(unseen(8_000)));
+            standby.receiver = Receiver::Unknown;
+            (standby.received_unseen, standby.receiving) = (None, None);
+            (standby.paused, standby.replaying) = (Some(paused), Some(false));
+        })
+    };
+    check(&[("paused", hidden(true), S::Paused), ("not paused", hidden(false), S::Silent)]);
 }
 
 /// Of a writer that the plan of the mesh keeps from being heard nothing is claimed but that: neither that beats are fresh, nor that
