@@ -65,16 +65,16 @@ pub const COLUMNS: [(&str, &str); 14] = [
     ("incarnation", "bigint"),
     ("stream", "text"),
     ("slot", "smallint"),
-    ("seq", "bigint"),
+    ("layout", "smallint"),
+    ("timeline", "integer"),
+    ("system_identifier", "bigint"),
     ("clock_epoch", "bigint"),
+    ("claimed_error_ns", "bigint"),
+    ("seq", "bigint"),
     ("sent_raw_ns", "bigint"),
     ("sent_wall", "timestamp with time zone"),
-    ("claimed_error_ns", "bigint"),
     ("previous_acknowledged_raw_ns", "bigint"),
-    ("system_identifier", "bigint"),
-    ("timeline", "integer"),
     ("lsn", "pg_lsn"),
-    ("layout", "smallint"),
 ];
 
 /// The table's definition. A row that was never written has no sequence and none of what comes with it.
