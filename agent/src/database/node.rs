@@ -37,9 +37,10 @@ const BACKOFF_JITTER: f64 = 0.3;
 const STATUS_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// Every so many looks at positions the facts are read again: a subscription or a grant may have come.
 const FACTS_EVERY: u32 = 10;
-/// Every so many looks at positions slots and traffic are read: they change slowly, a server may have many slots, and what is exported
-/// every ten seconds need not be looked at more often.
-const TRAFFIC_EVERY: u32 = 10;
+/// Every so many looks at positions slots and traffic are read: they change slowly, and a server may have many slots.
+const TRAFFIC_EVERY: u32 = 5;
+/// The same at a standby, whose slots nobody's replication rests on as a rule.
+const STANDBY_TRAFFIC_EVERY: u32 = 10;
 
 /// Watches a node until shutdown.
 pub(super) async fn run(site: Arc<Site>, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -147,6 +148,7 @@ fn grants(facts: &NodeFacts) -> Condition {
 async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Catalogue, role: NodeRole) -> Result<(), Trouble> {
     let mut ticks = interval(site.interval.clamp(STATUS_INTERVAL.0, STATUS_INTERVAL.1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let traffic_every = if role == NodeRole::Standby { STANDBY_TRAFFIC_EVERY } else { TRAFFIC_EVERY };
     for look in 1_u32.. {
         ticks.tick().await;
         let client = connection.client();
@@ -166,7 +168,7 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
             let sample = site.query(connection, "look at subscriptions", subscriber_sample(client, catalogue)).await?;
             site.tell(NodeNews::Subscriber(sample));
         }
-        if look % TRAFFIC_EVERY == 1 {
+        if look % traffic_every == 1 {
             look_around(site, connection, catalogue).await?;
         }
         site.report(Part::Status, Condition::Fine);

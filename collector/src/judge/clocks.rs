@@ -3,12 +3,12 @@
 //!
 //! Wall clocks are moved at will, so what is known of two of them at different moments cannot be chained. Measuring clocks only drift:
 //! differences of theirs are brought to one moment, each widened by what the two may have gained on each other in between, and what then
-//! holds of all of them together is a matter of [`bounds`]. The wall clocks come last, each by its own host's reading.
+//! holds of all of them together is a matter of `bounds`. The wall clocks come last, each by its own host's reading.
 //!
 //! How far the moments of two reports are apart no wall clock is asked either. That follows from the reports: who tells the
 //! offset of a peer tells what the peer's clock showed at that moment, and the peer tells what it showed at the moment of its own report.
 //!
-//! For n agents a step takes n^3 additions, and as many again for each contradiction among three or more, up to [`ROUNDS_MAX`].
+//! For n agents a step takes n^3 additions, and as many again for each contradiction among three or more, up to `ROUNDS_MAX`.
 
 mod bounds;
 mod spans;

@@ -1,6 +1,7 @@
 //! What can be done to servers and their replication.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -14,6 +15,9 @@ use crate::wait;
 
 /// How many times the children of a server are listed until no new one shows.
 const SWEEPS: usize = 10;
+/// How often it is vacuumed to make replay conflict, and how long apart: snapshots of those who look at the primary last for moments.
+const VACUUMS: usize = 3;
+const VACUUM_PAUSE: Duration = Duration::from_millis(100);
 
 /// How an old writer comes back as a standby.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +162,11 @@ impl Server {
         let session = self.connect(DATABASE).await?;
         session.batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {ROWS_TABLE}")).await?;
         primary.app(&format!("DELETE FROM {ROWS_TABLE} WHERE id < 0")).await?;
-        primary.app(&format!("VACUUM {ROWS_TABLE}")).await?;
+        // One that meets somebody's snapshot at the primary removes nothing.
+        for _ in 0..VACUUMS {
+            primary.app(&format!("VACUUM {ROWS_TABLE}")).await?;
+            tokio::time::sleep(VACUUM_PAUSE).await;
+        }
         Ok(HeldSnapshot { session })
     }
 
