@@ -57,8 +57,6 @@ library! {
     pooler_in_path = "pooler-in-path",
     dead_writer = "dead-writer",
     slot_lost = "slot-lost",
-    subscription_troubles = "subscription-troubles",
-    poor_rights = "poor-rights",
 }
 
 /// Every file of the library is read without a complaint and bears its own name, and every fast one is run here.
