@@ -324,7 +324,7 @@ pub struct SettledBeat {
     pub theta_width_ns: i64,
 }
 
-/// What the mesh knows about the clock of a peer agent.
+/// What is known about the clock of a peer agent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeerClock {
     /// The peer's epoch.
@@ -338,6 +338,12 @@ pub struct PeerClock {
 }
 
 impl PeerClock {
+    /// The offset now, if it is of these two runs of clocks. A clock does not drift against itself.
+    pub fn offset_of(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
+        let of_both = (self.epoch, self.own_epoch) == (epoch, now.epoch);
+        of_both.then(|| if epoch == now.epoch { self.offset } else { self.offset_at(now.raw) })
+    }
+
     /// The offset at another moment, widened by what the two clocks may have gained on each other since.
     pub fn offset_at(&self, now: RawNanos) -> Interval {
         self.offset.widen_for_drift_of_pair(Duration::from_nanos(now.0.abs_diff(self.at.0)))
@@ -381,8 +387,7 @@ impl PeerView {
         if epoch == now.epoch {
             return Some(Interval::exact(0));
         }
-        let clock = self.clocks.values().find(|clock| clock.epoch == epoch && clock.own_epoch == now.epoch)?;
-        Some(clock.offset_at(now.raw))
+        self.clocks.values().find_map(|clock| clock.offset_of(epoch, now))
     }
 
     /// The wall clock of a peer agent minus ours, when it last told of it; `None` if it never did in this epoch of ours and of its own.

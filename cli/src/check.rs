@@ -73,10 +73,13 @@ fn line(text: &[u8], at: usize) -> usize {
     text[..at].split(|byte| *byte == b'\n').count()
 }
 
-/// Whether agents will understand every connection string, down to its keywords. The environment of an agent may complete a
-/// string, so a user that is not named here is no mistake.
+/// The environment of an agent may complete a connection string, so a user that is not named there is no mistake.
+fn environment(variable: &str) -> Option<String> {
+    (variable == "USER").then(|| "lagmesh".to_owned())
+}
+
+/// Whether agents will understand every connection string, down to its keywords.
 fn connection_strings(file: &str, text: &str, fleet: &Fleet) -> Result<(), FileErrors> {
-    let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
     let mistake = |(_, node): (_, &Node)| {
         let message = ConnInfo::parse(&node.dsn, environment).err()?.to_string();
         Some(FileError { line: dsn_line(text, node.name.as_str())?, key: "cluster.node.dsn".to_owned(), message })
@@ -145,7 +148,6 @@ fn summary(file: &str, fleet: &Fleet, style: Style) -> String {
 /// Nodes whose port is the one that `PgBouncer` listens on: nothing is contacted, so it is a guess. The agent and `lagmesh bootstrap --node`
 /// find out.
 fn poolers(fleet: &Fleet) -> Vec<String> {
-    let environment = |variable: &str| (variable == "USER").then(|| "lagmesh".to_owned());
     let pooled = |(_, node): &(_, &Node)| {
         ConnInfo::parse(&node.dsn, environment).is_ok_and(|info| info.hosts.iter().any(|host| host.port == POOLER_PORT))
     };

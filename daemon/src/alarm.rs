@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::Clock;
 
-    /// It never rings early, not even if a wait before it was given up; and not later than a timer of whole milliseconds would by rule.
+    /// It never rings early, not even if a wait before it was given up. How late it rings is told, and is the machine's affair.
     #[tokio::test]
     async fn sleeps_as_long_as_it_is_told() {
         let (clock, mut alarm) = (Clock::new(), Alarm::new().unwrap());

@@ -17,7 +17,7 @@ use lagmesh_model::position::{Lsn, SystemIdentifier, Timeline};
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
-pub use catalogue::Catalogue;
+pub use catalogue::{Catalogue, is_refusal};
 pub use commit::{CommitSetting, commit_setting};
 pub use sessions::{SessionLog, session_log, tells_session_log};
 pub use slots::{SLOTS_MAX, SlotSample, SlotsSample, slots_sample};

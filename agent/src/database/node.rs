@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
-use lagmesh_model::ids::SlotHash;
-use lagmesh_model::state::{NodeRole, NodeState, SlotState};
+use lagmesh_model::state::{NodeRole, NodeState};
 use lagmesh_postgres::Connection;
 use lagmesh_postgres::discover::{
     Catalogue, NodeFacts, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample,
@@ -185,8 +184,7 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
 async fn look_around(site: &Site, connection: &Connection, catalogue: &Catalogue) -> Result<(), Trouble> {
     let client = connection.client();
     if let Some(slots) = site.offered(connection, "read replication slots", slots_sample(client, catalogue)).await? {
-        let lost = slots.slots.iter().filter(|slot| slot.state == SlotState::Lost).map(|slot| SlotHash::of(&slot.name)).collect();
-        site.post_lost_slots(&lost);
+        site.post_lost_slots(&slots.lost().collect());
         site.tell(NodeNews::Slots(slots));
     }
     if let Some(traffic) = site.offered(connection, "read statistics of databases", traffic_sample(client, catalogue)).await? {

@@ -24,8 +24,8 @@ const GUARD: (f64, f64) = (4.6, 2.0);
 const RANKS: [(f64, f64); 3] = [(0.07, 1.476), (0.16, 0.994), (0.31, 0.496)];
 /// The smallest spread that is planned for [ns]: the polls of a smaller one would only follow each other without a pause.
 const SPREAD_MIN_NS: i64 = 500_000;
-/// Whatever comes within this of where it was expected teaches where beats come [ns].
-const NEAR_NS: i64 = 4_800_000;
+/// Whatever comes within this of the last planned poll teaches where beats come, however close together the polls are [ns].
+const NEAR_NS: i64 = 2_400_000;
 /// So many arrivals tell their spread by themselves.
 const LEARNT: usize = 8;
 /// At how many points of a gap it is asked how likely an arrival there is.
@@ -134,8 +134,9 @@ impl PollPlan {
         let mut guess = None;
         if found_new {
             if let Some(absent) = self.absent {
-                guess = self.guess(absent, ended);
-                self.learn(absent, ended);
+                let expected = self.anchor.zip(self.range());
+                guess = expected.and_then(|expected| self.guess(expected, absent, ended));
+                self.learn(expected, absent, ended);
             }
             self.found = Some(ended);
         }
@@ -160,9 +161,9 @@ impl PollPlan {
         }
         // The cycle of the next beat: a beat found from the guard poll on is the one of that cycle.
         let after_found = self.found.map_or(0, |found| found.since_ns(anchor));
-        let first = (after_found - range.guard).div_euclid(self.interval_ns) + 1;
+        let first = self.cycle(&range, after_found) + 1;
         let behind_ns = ended.since_ns(anchor);
-        let cycle = first.max((behind_ns - range.guard).div_euclid(self.interval_ns));
+        let cycle = first.max(self.cycle(&range, behind_ns));
         let at = |off_ns: i64, cycle: i64| later(anchor, off_ns + cycle * self.interval_ns);
         let inside = behind_ns - cycle * self.interval_ns;
         if inside < range.guard {
@@ -175,11 +176,14 @@ impl PollPlan {
         later(ended, gap).min(at(range.guard, cycle + 1))
     }
 
+    /// In which interval after the anchor's a moment lies; each begins with its guard.
+    fn cycle(&self, range: &Range, since_anchor_ns: i64) -> i64 {
+        (since_anchor_ns - range.guard).div_euclid(self.interval_ns)
+    }
+
     /// The gap at `behind_ns` behind the range: gaps that grow by a fixed factor are a fixed part of the way already gone.
     fn growing_gap(&self, behind_ns: i64, first_ns: i64, now: RawNanos) -> i64 {
-        #[expect(clippy::cast_possible_truncation, reason = "a part of the interval")]
-        let grown = (behind_ns as f64 * (GROWTH - 1.0)) as i64 + first_ns;
-        grown.min(self.gap_limit(now))
+        (scaled(behind_ns, GROWTH - 1.0) + first_ns).min(self.gap_limit(now))
     }
 
     fn gap_limit(&self, now: RawNanos) -> i64 {
@@ -195,46 +199,40 @@ impl PollPlan {
         let before = spread_ns(|rank| Some(middle - nearest_rank(&offs, rank)?))?;
         let behind = spread_ns(|rank| Some(nearest_rank(&offs, 1.0 - rank)? - middle))?;
         // While little is known, what was found is known no better than by the gap in which it was found.
-        let doubt = if offs.len() < LEARNT { self.newest_width_ns() / 2 } else { 0 };
-        let least = SPREAD_MIN_NS.max(self.usual_poll_ns()).max(doubt);
+        let doubt = if offs.len() < LEARNT { self.newest_width_ns()? / 2 } else { 0 };
+        let least = SPREAD_MIN_NS.max(self.usual_poll_ns()?).max(doubt);
         let spread = (before.max(least), behind.max(least));
         let polls = SCORES.map(|score| middle + scaled(if score < 0.0 { spread.0 } else { spread.1 }, score));
-        let earliest = nearest_rank(&offs, f64::MIN_POSITIVE)?;
+        let earliest = *offs.first()?;
         let guard = (middle - scaled(spread.0, GUARD.0)).min(earliest - scaled(spread.0, GUARD.1)) - self.guard_extra_ns;
         let guard = guard.max(middle - self.interval_ns / 2);
         Some(Range { middle, spread, guard, polls })
     }
 
     /// The middle one of how wide the newest arrivals are [ns].
-    fn newest_width_ns(&self) -> i64 {
-        let mut widths: Vec<i64> = self.arrivals.iter().rev().take(5).map(|arrival| arrival.width_ns).collect();
-        widths.sort_unstable();
-        nearest_rank(&widths, 0.5).unwrap_or(0)
+    fn newest_width_ns(&self) -> Option<i64> {
+        middle_of(self.arrivals.iter().rev().take(5).map(|arrival| arrival.width_ns))
     }
 
     /// The middle one of how long the newest polls took [ns].
-    fn usual_poll_ns(&self) -> i64 {
-        let mut took: Vec<i64> = self.took_ns.iter().copied().collect();
-        took.sort_unstable();
-        nearest_rank(&took, 0.5).unwrap_or(0)
+    fn usual_poll_ns(&self) -> Option<i64> {
+        middle_of(self.took_ns.iter().copied())
     }
 
     /// When a beat came that was found in a gap: the mean of what was learnt, as far as it lies in the gap. Half a poll at either end is
     /// the way there and back.
-    fn guess(&self, absent: RawNanos, present: RawNanos) -> Option<RawNanos> {
-        let (anchor, range) = (self.anchor?, self.range()?);
-        let way_ns = self.usual_poll_ns() / 2;
+    fn guess(&self, (anchor, range): (RawNanos, Range), absent: RawNanos, present: RawNanos) -> Option<RawNanos> {
+        let way_ns = self.usual_poll_ns()? / 2;
         let (from, to) = (later(absent, way_ns), later(present, -way_ns));
-        let cycle = (present.since_ns(anchor) - range.guard).div_euclid(self.interval_ns);
-        let start_ns = from.since_ns(anchor) - cycle * self.interval_ns;
+        let start_ns = from.since_ns(anchor) - self.cycle(&range, present.since_ns(anchor)) * self.interval_ns;
         (to > from).then(|| later(from, range.mean_offset_ns(start_ns, to.since_ns(from))))
     }
 
-    fn learn(&mut self, absent: RawNanos, present: RawNanos) {
+    fn learn(&mut self, expected: Option<(RawNanos, Range)>, absent: RawNanos, present: RawNanos) {
         let width_ns = present.since_ns(absent);
         let centre = later(absent, width_ns / 2);
         let overdue = self.found.is_some_and(|found| centre.since_ns(found) > self.interval_ns + self.interval_ns / 2);
-        let (Some(anchor), Some(range)) = (self.anchor, self.range()) else {
+        let Some((anchor, range)) = expected else {
             if width_ns <= 2 * self.gap_limit(present) {
                 self.start_with(centre, width_ns);
             }
@@ -244,7 +242,7 @@ impl PollPlan {
             // An outage or a burst behind it says nothing about the next arrival.
             return;
         }
-        let cycle = (present.since_ns(anchor) - range.guard).div_euclid(self.interval_ns);
+        let cycle = self.cycle(&range, present.since_ns(anchor));
         let present_ns = present.since_ns(anchor) - cycle * self.interval_ns;
         let off_ns = present_ns - width_ns / 2;
         if present_ns - width_ns < range.guard - range.spread.0 {
@@ -252,7 +250,7 @@ impl PollPlan {
             if present_ns <= range.last() {
                 self.early_hit(range.spread.0);
             }
-        } else if off_ns > range.last() + NEAR_NS.max(range.last() - range.polls[0]) / 2 {
+        } else if off_ns > range.last() + NEAR_NS.max((range.last() - range.polls[0]) / 2) {
             self.surprise(centre, width_ns);
         } else {
             self.surprises = 0;
@@ -291,9 +289,7 @@ impl PollPlan {
             self.arrivals.pop_front();
         }
         self.arrivals.push_back(arrival);
-        let mut offs: Vec<i64> = self.arrivals.iter().map(|arrival| arrival.off_ns).collect();
-        offs.sort_unstable();
-        let shift = nearest_rank(&offs, 0.5).unwrap_or(arrival.off_ns);
+        let shift = middle_of(self.arrivals.iter().map(|arrival| arrival.off_ns)).unwrap_or(arrival.off_ns);
         for arrival in &mut self.arrivals {
             arrival.off_ns -= shift;
         }
@@ -339,6 +335,13 @@ fn scaled(ns: i64, factor: f64) -> i64 {
 /// The stamp `by_ns` later (or earlier, if negative).
 fn later(stamp: RawNanos, by_ns: i64) -> RawNanos {
     RawNanos(stamp.0.saturating_add_signed(by_ns))
+}
+
+/// The middle one of some values.
+fn middle_of(values: impl Iterator<Item = i64>) -> Option<i64> {
+    let mut values: Vec<i64> = values.collect();
+    values.sort_unstable();
+    nearest_rank(&values, 0.5)
 }
 
 /// The nearest-rank quantile of sorted values.

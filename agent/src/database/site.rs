@@ -11,6 +11,7 @@ use lagmesh_model::fleet;
 use lagmesh_model::ids::{ClusterName, NodeName, SlotHash};
 use lagmesh_model::state::NodeState;
 use lagmesh_model::time::{RawNanos, Reading};
+use lagmesh_postgres::discover::is_refusal;
 use lagmesh_postgres::{CancelOnDrop, ConnInfo, Connection, PgError, QueryError, connect, with_deadline};
 
 use crate::database::DatabaseContext;
@@ -22,9 +23,6 @@ use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a statement may take: the beat interval, or that of the ledger, within these bounds.
 const STATEMENT_DEADLINE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-
-/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, raised by a function put in its place.
-const REFUSALS: [&str; 3] = ["0A", "42", "P0"];
 
 /// One node and whom to tell of it.
 #[derive(Debug)]
@@ -70,14 +68,14 @@ impl Site {
 
     /// A new session with the given settings, for reading.
     pub(super) async fn connect(&self, settings: &str) -> Result<Connection, Trouble> {
-        let connection = connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))?;
+        let connection = self.open().await?;
         self.prepare(connection, settings).await
     }
 
     /// A new session with the given settings, for writing: with the server itself. Through a pooler the election lock would belong to a
     /// session that others get as well, and the settings would be theirs.
     pub(super) async fn connect_directly(&self, settings: &str) -> Result<Connection, Trouble> {
-        let connection = connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))?;
+        let connection = self.open().await?;
         match self.path(&connection).await? {
             Condition::Trouble(pooled) => Err(pooled),
             Condition::Starting | Condition::Fine => self.prepare(connection, settings).await,
@@ -88,6 +86,10 @@ impl Site {
     pub(super) async fn path(&self, connection: &Connection) -> Result<Condition, Trouble> {
         let pooled = self.query(connection, "ask which process answers", connection.is_pooled()).await?;
         Ok(if pooled { Condition::Trouble(Trouble::pooled(connection.host())) } else { Condition::Fine })
+    }
+
+    async fn open(&self) -> Result<Connection, Trouble> {
+        connect(&self.info, CONNECT_DEADLINE).await.map_err(|error| Trouble::connect(&error))
     }
 
     async fn prepare(&self, connection: Connection, settings: &str) -> Result<Connection, Trouble> {
@@ -114,7 +116,7 @@ impl Site {
     ) -> Result<Option<T>, Trouble> {
         match self.bounded(connection, work).await {
             Ok(found) => Ok(Some(found)),
-            Err(error) if error.code().is_some_and(|code| REFUSALS.iter().any(|class| code.code().starts_with(class))) => {
+            Err(error) if error.code().is_some_and(is_refusal) => {
                 tracing::debug!(node = %self.node, %error, "could not {doing}");
                 Ok(None)
             }

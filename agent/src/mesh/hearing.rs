@@ -173,13 +173,14 @@ impl Hearing {
 
     /// Peers are believed, and still they cannot make us remember without end.
     fn hear_lost_slot(&mut self, node: NodeName, slot: SlotHash, at: RawNanos) {
-        let lost = &mut self.view.lost_slots;
-        if lost.len() >= LOST_SLOTS_MAX && !lost.contains_key(&(node.clone(), slot)) {
+        let (lost, key) = (&mut self.view.lost_slots, (node, slot));
+        if lost.len() >= LOST_SLOTS_MAX && !lost.contains_key(&key) {
             lost.retain(|_, heard| at.checked_since(*heard).is_some_and(|age| age <= LOST_SLOT_HELD));
+            if lost.len() >= LOST_SLOTS_MAX {
+                return;
+            }
         }
-        if lost.len() < LOST_SLOTS_MAX || lost.contains_key(&(node.clone(), slot)) {
-            lost.insert((node, slot), at);
-        }
+        lost.insert(key, at);
     }
 
     /// An agent has answered, and told of its wall clock.

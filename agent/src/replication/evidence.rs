@@ -178,9 +178,9 @@ fn because<T>(unplanned: bool, value: Known<T>) -> Known<T> {
 
 /// The lag of the newest beat whose lag is known. Beats that go on to arrive do not keep an old one current.
 fn last_lag(track: &Track, cluster: &Cluster, now: RawNanos) -> Known<Seconds> {
-    let (Some(lag), Some(age)) = (track.lag.last(), track.lag.last_age(now)) else {
+    let (Some((lag, _)), Some(age)) = (track.lag.last(), track.lag.last_age(now)) else {
         return Known::unknown("no beat with a known lag has been seen yet");
     };
-    let value = Seconds::from(lag.0);
+    let value = Seconds::from(lag);
     if age <= cluster.current_for() { Known::known(value) } else { Known::Stale { value, age_s: age.as_secs_f64() } }
 }

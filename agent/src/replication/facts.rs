@@ -114,8 +114,7 @@ impl FactsTrack {
     /// The slots that are lost, as they are called on the wire.
     pub(super) fn lost_slots(&self, now: RawNanos) -> impl Iterator<Item = SlotHash> {
         let fresh = self.slots.iter().filter(move |(_, at)| age(now, *at) <= STALE);
-        let lost = fresh.flat_map(|(sample, _)| &sample.slots).filter(|slot| slot.state == SlotState::Lost);
-        lost.map(|slot| SlotHash::of(&slot.name))
+        fresh.flat_map(|(sample, _)| sample.lost())
     }
 
     /// Everything as series.

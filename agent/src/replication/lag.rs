@@ -8,9 +8,9 @@ use lagmesh_model::histogram::Exponential;
 use lagmesh_model::interval::{Interval, drift_ns};
 use lagmesh_model::state::{Basis, Bound};
 use lagmesh_model::status::Quantiles;
-use lagmesh_model::time::{Epoch, RawNanos, Reading, nanos};
+use lagmesh_model::time::{RawNanos, Reading, nanos};
 
-use crate::measurement::{PeerView, SettledBeat, Sighting};
+use crate::measurement::{PeerClock, PeerView, SettledBeat, Sighting};
 use crate::replication::told::{Mark, Told, is_newer};
 use crate::replication::track::age;
 use crate::wall::theta_by_labels;
@@ -38,10 +38,10 @@ pub(super) struct Lag {
     recent: VecDeque<(RawNanos, i64)>,
     /// Whose lag came out, for whoever wants each of them; the oldest go if nobody does.
     settled: VecDeque<SettledBeat>,
-    /// The offset of the writer's clock, as the mesh last knew it.
-    offset: Option<KeptClock>,
+    /// The writer's clock, as the mesh last knew it: kept beyond the moment at which the mesh loses the writer, it only gets wider.
+    offset: Option<PeerClock>,
     /// The same by the labels in the newest row and what both hosts claim: for where the mesh never reached the writer.
-    labelled: Option<KeptClock>,
+    labelled: Option<PeerClock>,
     /// What goes out.
     pub(super) totals: Totals,
 }
@@ -89,6 +89,8 @@ struct Pending {
     sighting: Sighting,
     absent: RawNanos,
     at: Reading,
+    /// The writer's clock by the labels in the row.
+    labelled: Option<PeerClock>,
 }
 
 /// The newest known lag.
@@ -112,15 +114,6 @@ pub(super) struct SincePoll<'t> {
     pub(super) spacing: Duration,
     /// When the newest poll began, if replication stands still: nothing has become visible until then.
     pub(super) stands_still_at: Option<RawNanos>,
-}
-
-/// The writer's clock minus ours, kept beyond the moment at which the mesh loses the writer: it only gets wider.
-#[derive(Debug, Clone, Copy)]
-struct KeptClock {
-    epoch: Epoch,
-    own_epoch: Epoch,
-    offset: Interval,
-    at: RawNanos,
 }
 
 impl Lag {
@@ -192,7 +185,8 @@ impl Lag {
             return;
         }
         self.settle_before(&sighting.row, view, objective);
-        self.labelled = labelled(&sighting, at).or(self.labelled);
+        let labelled = labelled(&sighting, at);
+        self.labelled = labelled.or(self.labelled);
         self.newest = Some(Visible { row: sighting.row.clone(), present: sighting.present, acknowledged: None });
         // What the first poll shows has been there for nobody knows how long.
         if let Some(absent) = sighting.absent {
@@ -201,7 +195,7 @@ impl Lag {
                 self.pending.pop_front();
                 self.totals.unknown += 1;
             }
-            self.pending.push_back(Pending { sighting, absent, at });
+            self.pending.push_back(Pending { sighting, absent, at, labelled });
         }
         self.hear(told, at, view, objective);
     }
@@ -212,7 +206,7 @@ impl Lag {
             let times = told.times_of(&newest.row.id);
             newest.acknowledged = newest.acknowledged.or(times.map(|times| times.acknowledged));
             if let Some(offset) = view.offset_of(newest.row.epoch, now) {
-                self.offset = Some(KeptClock { epoch: newest.row.epoch, own_epoch: now.epoch, offset, at: now.raw });
+                self.offset = Some(PeerClock { epoch: newest.row.epoch, own_epoch: now.epoch, offset, at: now.raw });
             }
         }
         for pending in std::mem::take(&mut self.pending) {
@@ -231,7 +225,7 @@ impl Lag {
     /// If it is not known: says why.
     pub(super) fn staleness(&self, now: Reading, since: &SincePoll<'_>) -> Result<(Interval, Basis), &'static str> {
         let newest = self.newest.as_ref().ok_or("no beat has been seen")?;
-        let of = |kept: Option<KeptClock>, basis| Some((kept?.now(newest.row.epoch, now)?, basis));
+        let of = |kept: Option<PeerClock>, basis| Some((kept?.offset_of(newest.row.epoch, now)?, basis));
         let (offset, basis) = of(self.offset, Basis::Mesh)
             .or_else(|| of(self.labelled, Basis::Claims))
             .ok_or("the clock of the writer's agent is not known: it is not heard on the mesh, and one of the two hosts claims nothing about its own")?;
@@ -274,13 +268,13 @@ impl Lag {
     fn settle(&mut self, pending: &Pending, acknowledged: RawNanos, view: &PeerView, objective: Duration) {
         let row = &pending.sighting.row;
         let times = BeatTimes { epoch: row.epoch, sent: row.sent, acknowledged };
-        let kept = || self.offset.and_then(|kept| kept.now(row.epoch, pending.at));
+        let kept = || self.offset.and_then(|kept| kept.offset_of(row.epoch, pending.at));
         let offset = view.offset_of(row.epoch, pending.at).or_else(kept);
         let lag = offset.and_then(|offset| pending.lag(&times, offset));
         // What the mesh has refuted is not believed because the row says it again.
         let by_claims = match offset {
             Some(_) => view.claimed_offset_of(row.epoch, pending.at),
-            None => labelled(&pending.sighting, pending.at).map(|labelled| labelled.offset),
+            None => pending.labelled.map(|labelled| labelled.offset),
         };
         let claimed = by_claims.and_then(|offset| pending.lag(&times, offset)).map(|(_, claimed)| claimed);
         let claimed = claimed.filter(|claimed| claimed.upper_ns() >= 0);
@@ -289,8 +283,7 @@ impl Lag {
         }
         match lag {
             Some((theta, lag)) => {
-                let claimed_estimate_ns = claimed.map(|claimed| claimed.estimate_ns());
-                self.keep_settled(SettledBeat { claimed_estimate_ns, ..pending.settled(&times, theta, lag) });
+                self.keep_settled(pending.settled(&times, theta, lag, claimed));
                 self.totals.record(lag, objective);
             }
             // An objective is met or missed for certain, or neither is known.
@@ -346,12 +339,12 @@ impl Pending {
     }
 
     /// What its interval is made of.
-    fn settled(&self, times: &BeatTimes, theta: Interval, lag: Interval) -> SettledBeat {
+    fn settled(&self, times: &BeatTimes, theta: Interval, lag: Interval, claimed: Option<Interval>) -> SettledBeat {
         let sighting = &self.sighting;
         SettledBeat {
             beat: (sighting.row.id.incarnation, sighting.row.id.sequence),
             lag,
-            claimed_estimate_ns: None,
+            claimed_estimate_ns: claimed.map(|claimed| claimed.estimate_ns()),
             poll_gap_ns: sighting.present.since_ns(self.absent),
             poll_ns: sighting.present.since_ns(sighting.asked),
             polls: sighting.polls,
@@ -361,20 +354,11 @@ impl Pending {
     }
 }
 
-impl KeptClock {
-    /// The offset now, if it is of these two runs of clocks.
-    fn now(&self, epoch: Epoch, now: Reading) -> Option<Interval> {
-        let of_both = (self.epoch, self.own_epoch) == (epoch, now.epoch);
-        let age = if epoch == now.epoch { Duration::ZERO } else { Duration::from_nanos(now.raw.0.abs_diff(self.at.0)) };
-        of_both.then(|| self.offset.widen_for_drift_of_pair(age))
-    }
-}
-
 /// The offset of the writer's clock by the labels in a row and what both hosts claim, if they do.
-fn labelled(sighting: &Sighting, at: Reading) -> Option<KeptClock> {
+fn labelled(sighting: &Sighting, at: Reading) -> Option<PeerClock> {
     let own = sighting.own_wall.filter(|own| own.epoch == at.epoch)?;
     let offset = theta_by_labels(&sighting.row, &own, at.raw)?;
-    Some(KeptClock { epoch: sighting.row.epoch, own_epoch: at.epoch, offset, at: at.raw })
+    Some(PeerClock { epoch: sighting.row.epoch, own_epoch: at.epoch, offset, at: at.raw })
 }
 
 impl Totals {

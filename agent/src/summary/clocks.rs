@@ -8,6 +8,7 @@
 use lagmesh_daemon::clock::Bracket;
 use lagmesh_model::catalogue::{Attribute, CLOCK_EPOCH, CLOCK_PEER_EPOCH, CLOCK_RAW, CLOCK_RAW_OFFSET, CLOCK_WALL, Metric};
 use lagmesh_model::ids::{AgentName, RegionName};
+use lagmesh_model::interval::Interval;
 use lagmesh_model::series::{Attributes, Series};
 use lagmesh_model::state::Bound;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
@@ -28,19 +29,19 @@ struct Read {
     since: RawNanos,
     lower_ns: i64,
     upper_ns: i64,
-    newest: WallClock,
+    newest: Interval,
     newest_at: RawNanos,
 }
 
 impl Clocks {
     /// Both clocks were read. A new epoch begins anew, and so does what follows on a time that cannot be.
     pub(super) fn read(&mut self, reading: &Bracket) {
-        let Some(newest) = WallClock::of(reading, None) else {
+        let Some(WallClock { difference: newest, .. }) = WallClock::of(reading, None) else {
             self.read = None;
             return;
         };
         let (epoch, at) = (reading.epoch, reading.before);
-        let (lower_ns, upper_ns) = (newest.difference.lower_ns(), newest.difference.upper_ns());
+        let (lower_ns, upper_ns) = (newest.lower_ns(), newest.upper_ns());
         self.read = Some(match self.read.filter(|read| read.epoch == epoch) {
             Some(read) => Read {
                 lower_ns: read.lower_ns.min(lower_ns),
@@ -56,8 +57,8 @@ impl Clocks {
     /// A batch was made: the next one tells of what comes from the newest reading on.
     pub(super) fn batched(&mut self) {
         self.read = self.read.map(|read| {
-            let difference = read.newest.difference;
-            Read { since: read.newest_at, lower_ns: difference.lower_ns(), upper_ns: difference.upper_ns(), ..read }
+            let (lower_ns, upper_ns) = (read.newest.lower_ns(), read.newest.upper_ns());
+            Read { since: read.newest_at, lower_ns, upper_ns, ..read }
         });
     }
 
@@ -92,7 +93,6 @@ fn push_ends(metric: &'static Metric, attributes: &Attributes, ends: [i64; 2], o
 
 #[cfg(test)]
 mod tests {
-    use lagmesh_model::interval::Interval;
     use lagmesh_model::series::Value;
     use lagmesh_model::time::WallNanos;
 

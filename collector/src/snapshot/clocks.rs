@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{Attribute, FLEET_CLOCK_CONTRADICTED, FLEET_CLOCK_OFFSET};
 use lagmesh_model::fleet::{Agent, Fleet, Region};
-use lagmesh_model::ids::AgentName;
+use lagmesh_model::ids::{AgentName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series};
 use lagmesh_model::status::{Clocks, WallOffset};
@@ -59,10 +59,9 @@ fn why(missing: Missing<'_>) -> String {
 pub(super) fn series(fleet: &Fleet, view: &View, clocks: &Clocks, now: Reading, out: &mut Vec<Series>) {
     for offset in &clocks.offsets {
         let Some(seconds) = offset.offset_s.current().copied() else { continue };
-        let one =
-            attributes(fleet, &offset.agent).with(Attribute::Peer, &offset.peer).with(Attribute::PeerAgent, &offset.peer_agent);
-        let other =
-            attributes(fleet, &offset.peer_agent).with(Attribute::Peer, &offset.region).with(Attribute::PeerAgent, &offset.agent);
+        let WallOffset { region, agent, peer, peer_agent, .. } = offset;
+        let one = attributes(region, agent).with(Attribute::Peer, peer).with(Attribute::PeerAgent, peer_agent);
+        let other = attributes(peer, peer_agent).with(Attribute::Peer, region).with(Attribute::PeerAgent, agent);
         for (attributes, seconds) in [(one, seconds), (other, seconds.reversed())] {
             for (bound, seconds) in seconds.each() {
                 let attributes = attributes.clone().with(Attribute::Bound, bound);
@@ -73,12 +72,12 @@ pub(super) fn series(fleet: &Fleet, view: &View, clocks: &Clocks, now: Reading, 
     let telling = view.clocks(now).into_iter().map(|told| (told.agent, 0.0));
     let named = clocks.contradictions.iter().flatten().map(|agent| (agent.clone(), 1.0));
     let contradicted: BTreeMap<AgentName, f64> = telling.chain(named).collect();
-    for (agent, value) in contradicted.into_iter().filter(|(agent, _)| fleet.agent(agent).is_some()) {
-        out.push(Series::gauge(&FLEET_CLOCK_CONTRADICTED, attributes(fleet, &agent), value));
+    for (agent, value) in contradicted {
+        let Some((region, _)) = fleet.agent(&agent) else { continue };
+        out.push(Series::gauge(&FLEET_CLOCK_CONTRADICTED, attributes(&region.name, &agent), value));
     }
 }
 
-fn attributes(fleet: &Fleet, agent: &AgentName) -> Attributes {
-    let region = fleet.agent(agent).map(|(region, _)| region.name.to_string()).unwrap_or_default();
+fn attributes(region: &RegionName, agent: &AgentName) -> Attributes {
     Attributes::new().with(Attribute::Region, region).with(Attribute::Agent, agent)
 }

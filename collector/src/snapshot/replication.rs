@@ -112,9 +112,7 @@ impl<'a> Row<'a> {
     fn lag(&self) -> Known<Seconds> {
         let newest = self.attributes.clone().with(Attribute::Stage, Stage::Visible);
         let said = |source: &Witness<'_>| {
-            Basis::ALL
-                .iter()
-                .find_map(|basis| source.bounds(&catalogue::REPLICATION_DELAY, &newest.clone().with(Attribute::Basis, basis)))
+            by_basis(&newest, |attributes| source.bounds(&catalogue::REPLICATION_DELAY, attributes)).map(|(lag, _)| lag)
         };
         self.said(said, "no beat has arrived lately, or the clocks of both ends are not bounded yet")
     }
@@ -133,11 +131,11 @@ impl<'a> Row<'a> {
 
     fn lag_recent(&self) -> Known<Quantiles> {
         let Some(source) = &self.source else { return Known::unknown(self.unsaid("no beat has been seen")) };
-        let recent = Basis::ALL.iter().find_map(|basis| {
-            source.recent_distribution(&catalogue::REPLICATION_LAG, &self.of(Bound::Estimate, *basis))?.quantiles()
-        });
+        let estimates = self.attributes.clone().with(Attribute::Bound, Bound::Estimate);
+        let recent =
+            by_basis(&estimates, |attributes| source.recent_distribution(&catalogue::REPLICATION_LAG, attributes)?.quantiles());
         match recent {
-            Some(recent) => source.age.of_value(recent),
+            Some((recent, _)) => source.age.of_value(recent),
             None => Known::unknown(self.unsaid("no beat has been seen in the last minute")),
         }
     }
@@ -146,10 +144,7 @@ impl<'a> Row<'a> {
     /// moves a newer one may have become visible meanwhile, so the lower end falls to zero; where it is stuck none has. Also on what it
     /// rests.
     fn staleness(&self, state: ReplicationState) -> (Known<Seconds>, Basis) {
-        let said = Basis::ALL.iter().find_map(|basis| {
-            let attributes = self.attributes.clone().with(Attribute::Basis, basis);
-            Some((self.bounds(&catalogue::REPLICATION_STALENESS, &attributes)?, *basis))
-        });
+        let said = by_basis(&self.attributes, |attributes| self.bounds(&catalogue::REPLICATION_STALENESS, attributes));
         let (Some(source), Some((said, basis))) = (&self.source, said) else {
             return (Known::unknown(self.unsaid("no beat has been seen")), Basis::Mesh);
         };
@@ -193,13 +188,14 @@ impl<'a> Row<'a> {
         self.said(whole, "the positions of both ends are not known or not comparable")
     }
 
-    fn of(&self, bound: Bound, basis: Basis) -> Attributes {
-        self.attributes.clone().with(Attribute::Bound, bound).with(Attribute::Basis, basis)
-    }
-
     fn unsaid(&self, otherwise: &str) -> String {
         self.silence.clone().unwrap_or_else(|| otherwise.to_owned())
     }
+}
+
+/// What is said on the best basis on which anything is, and on which.
+fn by_basis<T>(attributes: &Attributes, said: impl Fn(&Attributes) -> Option<T>) -> Option<(T, Basis)> {
+    Basis::ALL.iter().find_map(|basis| Some((said(&attributes.clone().with(Attribute::Basis, basis))?, *basis)))
 }
 
 fn state(witness: &Witness<'_>, attributes: &Attributes) -> Option<ReplicationState> {

@@ -36,9 +36,19 @@ const FUNCTIONS: [(&str, Answers, &str); 9] = [
     ("pg_walfile_name", Answers::OutOfRecovery, "pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())"),
 ];
 
-/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, raised by a function put in its place,
-/// external routine, internal.
-const REFUSALS: [&str; 5] = ["0A", "42", "P0", "38", "XX"];
+/// The classes of SQLSTATE that mean "not here": feature not supported, undefined or not permitted, raised by a function put in its place.
+const REFUSALS: [&str; 3] = ["0A", "42", "P0"];
+/// Those that mean it, too, where a single function was tried: external routine, internal.
+const FUNCTION_REFUSALS: [&str; 2] = ["38", "XX"];
+
+/// Whether a server says that it does not offer what it was asked for.
+pub fn is_refusal(code: &SqlState) -> bool {
+    is_of(code, &REFUSALS)
+}
+
+fn is_of(code: &SqlState, classes: &[&str]) -> bool {
+    classes.iter().any(|class| code.code().starts_with(class))
+}
 
 /// What a server offers in the role that it has; found out once per connection and role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +88,7 @@ impl Catalogue {
             if *db.code() == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE {
                 continue;
             }
-            if !REFUSALS.iter().any(|class| db.code().code().starts_with(class)) {
+            if !is_refusal(db.code()) && !is_of(db.code(), &FUNCTION_REFUSALS) {
                 return Err(error);
             }
             skipped.insert(function, format!("{} (SQLSTATE {})", db.message(), db.code().code()));

@@ -1,5 +1,6 @@
 //! Replication slots: what they keep of the log, and how much more they may.
 
+use lagmesh_model::ids::SlotHash;
 use lagmesh_model::state::SlotState;
 use tokio_postgres::{Client, Error, Row};
 
@@ -39,6 +40,13 @@ pub struct SlotSample {
     pub inactive_ns: Option<i64>,
     /// Why the server gave it up, in its words; unknown before PostgreSQL 17.
     pub invalidation_reason: Option<String>,
+}
+
+impl SlotsSample {
+    /// The slots that the server has given up, as they are called on the wire.
+    pub fn lost(&self) -> impl Iterator<Item = SlotHash> {
+        self.slots.iter().filter(|slot| slot.state == SlotState::Lost).map(|slot| SlotHash::of(&slot.name))
+    }
 }
 
 /// Reads the slots in one statement.

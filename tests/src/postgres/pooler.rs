@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::version::in_path;
 use super::{DATABASE, Server};
 use crate::process::{Process, Program};
 
@@ -41,10 +42,8 @@ impl PoolMode {
 
 /// Where the program is, if it is installed.
 pub fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
     // System folders may not be in the PATH of an account without privilege.
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.map(|folder| folder.join("pgbouncer")).find(|path| path.exists())
+    in_path("pgbouncer").chain([PathBuf::from("/usr/sbin/pgbouncer")]).find(|path| path.exists())
 }
 
 impl Pooler {

@@ -107,7 +107,8 @@ fn in_version(folder: &Path, version: u32, name: &str) -> PathBuf {
     folder.join(version.to_string()).join("bin").join(name)
 }
 
-fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
+/// Where a program would stand, by the folders of the PATH.
+pub(crate) fn in_path(name: &str) -> impl Iterator<Item = PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).map(|folder| folder.join(name)).collect();
     folders.into_iter()

@@ -1,7 +1,5 @@
 //! What a scenario needs of the machine before anything is started: where it is missing the scenario is not run, which is not failed.
 
-use std::path::PathBuf;
-
 use nix::unistd::{Uid, User};
 
 use crate::plan::Source;
@@ -22,8 +20,7 @@ fn poolers(scenario: &Scenario) -> Option<String> {
 }
 
 fn program(name: &str) -> Option<String> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder: PathBuf| folder.join(name)).any(|path| path.exists());
+    let found = version::in_path(name).any(|path| path.exists());
     (!found).then(|| format!("{name} is not here: `tests/setup.sh testbed` installs it"))
 }
 

@@ -3,11 +3,10 @@ use lagmesh_model::beat::{Announcement, BeatId, Incarnation, Sequence};
 use lagmesh_model::ids::AgentName;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::state::ClaimSource;
-use lagmesh_model::time::WallNanos;
+use lagmesh_model::time::{Epoch, WallNanos};
 use proptest::prelude::*;
 
 use super::*;
-use crate::measurement::PeerClock;
 use crate::replication::told::Heard;
 use crate::wall::{HeardWall, WallClock};
 

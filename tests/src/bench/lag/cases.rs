@@ -140,14 +140,12 @@ fn clock(monotonic_s: i64, wall_s: i64, drift_ppm: f64) -> RegionClock {
 
 /// A clock that is right, and claims to be so within a fifth of a millisecond.
 fn synchronised() -> RegionClock {
-    let mut clock = RegionClock::default();
-    clock.clocks.claim = Claim { synchronised: true, max_error_ns: 200_000, ..clock.clocks.claim };
-    clock
+    claiming(RegionClock::default(), MS.unsigned_abs() / 5)
 }
 
-/// A clock that claims to be right and is not.
-fn lying(mut clock: RegionClock) -> RegionClock {
-    clock.clocks.claim = Claim { synchronised: true, max_error_ns: MS.unsigned_abs(), ..clock.clocks.claim };
+/// A clock that claims to be right within so much, whatever it shows.
+fn claiming(mut clock: RegionClock, max_error_ns: u64) -> RegionClock {
+    clock.clocks.claim = Claim { synchronised: true, max_error_ns, ..clock.clocks.claim };
     clock
 }
 
@@ -158,7 +156,7 @@ pub(super) fn hard() -> [Setting; 3] {
     let varying = |sd_ns: i64| LinkSettings { jitter: Jitter::Normal { sd_ns }, ..LinkSettings::delayed(FAR_NS) };
     let slow = LinkSettings::delayed(FAR_NS);
     let apart = Case {
-        clock: lying(clock(30, 300, 0.0)),
+        clock: claiming(clock(30, 300, 0.0), MS.unsigned_abs()),
         ..Case::new("apart", "wall clocks ten minutes apart that claim to be right, monotonic clocks 100,000 s apart, 30 ppm")
     };
     let drifting = Case {
