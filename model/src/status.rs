@@ -357,7 +357,7 @@ pub struct Replication {
     pub lag_recent: Known<Quantiles>,
     /// Staleness now.
     pub staleness: Known<Seconds>,
-    /// What lag and staleness rest on.
+    /// What staleness rests on; lag does, too, from the next beat on when that has changed.
     #[serde(default = "by_mesh")]
     pub basis: Basis,
     /// How far the origin's log has got.

@@ -81,7 +81,7 @@ pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec
     for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
         out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
     }
-    if status.basis == Basis::Mesh {
+    if lag.last().is_some_and(|(_, basis)| basis == Basis::Mesh) {
         let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
         push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
     }

@@ -1,12 +1,18 @@
+use std::collections::BTreeSet;
+
 use lagmesh_daemon::clock::ClockClaim;
 use lagmesh_model::beat::{Announcement, BeatId, Incarnation, Sequence};
+use lagmesh_model::catalogue::{Attribute, Metric, REPLICATION_DELAY, REPLICATION_STALENESS};
 use lagmesh_model::ids::AgentName;
+use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::state::ClaimSource;
+use lagmesh_model::status::Seconds;
 use lagmesh_model::time::{Epoch, WallNanos};
 use proptest::prelude::*;
 
 use super::*;
+use crate::replication::output::link_series;
 use crate::replication::told::Heard;
 use crate::wall::{HeardWall, WallClock};
 
@@ -170,6 +176,34 @@ fn without_a_mesh() {
     }
     let known = see(labelled([Some(1), Some(3)], 2), &view());
     assert!(within_ms(by_mesh(&known), 38, 43) && known.last_claimed().is_none(), "of that host the mesh has heard no claim");
+}
+
+/// When the mesh reaches the writer at last, staleness rests on it at once; a lag that rests on claims is not told as one of the mesh.
+#[test]
+fn the_mesh_comes_late() {
+    let (mut lag, sighting) = (Lag::default(), labelled([Some(1), Some(3)], 2));
+    let told = told(&sighting.row, 1_002);
+    lag.see(sighting, &told, at(1_043), &PeerView::default(), OBJECTIVE);
+    lag.hear(&told, at(1_100), &view(), OBJECTIVE);
+    let (staleness, basis) = lag.staleness(at(1_200), &NOTHING_ELSE).unwrap();
+    let (newest, of_lag) = lag.last().unwrap();
+    assert_eq!((basis, of_lag), (Basis::Mesh, Basis::Claims));
+    let unknown = serde_json::json!({ "is": "unknown", "why": "" });
+    let status = serde_json::json!({
+        "cluster": "app", "origin": "db-1", "region": "here", "node": "db-2", "state": "ok", "why": "", "basis": basis,
+        "lag": Known::known(Seconds::from(newest)), "staleness": Known::known(Seconds::from(staleness)),
+        "lag_recent": unknown, "evidence_age_s": unknown,
+    });
+    let mut series = Vec::new();
+    link_series(&serde_json::from_value(status).unwrap(), &lag, &mut series);
+    let told_on = |metric: &Metric| -> BTreeSet<&str> {
+        series
+            .iter()
+            .filter(|one| one.metric.name == metric.name)
+            .filter_map(|one| one.attributes.get(Attribute::Basis))
+            .collect()
+    };
+    assert_eq!((told_on(&REPLICATION_DELAY), told_on(&REPLICATION_STALENESS)), (["claims"].into(), ["mesh"].into()));
 }
 
 /// Without the mesh's word the next row tells when a beat was acknowledged; a beat whose acknowledgement nobody tells has no lag.
