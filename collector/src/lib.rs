@@ -8,6 +8,7 @@ pub mod config;
 pub mod tally;
 pub mod merge;
 pub mod judge;
+pub mod packed;
 pub mod store;
 pub mod receive;
 pub mod snapshot;

@@ -1,15 +1,17 @@
 //! The one in-memory form of telemetry: what the agent summarises, the wire carries, the collector merges and pages show.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::catalogue::{Attribute, Metric};
 use crate::histogram::Exponential;
 use crate::ids::{AgentName, BootId, RegionName};
 use crate::time::WallNanos;
 
-/// Attribute values of one series, in the order of [`Attribute`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Attributes(BTreeMap<Attribute, String>);
+/// Attribute values of one series, in the order of [`Attribute`]. Cheap to clone: clones share their memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Attributes(Arc<BTreeMap<Attribute, String>>);
 
 impl Attributes {
     /// No attributes.
@@ -19,8 +21,13 @@ impl Attributes {
 
     /// With one attribute more (or replaced).
     pub fn with(mut self, attribute: Attribute, value: impl std::fmt::Display) -> Attributes {
-        self.0.insert(attribute, value.to_string());
+        Arc::make_mut(&mut self.0).insert(attribute, value.to_string());
         self
+    }
+
+    /// Whether the two share their memory: then they are equal, and to find that out costs nothing.
+    pub fn is_shared_with(&self, other: &Attributes) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The value of an attribute.
@@ -39,6 +46,18 @@ impl Attributes {
     }
 }
 
+impl PartialOrd for Attributes {
+    fn partial_cmp(&self, other: &Attributes) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Attributes {
+    fn cmp(&self, other: &Attributes) -> Ordering {
+        if self.is_shared_with(other) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
 /// The value of a series. Counters and histograms are cumulative since the start of the process that exports them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -46,8 +65,8 @@ pub enum Value {
     Gauge(f64),
     /// A count since the start.
     Counter(u64),
-    /// A distribution since the start, in nanoseconds inside, in seconds outside.
-    Histogram(Box<Exponential>),
+    /// A distribution since the start, in nanoseconds inside, in seconds outside. Clones share its memory.
+    Histogram(Arc<Exponential>),
     /// A current value in whole units.
     Whole(i64),
 }
@@ -81,7 +100,7 @@ impl Series {
 
     /// A histogram.
     pub fn histogram(metric: &'static Metric, attributes: Attributes, value: Exponential) -> Series {
-        Series { metric, attributes, value: Value::Histogram(Box::new(value)) }
+        Series { metric, attributes, value: Value::Histogram(Arc::new(value)) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use lagmesh_model::catalogue::Metric;
 use lagmesh_model::series::{Attributes, Series, Value};
@@ -55,7 +56,7 @@ pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value, ke
         (Entry::Occupied(mut held), value) => match (held.get_mut(), value) {
             // Wraps as every cumulative counter of 64 bits does; readers take that for a reset.
             (Value::Counter(sum), Value::Counter(more)) => *sum = sum.wrapping_add(*more),
-            (Value::Histogram(sum), Value::Histogram(more)) => sum.merge(more),
+            (Value::Histogram(sum), Value::Histogram(more)) => Arc::make_mut(sum).merge(more),
             _ => {}
         },
     }
