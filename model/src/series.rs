@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::catalogue::{Attribute, Metric};
 use crate::histogram::Exponential;
@@ -17,6 +17,12 @@ impl Attributes {
     /// No attributes.
     pub fn new() -> Attributes {
         Attributes::default()
+    }
+
+    /// No attributes, for as long as anybody likes.
+    pub fn none() -> &'static Attributes {
+        static NONE: LazyLock<Attributes> = LazyLock::new(Attributes::new);
+        &NONE
     }
 
     /// With one attribute more (or replaced).
@@ -38,6 +44,11 @@ impl Attributes {
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Attribute, &str)> {
         self.0.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+    }
+
+    /// Whether these begin, in the order of [`Attribute`], with all of `others`.
+    pub fn begin_with(&self, others: &Attributes) -> bool {
+        self.0.len() >= others.0.len() && self.0.iter().zip(others.0.iter()).all(|(own, other)| own == other)
     }
 
     /// Whether these are exactly the attributes that the catalogue lists for the metric.

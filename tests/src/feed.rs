@@ -17,13 +17,17 @@ use lagmesh_model::state::{Bound, LinkState, ProbeKind};
 use lagmesh_model::time::WallNanos;
 use prost::Message as _;
 
+use crate::real::{Real, wall_minus_real_ns};
+
 pub use bed::{CollectorBed, Posted};
 pub(crate) use bed::{acknowledged, client, post};
 
 /// The fleet's name.
 const FLEET: &str = "feed";
-/// When the first batch of every boot was made: any label is as good as another [ns since 1970].
-const START_NS: u64 = 1_790_000_000_000_000_000;
+/// The time between two batches of one agent [ns].
+pub const INTERVAL_NS: u64 = 5_000_000_000;
+/// How long before now the first batch of a boot was made, so that the last one is not of the future [ns].
+const BEFORE_NS: u64 = 3_600_000_000_000;
 /// The kinds of probe whose round trips a batch holds.
 const KINDS: [ProbeKind; 2] = [ProbeKind::Stamp, ProbeKind::Tcp];
 /// The current values of each link that a batch holds.
@@ -70,7 +74,8 @@ pub struct Feed {
     peers: Vec<String>,
     content: Content,
     sequence: u64,
-    /// How many batches each distribution has grown by.
+    start: WallNanos,
+    /// What every distribution holds.
     rtt: Exponential,
 }
 
@@ -89,7 +94,9 @@ impl Feed {
             version: "0.1.0".to_owned(),
         };
         let peers = peers.into_iter().map(region).collect();
-        Ok(Feed { exporter, peers, content, sequence: 0, rtt: Exponential::new() })
+        let now_ns = Real::now().0 + wall_minus_real_ns();
+        let start = WallNanos(u64::try_from(now_ns)?.saturating_sub(BEFORE_NS));
+        Ok(Feed { exporter, peers, content, sequence: 0, start, rtt: Exponential::new() })
     }
 
     /// The number of the last batch.
@@ -127,8 +134,8 @@ impl Feed {
                 }
             }
         }
-        let time = WallNanos(START_NS + self.sequence * 5_000_000_000);
-        Batch { exporter: self.exporter.clone(), sequence: self.sequence, start: WallNanos(START_NS), time, series }
+        let time = WallNanos(self.start.0 + self.sequence * INTERVAL_NS);
+        Batch { exporter: self.exporter.clone(), sequence: self.sequence, start: self.start, time, series }
     }
 
     /// The next batch as the body of a request: OTLP in protobuf, gzip.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{self, Metric};
-use lagmesh_model::series::{Batch, Exporter, Series, Value};
+use lagmesh_model::series::{Attributes, Batch, Exporter, Series, Value};
 use lagmesh_model::time::{Reading, WallNanos};
 
 use super::key::Key;
@@ -109,6 +109,26 @@ impl Boot {
         self.places.iter().map(|(key, place)| (key, &self.series[*place].value))
     }
 
+    /// The series of one metric from `first` on, in the order of their attributes.
+    fn of_metric(&self, metric: &'static Metric, first: Attributes) -> impl Iterator<Item = (&Key, usize)> {
+        let from = self.places.range(Key { metric, attributes: first }..);
+        from.map(|(key, place)| (key, *place)).take_while(move |(key, _)| key.metric.name == metric.name)
+    }
+
+    /// The current values of a metric whose attributes begin, in the order of [`Attribute`](lagmesh_model::catalogue::Attribute), with all
+    /// of `first`.
+    pub fn gauges_of<'a>(
+        &'a self,
+        metric: &'static Metric,
+        first: &'a Attributes,
+    ) -> impl Iterator<Item = (&'a Attributes, f64)> {
+        let begun = self.of_metric(metric, first.clone()).take_while(|(key, _)| key.attributes.begin_with(first));
+        begun.filter_map(|(key, place)| match self.series[place].value {
+            Value::Gauge(value) => Some((&key.attributes, value)),
+            _ => None,
+        })
+    }
+
     fn value(&self, key: &Key) -> Option<&Value> {
         self.places.get(key).map(|place| &self.series[*place].value)
     }
@@ -145,7 +165,6 @@ impl Boot {
 
     /// The histograms and counters of a metric of which recent points are kept.
     pub fn recent_keys(&self, metric: &'static Metric) -> impl Iterator<Item = &Key> {
-        let of_metric = self.places.keys().filter(move |key| key.metric.name == metric.name);
-        of_metric.filter(|key| self.places.get(key).is_some_and(|place| self.recent[*place].is_some()))
+        self.of_metric(metric, Attributes::new()).filter(|(_, place)| self.recent[*place].is_some()).map(|(key, _)| key)
     }
 }

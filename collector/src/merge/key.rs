@@ -40,7 +40,9 @@ impl PartialOrd for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Key) -> Ordering {
-        self.metric.name.cmp(other.metric.name).then_with(|| self.attributes.cmp(&other.attributes))
+        let same = std::ptr::eq(self.metric, other.metric);
+        let metrics = if same { Ordering::Equal } else { self.metric.name.cmp(other.metric.name) };
+        metrics.then_with(|| self.attributes.cmp(&other.attributes))
     }
 }
 
