@@ -1,7 +1,6 @@
 //! The one in-memory form of telemetry: what the agent summarises, the wire carries, the collector merges and pages show.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use crate::catalogue::{Attribute, Metric};
@@ -11,7 +10,7 @@ use crate::time::WallNanos;
 
 /// Attribute values of one series, in the order of [`Attribute`]. Cheap to clone: clones share their memory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Attributes(Arc<BTreeMap<Attribute, String>>);
+pub struct Attributes(Arc<Vec<(Attribute, Box<str>)>>);
 
 impl Attributes {
     /// No attributes.
@@ -27,7 +26,15 @@ impl Attributes {
 
     /// With one attribute more (or replaced).
     pub fn with(mut self, attribute: Attribute, value: impl std::fmt::Display) -> Attributes {
-        Arc::make_mut(&mut self.0).insert(attribute, value.to_string());
+        let value = value.to_string().into_boxed_str();
+        let all = Arc::make_mut(&mut self.0);
+        match all.binary_search_by_key(&attribute, |(attribute, _)| *attribute) {
+            Ok(place) => all[place].1 = value,
+            Err(place) => {
+                all.reserve_exact(1);
+                all.insert(place, (attribute, value));
+            }
+        }
         self
     }
 
@@ -38,22 +45,22 @@ impl Attributes {
 
     /// The value of an attribute.
     pub fn get(&self, attribute: Attribute) -> Option<&str> {
-        self.0.get(&attribute).map(String::as_str)
+        self.iter().find(|(found, _)| *found == attribute).map(|(_, value)| value)
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Attribute, &str)> {
-        self.0.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+        self.0.iter().map(|(attribute, value)| (*attribute, &**value))
     }
 
     /// Whether these begin, in the order of [`Attribute`], with all of `others`.
     pub fn begin_with(&self, others: &Attributes) -> bool {
-        self.0.len() >= others.0.len() && self.0.iter().zip(others.0.iter()).all(|(own, other)| own == other)
+        self.0.starts_with(&others.0)
     }
 
     /// Whether these are exactly the attributes that the catalogue lists for the metric.
     pub fn fit(&self, metric: &Metric) -> bool {
-        self.0.len() == metric.attributes.len() && metric.attributes.iter().all(|attribute| self.0.contains_key(attribute))
+        self.0.len() == metric.attributes.len() && metric.attributes.iter().all(|attribute| self.get(*attribute).is_some())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Agents without a mesh: batches as agents send them, of any size and number, for a real collector.
 
 mod bed;
+mod deaths;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -21,6 +22,7 @@ use crate::real::{Real, wall_minus_real_ns};
 
 pub use bed::{CollectorBed, Posted};
 pub(crate) use bed::{acknowledged, client, post};
+pub use deaths::{Death, Survived, survive};
 
 /// The fleet's name.
 const FLEET: &str = "feed";

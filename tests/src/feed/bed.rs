@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use tokio::time::sleep;
 
 use crate::process::{Place, Process, Program};
 use crate::{files, ports, wait};
@@ -18,6 +19,10 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a collector may take to end.
 const END_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often, and how many times, it is looked whether one that may die has started or died.
+const STARTING_LOOK: Duration = Duration::from_millis(10);
+const STARTING_LOOKS: u32 = 1000;
 
 /// What became of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,47 @@ impl CollectorBed {
     /// # Errors
     /// If it cannot be started.
     pub async fn start_again(&mut self) -> Result<()> {
+        self.spawn(&[])?;
+        let ready = wait::until("the collector is ready", START_WITHIN, || async {
+            self.client.get(self.url("ready")).send().await?.error_for_status()?;
+            Ok(())
+        });
+        ready.await.with_context(|| self.process.as_ref().map_or_else(String::new, Process::last_words))
+    }
+
+    /// Starts it with something in its environment. It may die at any moment, so nobody waits until it is ready; but it may be.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub async fn start_with(&mut self, env: &[(String, String)]) -> Result<()> {
+        self.spawn(env)?;
+        let mut process = self.process.take().context("the collector does not run")?;
+        for _ in 0..STARTING_LOOKS {
+            if process.ended()?.is_some() || self.client.get(self.url("ready")).send().await.is_ok() {
+                break;
+            }
+            sleep(STARTING_LOOK).await;
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until it has died by itself.
+    ///
+    /// # Errors
+    /// If it lives.
+    pub async fn died(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the collector does not run")?;
+        for _ in 0..STARTING_LOOKS {
+            if process.ended()?.is_some() {
+                return Ok(());
+            }
+            sleep(STARTING_LOOK).await;
+        }
+        bail!("the collector lives, though nobody is answered; {}", process.last_words())
+    }
+
+    fn spawn(&mut self, env: &[(String, String)]) -> Result<()> {
         let args = [
             ("--fleet", self.folder.join("fleet.toml").display().to_string()),
             ("--http-listen", format!("127.0.0.1:{}", self.http_port)),
@@ -69,16 +115,12 @@ impl CollectorBed {
             name: "collector".to_owned(),
             path: files::program("lagmesh-collector")?,
             args: args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-            env: Vec::new(),
+            env: env.to_vec(),
             user: None,
             place: Place::default(),
         };
         self.process = Some(Process::start(program, &self.folder)?);
-        let ready = wait::until("the collector is ready", START_WITHIN, || async {
-            self.client.get(self.url("ready")).send().await?.error_for_status()?;
-            Ok(())
-        });
-        ready.await.with_context(|| self.process.as_ref().map_or_else(String::new, Process::last_words))
+        Ok(())
     }
 
     /// Kills it without a word.

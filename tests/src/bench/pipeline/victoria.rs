@@ -43,8 +43,8 @@ impl Victoria {
                 format!("-storageDataPath={}", folder.join("victoria").display()),
                 format!("-httpListenAddr=127.0.0.1:{port}"),
                 "-retentionPeriod=100y".to_owned(),
-                // What it would refuse by default, because the labels of time are made up.
-                "-futureRetention=10y".to_owned(),
+                // The number of the batch would be a label: every batch would be all new series.
+                "-opentelemetry.ignoreResourceAttributes=lagmesh.batch.sequence".to_owned(),
             ],
             env: Vec::new(),
             user: None,
