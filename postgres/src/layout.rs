@@ -81,7 +81,8 @@ pub const COLUMNS: [(&str, &str); 14] = [
 ///
 /// - What changes from beat to beat stands last: an update logs neither what the old and the new version begin with nor what they end with,
 ///   as far as both are the same.
-/// - `fillfactor`: nine tenths of each page are left for the next versions of its rows.
+/// - `fillfactor`: room for the next versions of its rows is left on each page. A server prunes a page, and logs that, whenever less than
+///   that room is free: with more of it reserved than the few rows leave, each beat would be pruned by itself.
 /// - vacuum by count, not by share, because the table is tiny; never truncating, because that takes an exclusive lock which standbys
 ///   replay against their readers.
 pub const TABLE_SQL: &str = "\
@@ -103,7 +104,7 @@ CREATE TABLE IF NOT EXISTS lagmesh.beat (
     PRIMARY KEY (origin, incarnation, stream, slot),
     CHECK (pg_catalog.num_nulls(seq, clock_epoch, sent_raw_ns, sent_wall, system_identifier, timeline, lsn) IN (0, 7))
 ) WITH (
-    fillfactor = 10,
+    fillfactor = 70,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_insert_threshold = -1,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000,

@@ -12,6 +12,7 @@ mod figure;
 
 mod accuracy;
 mod cost;
+mod deaths;
 pub mod lag;
 mod loss;
 mod notice;
@@ -33,8 +34,6 @@ use crate::wan::WanPlan;
 
 /// How long the parts take together if nobody says otherwise [s]: with what starts and ends around them, within ten minutes.
 pub const USUAL_SECONDS: u32 = 300;
-/// How long a soak takes if nobody says otherwise [s]: long enough for its ten million probes.
-pub const SOAK_SECONDS: u64 = soak::USUAL_SECONDS;
 
 /// A part of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -98,12 +97,31 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// Probes for so long at the highest rate at which everything on this machine keeps up, and prints what came of it.
+/// A part of the soak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SoakPart {
+    /// Ten million probes without a loss, and whether memory grows: 25 minutes
+    Mesh,
+    /// A collector that dies ten thousand times, half of them by power: an hour
+    Deaths,
+    /// Whether anything is called wrong while nothing is: an hour
+    Alarms,
+}
+
+/// Does for long what the benches and tests do for a short time, and prints what came of it; `seconds` for each part, or as long as each
+/// takes.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn soak(seconds: u64) -> Result<()> {
-    soak::run(Duration::from_secs(seconds.max(1))).await
+pub async fn soak(seconds: Option<u64>, only: &[SoakPart]) -> Result<()> {
+    for part in parts(only, Real::now()) {
+        match part {
+            SoakPart::Mesh => soak::run(Duration::from_secs(seconds.unwrap_or(soak::USUAL_SECONDS).max(1))).await?,
+            SoakPart::Deaths => deaths::soak(seconds.map(Duration::from_secs)).await?,
+            SoakPart::Alarms => lag::alarms(Duration::from_secs(seconds.unwrap_or(3600).max(30))).await?,
+        }
+    }
+    Ok(())
 }
 
 /// So many parts of a bench's usual time, if it takes `seconds` in all.

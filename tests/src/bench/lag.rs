@@ -89,6 +89,14 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// Watches a cluster for so long, half of it idle and half under load, in which nothing may be called wrong.
+///
+/// # Errors
+/// As [`run`].
+pub async fn alarms(time: Duration) -> Result<()> {
+    usual::measure(time / 2, time / 2).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -77,11 +77,14 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         only: Vec<bench::pipeline::Part>,
     },
-    /// Probe for long without a loss: ten million probes, and what is told of them
+    /// Do for long what benches and tests do shortly: probe, let collectors die, watch for false alarms
     Soak {
-        /// For how long [s]
-        #[arg(long, default_value_t = bench::SOAK_SECONDS)]
-        seconds: u64,
+        /// For how long each part runs [s] [default: as long as it takes, two and a half hours in all]
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Only these parts
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::SoakPart>,
     },
 }
 
@@ -128,7 +131,7 @@ async fn carry_out(command: Command) -> Result<u8> {
         Command::BenchMesh { seconds, only } => code(bench::run(seconds, &only).await.map(|()| 0)),
         Command::BenchLag { seconds, only } => code(bench::lag::run(seconds, &only).await.map(|()| 0)),
         Command::BenchPipeline { seconds, only } => code(bench::pipeline::run(seconds, &only).await.map(|()| 0)),
-        Command::Soak { seconds } => code(bench::soak(seconds).await.map(|()| 0)),
+        Command::Soak { seconds, only } => code(bench::soak(seconds, &only).await.map(|()| 0)),
         Command::Check { files } => {
             let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();
             Ok(if read.iter().all(Option::is_some) { 0 } else { WRONG_FILE })

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -45,6 +45,8 @@ pub struct Survived {
     pub batches: u64,
     /// Batches that were on their way when it died, and were sent again.
     pub in_doubt: u64,
+    /// After how many deaths the collector showed less than it had acknowledged, or more than was sent.
+    pub misfits: u64,
 }
 
 /// One agent, with the batch that nobody has acknowledged yet.
@@ -105,12 +107,12 @@ fn peers(number: usize) -> impl Iterator<Item = usize> {
     (0..=PEERS).filter(move |peer| *peer != number)
 }
 
-/// Lets a collector die `deaths` times, and checks each time that it comes back with what it acknowledged and nothing twice.
+/// Lets a collector die `deaths` times, and looks each time whether it comes back with what it acknowledged and nothing twice.
 ///
 /// # Errors
-/// If it does not, or cannot be run.
+/// If it does not come back, or cannot be run.
 pub async fn survive(folder: &Path, deaths: u64, seed: u64, death: Death) -> Result<Survived> {
-    let mut random = Random::new(seed);
+    let (mut random, mut survived) = (Random::new(seed), Survived::default());
     let mut bed = CollectorBed::start(folder, &fleet_text(SENDERS, SENDERS)).await?;
     let library = if death == Death::PowerLost { Some(install(folder)?) } else { None };
     let mut senders = (0..SENDERS).map(|number| Sender::new(number, 1)).collect::<Result<Vec<_>>>()?;
@@ -139,16 +141,18 @@ pub async fn survive(folder: &Path, deaths: u64, seed: u64, death: Death) -> Res
             }
         };
         bed.start_again().await?;
-        check(&bed, &senders).await.with_context(|| format!("after death {number}, seed {seed}"))?;
+        survived.deaths = number;
+        survived.look(&bed, &senders).await?;
         if number % DEATHS_PER_BOOT == 0 {
             senders = deliver_all(senders, &bed.otlp_url(), 1).await?;
             senders.iter_mut().try_for_each(|sender| sender.boot(number + 1))?;
         }
     }
     senders = deliver_all(senders, &bed.otlp_url(), 1).await?;
-    check(&bed, &senders).await.context("at the end")?;
-    let batches = senders.iter().map(|sender| sender.batches).sum();
-    Ok(Survived { deaths, batches, in_doubt: senders.iter().map(|sender| sender.in_doubt).sum() })
+    survived.look(&bed, &senders).await?;
+    survived.batches = senders.iter().map(|sender| sender.batches).sum();
+    survived.in_doubt = senders.iter().map(|sender| sender.in_doubt).sum();
+    Ok(survived)
 }
 
 async fn deliver_all(senders: Vec<Sender>, url: &str, batches: u64) -> Result<Vec<Sender>> {
@@ -163,13 +167,18 @@ async fn deliver_all(senders: Vec<Sender>, url: &str, batches: u64) -> Result<Ve
     Ok(all)
 }
 
-/// Everything that was acknowledged is shown, and nothing beyond what was sent.
-async fn check(bed: &CollectorBed, senders: &[Sender]) -> Result<()> {
-    let shown = values_shown(&bed.get("metrics").await?)?;
-    let least: u64 = senders.iter().map(|sender| sender.before + sender.acknowledged).sum();
-    let most: u64 = senders.iter().map(|sender| sender.before + sender.feed.values()).sum();
-    ensure!((least..=most).contains(&shown), "the collector shows {shown} values; {least} were acknowledged, {most} were sent");
-    Ok(())
+impl Survived {
+    /// Everything that was acknowledged is shown, and nothing beyond what was sent.
+    async fn look(&mut self, bed: &CollectorBed, senders: &[Sender]) -> Result<()> {
+        let shown = values_shown(&bed.get("metrics").await?)?;
+        let least: u64 = senders.iter().map(|sender| sender.before + sender.acknowledged).sum();
+        let most: u64 = senders.iter().map(|sender| sender.before + sender.feed.values()).sum();
+        if !(least..=most).contains(&shown) {
+            self.misfits += 1;
+            eprintln!("after {} deaths: {shown} values are shown, {least} were acknowledged, {most} were sent", self.deaths);
+        }
+        Ok(())
+    }
 }
 
 fn install(folder: &Path) -> Result<PathBuf> {

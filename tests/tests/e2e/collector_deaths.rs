@@ -8,8 +8,9 @@ use lagmesh_tests::files::RunFolder;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_it_keeps_what_it_acknowledged() -> Result<()> {
     let folder = RunFolder::new("deaths")?;
-    let Survived { batches, in_doubt, .. } = survive(folder.path(), 100, 20, Death::Killed).await?;
+    let Survived { batches, in_doubt, misfits, .. } = survive(folder.path(), 100, 20, Death::Killed).await?;
     eprintln!("{batches} batches acknowledged, {in_doubt} in doubt");
+    ensure!(misfits == 0, "{misfits} times something was lost or counted twice");
     ensure!(batches > 500 && in_doubt > 50, "only {batches} batches and {in_doubt} in doubt: nothing was proved");
     Ok(())
 }
@@ -18,8 +19,9 @@ async fn killed_at_any_moment_it_keeps_what_it_acknowledged() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_power_it_keeps_what_it_acknowledged() -> Result<()> {
     let folder = RunFolder::new("power")?;
-    let Survived { batches, in_doubt, .. } = survive(folder.path(), 40, 7, Death::PowerLost).await?;
+    let Survived { batches, in_doubt, misfits, .. } = survive(folder.path(), 40, 7, Death::PowerLost).await?;
     eprintln!("{batches} batches acknowledged, {in_doubt} in doubt");
+    ensure!(misfits == 0, "{misfits} times something was lost or counted twice");
     ensure!(batches > 200 && in_doubt > 40, "only {batches} batches and {in_doubt} in doubt: nothing was proved");
     Ok(())
 }

@@ -39,6 +39,8 @@ pub(super) fn plan(name: &str, beat_interval: Option<Duration>) -> Plan {
         name: name.to_owned(),
         region: region.to_owned(),
         source,
+        // As a server is set up by itself; with `logical` it logs each new row as a whole.
+        settings: vec!["wal_level = replica".to_owned()],
         ..NodePlan::default()
     };
     let link =
@@ -191,7 +193,7 @@ fn number(text: &str) -> Result<f64> {
 fn tell_wal(before: &Wal, after: &Wal, written: &Written, time_s: f64) {
     let how = format!(
         "lag.wal_bytes_per_beat: what heartbeats wrote to the writer's log in {time_s:.0} s in which nothing else was written: {:.0} beats, and {:.0} transactions of beats and ledger together, each of which updates one row. All \
-         records of these transactions and all that touched the table (pg_walinspect), by the number of transactions. It began {} s after a checkpoint, so that the first writes of whole pages are not in it. The log as a whole \
+         records of these transactions and all that touched the table (pg_walinspect), by the number of transactions, at wal_level = replica. It began {} s after a checkpoint, so that the first writes of whole pages are not in it. The log as a whole \
          grew by {:.0} bytes for each beat: the ledger, and what the server writes by itself (running transactions), are in that",
         after.beats - before.beats,
         written.transactions,
