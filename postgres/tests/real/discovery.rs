@@ -162,6 +162,14 @@ async fn subscriptions() {
     assert!(sample().await.carries_beats);
 
     subscriber.until("SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel", "r").await;
+    // What has arrived is confirmed by the slot that the subscriber names.
+    let superuser = publisher.superuser().await;
+    let names: Vec<_> = writer(&superuser).await.confirmed.into_iter().map(|(slot, _)| slot).collect();
+    assert_eq!(names, sample().await.slots);
+    let written = writer(&superuser).await.inserted.unwrap();
+    publisher.run("INSERT INTO t VALUES (8)").await;
+    publisher.until(&format!("SELECT (confirmed_flush_lsn > '{written}')::text FROM pg_replication_slots"), "true").await;
+    assert!(writer(&superuser).await.confirmed.iter().all(|(_, confirmed)| *confirmed > written));
     // The subscriber has this row already.
     publisher.run("INSERT INTO t VALUES (7)").await;
     if version >= 150_000 {
