@@ -88,12 +88,7 @@ fn sql(catalogue: &Catalogue) -> String {
     } else {
         "NULL::bigint".to_owned()
     };
-    // One row, whatever there is.
-    let own = format!(
-        "SELECT pg_catalog.array_agg(slot_name::text), pg_catalog.array_agg(confirmed_flush_lsn) FROM (SELECT slot_name, confirmed_flush_lsn \
-         FROM pg_catalog.pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL AND NOT temporary ORDER BY slot_name LIMIT {SLOTS_MAX}) \
-         AS logical"
-    );
+    let own = own_slots(catalogue);
     format!(
         "SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}, pid, application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, \
          {reply_age}, own.slots, own.confirmed FROM ({own}) AS own (slots, confirmed) LEFT JOIN pg_catalog.pg_stat_replication ON true",
@@ -102,6 +97,18 @@ fn sql(catalogue: &Catalogue) -> String {
         column("flush_lsn", "pg_lsn"),
         column("replay_lsn", "pg_lsn"),
         column("sync_state", "text"),
+    )
+}
+
+/// One row, whatever there is: names of logical slots, and how far they are confirmed.
+fn own_slots(catalogue: &Catalogue) -> String {
+    if !catalogue.has("pg_get_replication_slots") {
+        return "SELECT NULL::text[], NULL::pg_lsn[]".to_owned();
+    }
+    format!(
+        "SELECT pg_catalog.array_agg(slot_name::text), pg_catalog.array_agg(confirmed_flush_lsn) FROM (SELECT slot_name, confirmed_flush_lsn \
+         FROM pg_catalog.pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL AND NOT temporary ORDER BY slot_name LIMIT {SLOTS_MAX}) \
+         AS logical"
     )
 }
 
