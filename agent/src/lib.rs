@@ -7,6 +7,7 @@ pub mod config;
 pub mod reload;
 pub mod measurement;
 pub mod wall;
+pub mod slot;
 pub mod mesh;
 pub mod database;
 pub mod link;

@@ -22,6 +22,7 @@ use lagmesh_postgres::discover::{
 use lagmesh_postgres::layout::TableSize;
 use tokio::sync::{mpsc, watch};
 
+use crate::slot::SlotReach;
 use crate::wall::{HeardWall, WallClock};
 
 /// One thing that a measuring part has learnt.
@@ -215,8 +216,13 @@ pub enum NodeNews {
         /// When it was asked.
         began: Reading,
     },
-    /// Positions and walsenders of a node out of recovery.
-    Writer(WriterSample),
+    /// Positions, walsenders and slots of a node out of recovery.
+    Writer {
+        /// What it says of itself.
+        sample: WriterSample,
+        /// When it was asked.
+        began: Reading,
+    },
     /// What a subscriber says of its subscriptions.
     Subscriber(SubscriberSample),
     /// Its replication slots.
@@ -379,6 +385,8 @@ pub struct PeerView {
     pub seen: BTreeMap<(NodeName, NodeName), Heard<Seen>>,
     /// Slots that are lost, by the server that has them, with the moment at which that was last heard on our clock.
     pub lost_slots: BTreeMap<(NodeName, SlotHash), RawNanos>,
+    /// How far logical slots are confirmed, by the server that has them.
+    pub reaches: BTreeMap<(NodeName, SlotHash), Heard<SlotReach>>,
 }
 
 impl PeerView {
@@ -433,6 +441,8 @@ pub struct Outbox {
     pub confirmations: BTreeMap<(NodeName, NodeName), Confirmation>,
     /// The slots of our nodes that are lost: whoever used one will not come back through it.
     pub lost_slots: BTreeSet<(NodeName, SlotHash)>,
+    /// How far the logical slots of our nodes are confirmed.
+    pub reaches: BTreeMap<(NodeName, SlotHash), SlotReach>,
 }
 
 /// The sending end of the observations: never waits; what does not fit is dropped and counted by the summary.

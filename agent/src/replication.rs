@@ -6,6 +6,7 @@
 //! fleet file allows writers (a failover leaves the rows of the old writer behind), those with the newest signs of life stay, and
 //! any other only as long as it still beats.
 
+mod confirmed;
 pub mod decide;
 mod evidence;
 mod facts;

@@ -3,6 +3,12 @@
 //! Pure: batches and `now` go in, numbers come out. Totals depend neither on the order in which batches arrive nor on how often:
 //! every batch holds all counts of its boot so far, the one of the highest sequence stands for the boot, and totals are sums of those.
 //! That is also what the store keeps, so a restart changes no total, and what an agent invents is gone with its next batch.
+//!
+//! What servers do whoever looks ([`Metric::is_of_servers`]) is not added up over agents, which have all counted the same: the agent that has
+//! counted most over all its boots speaks. When it falls silent its last count stands until another's has passed it, so nothing falls and
+//! nothing jumps; but not for longer than [`SPEAKS_FOR`], for the other may have begun long after it.
+//!
+//! [`Metric::is_of_servers`]: lagmesh_model::catalogue::Metric::is_of_servers
 
 mod boot;
 mod clocks;
@@ -33,6 +39,9 @@ pub const FRESH_INTERVALS: u32 = 3;
 
 /// The most series of one agent's retired boots; those that come up beyond are left out. No fleet file leads there.
 const RETIRED_SERIES_MAX: usize = 50_000;
+
+/// So long after its last batch an agent may still have the say about what a server does.
+pub const SPEAKS_FOR: Duration = Duration::from_secs(3600);
 
 /// The span of "recent" distributions.
 pub const RECENT: Duration = Duration::from_secs(60);
@@ -158,14 +167,25 @@ impl View {
         boots.any(|boot| Age::of(boot.arrived, now, fresh_for).fresh)
     }
 
-    /// Counters and histograms, added up over all agents and boots.
-    pub fn totals(&self) -> BTreeMap<Key, Value> {
+    /// Counters and histograms, added up over all agents and boots; what servers do over the boots of the agent that speaks.
+    pub fn totals(&self, now: Reading) -> BTreeMap<Key, Value> {
         let mut totals = BTreeMap::new();
+        let mut of_servers: BTreeMap<Key, (bool, u64)> = BTreeMap::new();
         for agent in self.agents.values() {
+            let mut counted = BTreeMap::new();
             for (key, value) in agent.retired.iter().chain(agent.boots.values().flat_map(Boot::totals)) {
-                key::add(&mut totals, key.clone(), value, usize::MAX);
+                let into = if key.metric.is_of_servers() { &mut counted } else { &mut totals };
+                key::add(into, key.clone(), value, usize::MAX);
+            }
+            let speaks = agent.speaks(now);
+            for (key, value) in counted {
+                if let Value::Counter(count) = value {
+                    let most = of_servers.entry(key).or_default();
+                    *most = (*most).max((speaks, count));
+                }
             }
         }
+        totals.extend(of_servers.into_iter().map(|(key, (_, count))| (key, Value::Counter(count))));
         totals
     }
 
@@ -204,6 +224,13 @@ impl View {
 }
 
 impl Agent {
+    /// Whether it was heard of not too long ago to have the say about what a server does. Where a clock was set back nobody knows how long.
+    fn speaks(&self, now: Reading) -> bool {
+        let heard =
+            |boot: &Boot| Age::of(boot.arrived, now, SPEAKS_FOR).seconds.is_none_or(|age_s| age_s <= SPEAKS_FOR.as_secs_f64());
+        self.boots.values().any(heard)
+    }
+
     /// The boot that speaks for the agent now.
     ///
     /// While the backlog of a dead boot is still being delivered, two boots arrive; the one that started later speaks. Starts are

@@ -187,6 +187,11 @@ impl Metric {
         name
     }
 
+    /// Whether it counts what a server does whoever looks, and not what an agent does: then one agent's count is all there is.
+    pub fn is_of_servers(&self) -> bool {
+        OF_SERVERS.iter().any(|metric| metric.name == self.name)
+    }
+
     /// Every name that Prometheus stores for the metric; none for what no page shows.
     pub fn prometheus_series_names(&self) -> Vec<String> {
         let name = self.prometheus_name();
@@ -203,6 +208,9 @@ impl fmt::Display for Metric {
         f.write_str(self.name)
     }
 }
+
+/// What servers do, whoever looks: each agent that watches a server counts all of it, so the counts of two are never added.
+static OF_SERVERS: [&Metric; 5] = [&NODE_COMMITS, &NODE_ROLLBACKS, &NODE_WAL, &NODE_CONFLICTS, &SUBSCRIPTION_ERRORS];
 
 /// The metric of an OpenTelemetry name.
 pub fn by_name(name: &str) -> Option<&'static Metric> {
@@ -425,6 +433,15 @@ mod tests {
         }
         assert_eq!(LINK_RTT.prometheus_name(), "lagmesh_link_rtt_seconds");
         assert_eq!(LINK_PROBES.prometheus_name(), "lagmesh_link_probes_total");
+    }
+
+    /// What a server does is counted, and told of a node.
+    #[test]
+    fn counts_of_servers() {
+        let all: Vec<_> = CATALOGUE.iter().filter(|metric| metric.is_of_servers()).collect();
+        assert_eq!(all.len(), OF_SERVERS.len());
+        assert!(all.iter().all(|metric| metric.kind == Kind::Counter && metric.attributes.contains(&Attribute::Node)));
+        assert!(!NODE_QUERIES.is_of_servers() && !HEARTBEAT_WAL.is_of_servers(), "what an agent does");
     }
 
     /// Only whole values are in nanoseconds: what people read is in seconds.

@@ -1,7 +1,7 @@
 //! One task per node: connects, finds out what the node is, watches its positions and its role, and runs the writer and the reader
 //! that the role asks for, each on a connection of its own and with a back-off of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Backoff, Shutdown};
+use lagmesh_model::ids::SlotHash;
+use lagmesh_model::position::Position;
 use lagmesh_model::state::{NodeRole, NodeState};
+use lagmesh_model::time::Reading;
 use lagmesh_postgres::Connection;
 use lagmesh_postgres::discover::{
-    Catalogue, NodeFacts, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample, traffic_sample,
-    writer_sample,
+    Catalogue, NodeFacts, WriterSample, is_subscriber, node_facts, slots_sample, standby_sample, subscriber_sample,
+    traffic_sample, writer_sample,
 };
 use lagmesh_postgres::layout::READER_SESSION_SQL;
 use tokio::time::{MissedTickBehavior, interval};
@@ -23,9 +26,10 @@ use crate::database::site::Site;
 use crate::database::trouble::Trouble;
 use crate::database::{reader, writer};
 use crate::measurement::NodeNews;
+use crate::slot::SlotReach;
 
-/// Reading the catalogue tries nine functions, beside the statement that is counted anyway.
-const CATALOGUE_STATEMENTS: u64 = 9;
+/// Reading the catalogue tries ten functions, beside the statement that is counted anyway.
+const CATALOGUE_STATEMENTS: u64 = 10;
 /// The first wait after a failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait after a failure: a node that comes back is noticed within it.
@@ -70,6 +74,7 @@ async fn session(site: &Site) -> Trouble {
     // The other parts have connections of their own, but their work rests on facts that nobody watches now.
     site.clear(&[Part::Grants, Part::Writer, Part::Reader, Part::Path]);
     site.post_lost_slots(&BTreeSet::new());
+    site.post_reaches(BTreeMap::new());
     site.tell_queries();
     trouble.unwrap_or_else(|| Trouble::new(NodeState::Unknown, "the watcher ended"))
 }
@@ -87,8 +92,9 @@ async fn watched(site: &Site) -> Result<Infallible, Trouble> {
         let (facts, role) = facts(site, &connection, &catalogue).await?;
         tracing::info!(node = %site.node, %role, version = facts.version, timeline = ?facts.timeline, "role");
         site.clear(&[Part::Writer, Part::Reader]);
+        site.post_reaches(BTreeMap::new());
         tokio::select! {
-            ended = until_role_changes(site, &connection, &catalogue, role) => ended?,
+            ended = until_role_changes(site, &connection, &catalogue, &facts, role) => ended?,
             never = beats(site, &facts, role) => match never {},
             never = reads(site, role) => match never {},
         }
@@ -144,15 +150,21 @@ fn grants(facts: &NodeFacts) -> Condition {
 }
 
 /// Tells positions again and again; ends when the role is another one.
-async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Catalogue, role: NodeRole) -> Result<(), Trouble> {
+async fn until_role_changes(
+    site: &Site,
+    connection: &Connection,
+    catalogue: &Catalogue,
+    found: &NodeFacts,
+    role: NodeRole,
+) -> Result<(), Trouble> {
     let mut ticks = interval(site.interval.clamp(STATUS_INTERVAL.0, STATUS_INTERVAL.1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let traffic_every = if role == NodeRole::Standby { STANDBY_TRAFFIC_EVERY } else { TRAFFIC_EVERY };
     for look in 1_u32.. {
         ticks.tick().await;
         let client = connection.client();
+        let began = site.clock().now();
         let in_recovery = if role == NodeRole::Standby {
-            let began = site.clock().now();
             let sample = site.query(connection, "read positions", standby_sample(client, catalogue)).await?;
             let in_recovery = sample.in_recovery;
             site.tell(NodeNews::Standby { sample, began });
@@ -160,7 +172,8 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
         } else {
             let sample = site.query(connection, "read positions", writer_sample(client, catalogue)).await?;
             let in_recovery = sample.in_recovery;
-            site.tell(NodeNews::Writer(sample));
+            site.post_reaches(reaches(&sample, found, began, site.clock().now()));
+            site.tell(NodeNews::Writer { sample, began });
             in_recovery
         };
         if role == NodeRole::Subscriber {
@@ -178,6 +191,16 @@ async fn until_role_changes(site: &Site, connection: &Connection, catalogue: &Ca
         }
     }
     Ok(())
+}
+
+/// How far the logical slots of a writer are confirmed, as peers are told: nothing of a log, or of a time, that is not known.
+fn reaches(sample: &WriterSample, facts: &NodeFacts, began: Reading, ended: Reading) -> BTreeMap<SlotHash, SlotReach> {
+    let (Some(system), Some(timeline), true) = (facts.system, facts.timeline, began.epoch == ended.epoch) else {
+        return BTreeMap::new();
+    };
+    let reach =
+        |lsn| SlotReach { epoch: began.epoch, began: began.raw, ended: ended.raw, confirmed: Position { system, timeline, lsn } };
+    sample.confirmed.iter().map(|(slot, lsn)| (SlotHash::of(slot), reach(*lsn))).collect()
 }
 
 /// Tells what else the node says of itself.

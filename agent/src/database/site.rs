@@ -1,6 +1,6 @@
 //! What the parts that work on one node share: where it is, whom to tell, and how every statement is bounded and counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use crate::database::DatabaseContext;
 use crate::database::health::{Condition, Health, Part};
 use crate::database::trouble::Trouble;
 use crate::measurement::{NodeEvent, NodeNews, Observation, Outbox};
+use crate::slot::SlotReach;
 
 /// How long a connection may take: names, sockets, handshakes, login.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -226,6 +227,20 @@ impl Site {
             let outbox = Arc::make_mut(outbox);
             outbox.lost_slots.retain(|(node, _)| *node != self.node);
             outbox.lost_slots.extend(lost.iter().map(|slot| (self.node.clone(), *slot)));
+            true
+        });
+    }
+
+    /// Tells the peers how far the node's logical slots are confirmed, if there are any or were any the last time.
+    pub(super) fn post_reaches(&self, reaches: BTreeMap<SlotHash, SlotReach>) {
+        self.context.outbox.send_if_modified(|outbox| {
+            let of_node = |(node, _): &(NodeName, SlotHash)| *node == self.node;
+            if reaches.is_empty() && !outbox.reaches.keys().any(of_node) {
+                return false;
+            }
+            let outbox = Arc::make_mut(outbox);
+            outbox.reaches.retain(|slot, _| !of_node(slot));
+            outbox.reaches.extend(reaches.into_iter().map(|(slot, reach)| ((self.node.clone(), slot), reach)));
             true
         });
     }

@@ -8,6 +8,7 @@ use lagmesh_model::time::Reading;
 
 use crate::measurement::{Confirmation, Outbox};
 use crate::mesh::tlv::Record;
+use crate::slot::SlotReach;
 
 /// What is to be told to one peer region.
 #[derive(Debug, Default)]
@@ -28,22 +29,25 @@ enum Notice {
     Announcement(Announcement),
     Confirmation(Confirmation),
     LostSlot(NodeName, SlotHash),
+    Reach((NodeName, SlotHash), SlotReach),
 }
 
 impl Bulletin {
-    /// Takes over what there is to tell: every announcement, those confirmations whose beats were written in `peer`, every lost slot.
+    /// Takes over what there is to tell: every announcement, those confirmations whose beats were written in `peer`, every
+    /// lost slot, how far every logical slot is confirmed.
     pub fn update(&mut self, fleet: &Fleet, peer: &RegionName, outbox: &Outbox) {
         let concerns =
             |confirmation: &&Confirmation| fleet.node(&confirmation.id.origin).is_some_and(|(_, node)| node.region == *peer);
         let announcements = outbox.announcements.values().cloned().map(Notice::Announcement);
         let confirmations = outbox.confirmations.values().filter(concerns).cloned().map(Notice::Confirmation);
         let lost_slots = outbox.lost_slots.iter().map(|(node, slot)| Notice::LostSlot(node.clone(), *slot));
+        let reaches = outbox.reaches.iter().map(|(slot, reach)| Notice::Reach(slot.clone(), *reach));
         let old = std::mem::take(&mut self.items);
         let item = |notice: Notice| {
-            let told = old.iter().find(|item| item.notice == notice).and_then(|item| item.told);
+            let told = old.iter().find(|item| notice.keeps_the_turn_of(&item.notice)).and_then(|item| item.told);
             Item { notice, told }
         };
-        self.items = announcements.chain(confirmations).chain(lost_slots).map(item).collect();
+        self.items = announcements.chain(confirmations).chain(lost_slots).chain(reaches).map(item).collect();
     }
 
     /// The records for a packet that has room for so many, and is sent at `now` over a flow with the given previous round-trip time.
@@ -62,6 +66,14 @@ impl Bulletin {
 }
 
 impl Notice {
+    /// Slots are looked at all the time: if each look were news, many slots would leave no room for anything else.
+    fn keeps_the_turn_of(&self, old: &Notice) -> bool {
+        match (self, old) {
+            (Notice::Reach(slot, _), Notice::Reach(same, _)) => slot == same,
+            _ => self == old,
+        }
+    }
+
     fn record(&self, now: Reading, previous_rtt_ns: Option<u64>) -> Option<Record> {
         match self {
             Notice::Announcement(Announcement { id, times, position }) => Some(Record::Announcement {
@@ -88,17 +100,20 @@ impl Notice {
                 })
             }
             Notice::LostSlot(node, slot) => Some(Record::LostSlot { node: NodeHash::of(node), slot: *slot }),
+            Notice::Reach((node, slot), reach) => Some(Record::Reach { node: NodeHash::of(node), slot: *slot, reach: *reach }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use lagmesh_model::beat::Sequence;
     use lagmesh_model::time::{Epoch, RawNanos, WallNanos};
 
     use super::*;
-    use crate::mesh::testing::{announcement, confirmation, fleet};
+    use crate::mesh::testing::{announcement, confirmation, fleet, reach};
     use crate::mesh::tlv::RECORDS_PER_PACKET;
 
     fn at(raw_ns: u64) -> Reading {
@@ -108,7 +123,7 @@ mod tests {
     fn sequences(records: &[Record]) -> Vec<u64> {
         let sequence = |record: &Record| match record {
             Record::Announcement { sequence, .. } | Record::Seen { sequence, .. } => sequence.0,
-            Record::Wall(_) | Record::LostSlot { .. } => panic!("no beat: {record:?}"),
+            Record::Wall(_) | Record::LostSlot { .. } | Record::Reach { .. } => panic!("no beat: {record:?}"),
         };
         records.iter().map(sequence).collect()
     }
@@ -156,6 +171,30 @@ mod tests {
         bulletin.update(&fleet, &tokyo, &outbox(&[("oslo-1", 1)], &[]));
         assert!(!bulletin.next(RECORDS_PER_PACKET, at(300), None).contains(&lost));
     }
+
+    /// However often many slots move on, beats are told as soon as they are there, and every slot is told in its turn as it is by then.
+    #[test]
+    fn slots_leave_room_for_beats() {
+        let (fleet, tokyo) = (fleet(&[]), "tokyo".parse().unwrap());
+        let (mut bulletin, mut turns) = (Bulletin::default(), BTreeMap::new());
+        for look in 1..=200_u64 {
+            let mut told = outbox(&[("oslo-1", look)], &[("tokyo-1", "oslo-1", look)]);
+            told.reaches = (0..SLOTS).map(|slot| (("oslo-1".parse().unwrap(), SlotHash(slot)), reach(look))).collect();
+            bulletin.update(&fleet, &tokyo, &told);
+            let records: Vec<_> = (0..2).flat_map(|_| bulletin.next(RECORDS_PER_PACKET, at(300), None)).collect();
+            let (beats, slots): (Vec<_>, Vec<_>) =
+                records.into_iter().partition(|record| !matches!(record, Record::Reach { .. }));
+            assert_eq!(sequences(&beats), [look, look]);
+            for record in slots {
+                let Record::Reach { slot, reach: told, .. } = record else { panic!() };
+                assert_eq!(told, reach(look));
+                *turns.entry(slot).or_insert(0) += 1;
+            }
+        }
+        assert!(turns.len() as u64 == SLOTS && turns.values().all(|turns| (39..=41).contains(turns)), "{turns:?}");
+    }
+
+    const SLOTS: u64 = 10;
 
     /// The time for which a beat was held counts to the moment of sending, never from the future or from another epoch of the clock.
     #[test]

@@ -11,10 +11,14 @@ use lagmesh_model::time::RawNanos;
 
 use crate::measurement::{Heard, LOST_SLOT_HELD, PeerView};
 use crate::mesh::tlv::{AgentHash, Record};
+use crate::slot::{REACH_HELD, SlotReach};
 use crate::wall::HeardWall;
 
 /// So many lost slots of all peers are remembered: as many as one server tells of.
 const LOST_SLOTS_MAX: usize = lagmesh_postgres::discover::SLOTS_MAX;
+
+/// Of so many logical slots of all peers it is remembered how far they are confirmed: as many as some servers tell of.
+const REACHES_MAX: usize = 8 * lagmesh_postgres::discover::SLOTS_MAX;
 
 /// The agents of the peer regions, by what they are called on the wire, and where they were found.
 #[derive(Debug)]
@@ -131,6 +135,7 @@ impl Hearing {
         self.view.announcements.retain(|origin, heard| is_node(origin) && is_peer(&heard.from));
         self.view.seen.retain(|(origin, node), heard| is_node(origin) && is_node(node) && is_peer(&heard.from));
         self.view.lost_slots.retain(|(node, _), _| is_node(node));
+        self.view.reaches.retain(|(node, _), heard| is_node(node) && is_peer(&heard.from));
     }
 
     /// A valid packet of an agent, with its records. Returns whether it brought a new announcement.
@@ -164,6 +169,13 @@ impl Hearing {
                     }
                     false
                 }
+                Record::Reach { node, slot, reach } => {
+                    // Who says how far a slot is must stand where it is kept.
+                    if let Some(node) = self.node_in(node, region) {
+                        self.hear_reach((node, slot), Heard { what: reach, from: agent.clone(), at });
+                    }
+                    false
+                }
                 // Believed only in answers: a request may have been recorded long ago.
                 Record::Wall(_) => false,
             };
@@ -174,13 +186,19 @@ impl Hearing {
     /// Peers are believed, and still they cannot make us remember without end.
     fn hear_lost_slot(&mut self, node: NodeName, slot: SlotHash, at: RawNanos) {
         let (lost, key) = (&mut self.view.lost_slots, (node, slot));
-        if lost.len() >= LOST_SLOTS_MAX && !lost.contains_key(&key) {
-            lost.retain(|_, heard| at.checked_since(*heard).is_some_and(|age| age <= LOST_SLOT_HELD));
-            if lost.len() >= LOST_SLOTS_MAX {
-                return;
-            }
+        if has_room(lost, &key, LOST_SLOTS_MAX, |heard| at.checked_since(*heard).is_some_and(|age| age <= LOST_SLOT_HELD)) {
+            lost.insert(key, at);
         }
-        lost.insert(key, at);
+    }
+
+    /// Of two looks by one agent the later counts, in whatever order they come.
+    fn hear_reach(&mut self, key: (NodeName, SlotHash), heard: Heard<SlotReach>) {
+        let reaches = &mut self.view.reaches;
+        let is_older = |known: &Heard<SlotReach>| (heard.what.epoch == known.what.epoch) && heard.what.began < known.what.began;
+        let is_current = |known: &Heard<SlotReach>| heard.at.checked_since(known.at).is_some_and(|age| age <= REACH_HELD);
+        if !reaches.get(&key).is_some_and(is_older) && has_room(reaches, &key, REACHES_MAX, is_current) {
+            reaches.insert(key, heard);
+        }
     }
 
     /// An agent has answered, and told of its wall clock.
@@ -212,6 +230,14 @@ impl Hearing {
     }
 }
 
+/// Whether there is room for a key in what is bounded, perhaps once what is not current has left.
+fn has_room<K: Ord, V>(known: &mut BTreeMap<K, V>, key: &K, most: usize, is_current: impl Fn(&V) -> bool) -> bool {
+    if known.len() >= most && !known.contains_key(key) {
+        known.retain(|_, value| is_current(value));
+    }
+    known.len() < most || known.contains_key(key)
+}
+
 /// Within an incarnation the sequence decides. Between two, as after a restart or when another agent took over, the later on the
 /// same clock, or the further in the same log; if nothing can be compared, the newcomer.
 fn is_newer(known: &Announcement, new: &Announcement) -> bool {
@@ -232,7 +258,7 @@ mod tests {
     use lagmesh_model::time::Epoch;
 
     use super::*;
-    use crate::mesh::testing::{announcement, announcement_record, fleet, seen_record};
+    use crate::mesh::testing::{announcement, announcement_record, fleet, reach, seen_record};
 
     fn hearing() -> Hearing {
         Hearing::new(Arc::new(fleet(&[])), "oslo".parse().unwrap())
@@ -254,6 +280,27 @@ mod tests {
         let later = RawNanos(10).after(LOST_SLOT_HELD * 2);
         hearing.hear(&tokyo, &agent, later, vec![lost("tokyo-1", 7)]);
         assert_eq!(hearing.view.lost_slots.len(), 1, "what nobody repeats makes room");
+    }
+
+    /// How far a slot is counts if an agent of its server's region says so, and of two looks the later one; few slots are remembered.
+    #[test]
+    fn reaches() {
+        let (mut hearing, tokyo, agent): (_, RegionName, _) = (hearing(), "tokyo".parse().unwrap(), "tokyo-a".parse().unwrap());
+        let told = |node: &str, slot, n| {
+            let node = NodeHash::of(&node.parse().unwrap());
+            Record::Reach { node, slot: SlotHash(slot), reach: reach(n) }
+        };
+        for (n, at) in [(7, 1), (9, 2), (8, 3)] {
+            hearing.hear(&tokyo, &agent, RawNanos(at), vec![told("tokyo-1", 5, n), told("oslo-1", 5, n), told("nowhere", 5, n)]);
+        }
+        let heard = Heard { what: reach(9), from: agent.clone(), at: RawNanos(2) };
+        assert_eq!(hearing.view.reaches, [(("tokyo-1".parse().unwrap(), SlotHash(5)), heard)].into());
+        for slot in 0..3_000 {
+            hearing.hear(&tokyo, &agent, RawNanos(10), vec![told("tokyo-1", slot, 9)]);
+        }
+        assert_eq!(hearing.view.reaches.len(), REACHES_MAX);
+        hearing.hear(&tokyo, &agent, RawNanos(10).after(REACH_HELD * 2), vec![told("tokyo-1", 9_999, 9)]);
+        assert_eq!(hearing.view.reaches.len(), 1, "what nobody repeats makes room");
     }
 
     /// The newest beat of each writer is kept, told by an agent of the writer's own region; old ones and foreign ones are not news.

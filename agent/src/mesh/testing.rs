@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::measurement::{Confirmation, Observations};
 use crate::mesh::shared::Ends;
 use crate::mesh::tlv::Record;
+use crate::slot::SlotReach;
 
 /// Where everything goes; nobody looks at the view.
 pub(crate) fn ends(observations: Observations) -> Ends {
@@ -90,6 +91,12 @@ pub(crate) fn seen_record(origin: &str, node: &str, sequence: u64, held: Interva
         held,
         previous_rtt_ns: None,
     }
+}
+
+/// A slot of a server whose log stands at `n`, which was looked at then.
+pub(crate) fn reach(n: u64) -> SlotReach {
+    let Announcement { times, position, .. } = announcement("tokyo-1", n);
+    SlotReach { epoch: times.epoch, began: times.sent, ended: times.acknowledged, confirmed: position }
 }
 
 pub(crate) fn confirmation(origin: &str, node: &str, sequence: u64, absent: RawNanos, present: RawNanos) -> Confirmation {

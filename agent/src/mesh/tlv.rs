@@ -49,6 +49,17 @@
 //! | 0..8 | node: the server that has given the slot up, hashed like an origin |
 //! | 8..16 | slot: first 8 octets of SHA-256 over its name |
 //!
+//! | octets | 5: reach of a logical slot (60) |
+//! |---|---|
+//! | 0..8 | node: the server that has the slot, hashed like an origin |
+//! | 8..16 | slot, hashed as in 4 |
+//! | 16..24 | epoch of the speaker's clock |
+//! | 24..32 | the server was asked |
+//! | 32..40 | it had answered |
+//! | 40..48 | system identifier |
+//! | 48..52 | timeline |
+//! | 52..60 | LSN: what was committed before it is confirmed to be on disk where the slot is read |
+//!
 //! Numbers are big-endian. `held` counts from visibility to the sending of the packet that carries it. Readers skip TLVs of
 //! another version, kinds and record types that they do not know, and octets beyond the end that they know.
 
@@ -63,6 +74,7 @@ use sha2::{Digest, Sha256};
 
 use crate::mesh::stamp::extension::{Frame, TYPE_LAGMESH};
 use crate::mesh::stamp::{put, take};
+use crate::slot::SlotReach;
 use crate::wall::WallClock;
 
 /// The version that this program writes and reads.
@@ -88,6 +100,8 @@ const RECORD_WALL: u8 = 3;
 const WALL_LENGTH: usize = 33;
 const RECORD_LOST_SLOT: u8 = 4;
 const LOST_SLOT_LENGTH: usize = 16;
+const RECORD_REACH: u8 = 5;
+const REACH_LENGTH: usize = 60;
 
 /// Who claims something about a wall clock: on the wire.
 const CLAIMED_BY_NOBODY: u8 = 0;
@@ -166,6 +180,15 @@ pub enum Record {
         /// Which of its slots.
         slot: SlotHash,
     },
+    /// How far a logical slot is confirmed.
+    Reach {
+        /// Of which server.
+        node: NodeHash,
+        /// Which of its slots.
+        slot: SlotHash,
+        /// How far, and when it was seen.
+        reach: SlotReach,
+    },
 }
 
 /// Writes the value of a clock TLV; `value` is [`CLOCK_LENGTH`] long or longer.
@@ -209,6 +232,7 @@ fn record_length(record: &Record) -> usize {
         Record::Seen { .. } => SEEN_LENGTH,
         Record::Wall(_) => WALL_LENGTH,
         Record::LostSlot { .. } => LOST_SLOT_LENGTH,
+        Record::Reach { .. } => REACH_LENGTH,
     }
 }
 
@@ -224,9 +248,7 @@ fn put_record(room: &mut [u8], record: &Record) {
             {
                 field(number);
             }
-            field(position.system.0);
-            put(room, 2 + 56, position.timeline.0.to_be_bytes());
-            put(room, 2 + 60, position.lsn.0.to_be_bytes());
+            put_position(room, 2 + 48, position);
             (room[0], room[1]) = (RECORD_ANNOUNCEMENT, 68);
         }
         Record::Seen { origin, node, incarnation, sequence, held, previous_rtt_ns } => {
@@ -258,7 +280,21 @@ fn put_record(room: &mut [u8], record: &Record) {
             field(slot.0);
             (room[0], room[1]) = (RECORD_LOST_SLOT, 16);
         }
+        Record::Reach { node, slot, reach: SlotReach { epoch, began, ended, confirmed } } => {
+            for number in [node.0, slot.0, epoch.0, began.0, ended.0] {
+                field(number);
+            }
+            put_position(room, 2 + 40, confirmed);
+            (room[0], room[1]) = (RECORD_REACH, 60);
+        }
     }
+}
+
+/// A position takes 20 octets.
+fn put_position(room: &mut [u8], at: usize, position: &Position) {
+    put(room, at, position.system.0.to_be_bytes());
+    put(room, at + 8, position.timeline.0.to_be_bytes());
+    put(room, at + 12, position.lsn.0.to_be_bytes());
 }
 
 /// What a private TLV says.
@@ -321,11 +357,7 @@ fn read_record(kind: u8, body: &[u8]) -> Option<Record> {
                 sent: RawNanos::from_outside(field(32))?,
                 acknowledged: RawNanos::from_outside(field(40))?,
             };
-            let position = Position {
-                system: SystemIdentifier(field(48)),
-                timeline: Timeline(u32::from_be_bytes(take(body, 56))),
-                lsn: Lsn(field(60)),
-            };
+            let position = position_at(body, 48);
             let in_order = times.sent <= times.acknowledged;
             in_order.then(|| Record::Announcement {
                 origin: NodeHash(field(0)),
@@ -353,7 +385,20 @@ fn read_record(kind: u8, body: &[u8]) -> Option<Record> {
         RECORD_LOST_SLOT if body.len() >= LOST_SLOT_LENGTH => {
             Some(Record::LostSlot { node: NodeHash(field(0)), slot: SlotHash(field(8)) })
         }
+        RECORD_REACH if body.len() >= REACH_LENGTH => {
+            let (began, ended) = (RawNanos::from_outside(field(24))?, RawNanos::from_outside(field(32))?);
+            let reach = SlotReach { epoch: Epoch(field(16)), began, ended, confirmed: position_at(body, 40) };
+            (began <= ended).then(|| Record::Reach { node: NodeHash(field(0)), slot: SlotHash(field(8)), reach })
+        }
         _ => None,
+    }
+}
+
+fn position_at(body: &[u8], at: usize) -> Position {
+    Position {
+        system: SystemIdentifier(u64::from_be_bytes(take(body, at))),
+        timeline: Timeline(u32::from_be_bytes(take(body, at + 8))),
+        lsn: Lsn(u64::from_be_bytes(take(body, at + 12))),
     }
 }
 
@@ -373,121 +418,4 @@ fn span_of(field: u64) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn record() -> impl Strategy<Value = Record> {
-        let seen = (any::<[u64; 3]>(), any::<i64>(), 0..1_i64 << 40, 0..1_i64 << 40, 0_u64..1 << 40).prop_map(
-            |(n, i, lower, width, rtt)| Record::Seen {
-                origin: NodeHash(n[0]),
-                node: NodeHash(n[1]),
-                incarnation: Incarnation(i),
-                sequence: Sequence(n[2]),
-                held: Interval::between(lower, lower + width).unwrap(),
-                previous_rtt_ns: Some(rtt).filter(|rtt| *rtt > 0),
-            },
-        );
-        let announcement = (any::<[u64; 5]>(), any::<i64>(), 0..1_u64 << 60, 0..1_u64 << 60, any::<u32>()).prop_map(
-            |(n, i, sent, took, timeline)| Record::Announcement {
-                origin: NodeHash(n[0]),
-                incarnation: Incarnation(i),
-                sequence: Sequence(n[1]),
-                times: BeatTimes { epoch: Epoch(n[2]), sent: RawNanos(sent), acknowledged: RawNanos(sent + took) },
-                position: Position { system: SystemIdentifier(n[3]), timeline: Timeline(timeline), lsn: Lsn(n[4]) },
-            },
-        );
-        let claim = prop_oneof![
-            Just(None),
-            Just(Some(ClockClaim::Free)),
-            (any::<u64>(), proptest::sample::select(ClaimSource::ALL))
-                .prop_map(|(error_ns, source)| Some(ClockClaim::Synchronized { error_ns, source })),
-        ];
-        let wall = (any::<u64>(), -1_i64 << 61..1 << 61, 0..1_i64 << 59, claim).prop_map(|(epoch, lower, width, claim)| {
-            let difference = Interval::between(lower, lower + width).unwrap();
-            Record::Wall(WallClock { epoch: Epoch(epoch), difference, claim })
-        });
-        let lost_slot = any::<[u64; 2]>().prop_map(|n| Record::LostSlot { node: NodeHash(n[0]), slot: SlotHash(n[1]) });
-        prop_oneof![seen, announcement, wall, lost_slot]
-    }
-
-    proptest! {
-        /// What is told is heard: any two records fit into a packet and come out as they went in.
-        #[test]
-        fn records_round_trip(records in proptest::collection::vec(record(), 0..=RECORDS_PER_PACKET)) {
-            let mut value = [0xEE; RECORDS_LENGTH];
-            prop_assert_eq!(put_records(&mut value, &records), records.len());
-            prop_assert_eq!(read(&value), Body::Records(records));
-        }
-
-        /// The clock body comes out as it went in, also with octets of a later version behind it.
-        #[test]
-        fn clock_round_trip(agent: u64, epoch: u64, t in proptest::array::uniform3(0..RawNanos::END.0), more in 0_usize..9) {
-            let body = ClockBody { agent: AgentHash(agent), epoch: Epoch(epoch), t1: RawNanos(t[0]), t2: RawNanos(t[1]), t3: RawNanos(t[2]) };
-            let mut value = vec![0xEE; CLOCK_LENGTH + more];
-            put_clock(&mut value, &body);
-            prop_assert_eq!(read(&value), Body::Clock(body));
-            prop_assert_eq!(read(&value[..CLOCK_LENGTH - 1]), Body::Unknown);
-        }
-
-        /// Any octets are read without a panic, and nothing beyond the room is written.
-        #[test]
-        fn any_octets(value in proptest::collection::vec(any::<u8>(), 0..220), records in proptest::collection::vec(record(), 0..4)) {
-            let mut value = value;
-            for start in [None, Some(prefix(KIND_CLOCK)), Some(prefix(KIND_RECORDS))] {
-                if let (Some(start), true) = (start, value.len() >= PREFIX_LENGTH) {
-                    value[..PREFIX_LENGTH].copy_from_slice(&start);
-                }
-                read(&value);
-            }
-            prop_assert!(put_records(&mut value, &records) <= records.len());
-        }
-    }
-
-    /// Unknown versions, kinds and record types are skipped; known records around them still count.
-    #[test]
-    fn the_unknown_is_skipped() {
-        let seen = Record::Seen {
-            origin: NodeHash(1),
-            node: NodeHash(2),
-            incarnation: Incarnation(3),
-            sequence: Sequence(4),
-            held: Interval::exact(5),
-            previous_rtt_ns: None,
-        };
-        let mut value = [0; 200];
-        put_records(&mut value, [&seen]);
-        let mut later = value;
-        later[0] = 2;
-        assert_eq!(read(&later), Body::Unknown);
-        later = value;
-        later[1] = 9;
-        assert_eq!(read(&later), Body::Unknown);
-        later = value;
-        later[3] = 0;
-        assert_eq!(read(&later), Body::Unknown, "somebody else's experiment");
-        // A record of an unknown type with 3 octets before the known one.
-        later = [0; 200];
-        later[..8].copy_from_slice(&[1, 2, b'L', b'M', 2, 0, 0, 0]);
-        later[8..13].copy_from_slice(&[77, 3, 1, 2, 3]);
-        later[13..13 + 58].copy_from_slice(&value[8..66]);
-        assert_eq!(read(&later), Body::Records(vec![seen]));
-    }
-
-    /// Values with which later arithmetic could overflow are not let in.
-    #[test]
-    fn nonsense_stays_outside() {
-        let mut value = [0; RECORDS_LENGTH];
-        let seen = Record::Seen {
-            origin: NodeHash(1),
-            node: NodeHash(2),
-            incarnation: Incarnation(3),
-            sequence: Sequence(4),
-            held: Interval::between(-(1 << 61), 0).unwrap(),
-            previous_rtt_ns: None,
-        };
-        put_records(&mut value, [&seen]);
-        assert_eq!(read(&value), Body::Records(vec![]));
-    }
-}
+mod tests;

@@ -28,7 +28,7 @@ impl Replications {
         let (state, why) = decide(&evidence);
         let told = self.told.get(&link.origin);
         let unplanned = cluster.unplanned.contains(&link.origin);
-        let log = Log { told, node, cluster, now: now.raw };
+        let log = Log { told, node, confirmed: self.confirmed(link, now, view), cluster, now: now.raw };
         let since = SincePoll {
             told: told.and_then(Told::newest).map(|beat| &beat.announcement),
             spacing: least_spacing(cluster.interval),

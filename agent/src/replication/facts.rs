@@ -6,6 +6,7 @@ use std::time::Duration;
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::ids::SlotHash;
 use lagmesh_model::known::Known;
+use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::SlotState;
 use lagmesh_model::status::{Slot, Slots};
@@ -30,6 +31,9 @@ pub(super) struct FactsTrack {
     /// What lagmesh itself writes there.
     pub(super) sessions: SessionLogs,
     slots: Option<(SlotsSample, RawNanos)>,
+    /// How far its logical slots are confirmed, and between which moments that was so.
+    reaches: BTreeMap<SlotHash, Position>,
+    reached: Option<(RawNanos, RawNanos)>,
     connections: Option<(Option<i64>, i64, RawNanos)>,
     table: Option<(TableSize, RawNanos)>,
     commits: Tally,
@@ -64,6 +68,26 @@ impl FactsTrack {
         self.slots = Some((slots, at));
     }
 
+    /// Takes in how far logical slots are confirmed, as seen between two moments: none of a log that is not known.
+    pub(super) fn see_reaches(
+        &mut self,
+        confirmed: &[(String, Lsn)],
+        (system, timeline): (Option<SystemIdentifier>, Option<Timeline>),
+        between: (RawNanos, RawNanos),
+    ) {
+        let reach = |(slot, lsn): &(String, Lsn)| {
+            Some((SlotHash::of(slot), Position { system: system?, timeline: timeline?, lsn: *lsn }))
+        };
+        self.reaches = confirmed.iter().filter_map(reach).collect();
+        self.reached = Some(between);
+    }
+
+    /// How far a logical slot is confirmed, and between which moments that was so.
+    pub(super) fn reach(&self, slot: SlotHash) -> Option<(Position, RawNanos, RawNanos)> {
+        let (began, ended) = self.reached?;
+        self.reaches.get(&slot).map(|position| (*position, began, ended))
+    }
+
     /// Takes in a look at traffic.
     pub(super) fn see_traffic(&mut self, traffic: TrafficSample, at: RawNanos) {
         self.connections = Some((traffic.connections, traffic.connections_max, at));
@@ -94,7 +118,7 @@ impl FactsTrack {
     /// Forgets every stamp of our own clock, which has begun a new epoch.
     pub(super) fn new_epoch(&mut self) {
         self.wal.new_epoch();
-        (self.slots, self.connections, self.table) = (None, None, None);
+        (self.slots, self.connections, self.table, self.reached) = (None, None, None, None);
     }
 
     /// What `/v1/status` says of the slots.

@@ -147,13 +147,7 @@ impl NodeTrack {
                 self.facts = Some((facts, role));
             }
             NodeNews::Standby { sample, began } => self.look_at_standby(sample, began, now),
-            NodeNews::Writer(WriterSample { inserted, .. }) => {
-                self.looks = (None, None);
-                self.written = inserted.map(|lsn| (lsn, now.raw));
-                if let Some(lsn) = inserted {
-                    self.around.wal.see(lsn, (self.system(), self.timeline()), now.raw);
-                }
-            }
+            NodeNews::Writer { sample, began } => self.look_at_writer(&sample, began, now),
             NodeNews::Subscriber(sample) => self.look_at_subscriber(sample, now.raw),
             NodeNews::Written(write) => self.write(write),
             NodeNews::Ledger(row) => {
@@ -298,6 +292,19 @@ impl NodeTrack {
     fn end_of_beats(&mut self) {
         self.ledger.end();
         self.around.end_of_beats();
+    }
+
+    fn look_at_writer(&mut self, WriterSample { inserted, confirmed, .. }: &WriterSample, began: Reading, now: Reading) {
+        self.looks = (None, None);
+        self.written = inserted.map(|lsn| (lsn, now.raw));
+        let log = (self.system(), self.timeline());
+        if let Some(lsn) = *inserted {
+            self.around.wal.see(lsn, log, now.raw);
+        }
+        // Across two epochs it is known on no clock when that was.
+        if began.epoch == now.epoch {
+            self.around.see_reaches(confirmed, log, (began.raw, now.raw));
+        }
     }
 
     fn look_at_standby(&mut self, sample: StandbySample, began: Reading, now: Reading) {

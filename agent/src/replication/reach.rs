@@ -1,21 +1,24 @@
 //! How far the log of one origin has got at one node: what is missing there in bytes and in time, what would be lost with the origin, and
 //! how long catching up takes. Pure.
 
+use lagmesh_model::interval::Interval;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::Position;
-use lagmesh_model::state::{NodeRole, ReplicationState, Stage};
+use lagmesh_model::state::{ReplicationState, Stage};
 use lagmesh_model::status::{LogReach, Reach, Seconds};
 use lagmesh_model::time::RawNanos;
 
 use crate::replication::Cluster;
+use crate::replication::confirmed::Confirmed;
 use crate::replication::decide;
-use crate::replication::node::{Look, NodeTrack, PACE_SPAN};
+use crate::replication::node::{NodeTrack, PACE_SPAN};
 use crate::replication::position_map::{Above, NoTime};
 use crate::replication::told::Told;
 use crate::replication::track::age;
+use crate::slot::REACH_HELD;
 
-/// Whose flushed position is not its own to tell.
-const AT_THE_PUBLISHER: &str = "how much of it a subscriber has on disk only its slot at the publisher says";
+/// A subscriber's own positions are of its own log.
+const NOT_CONFIRMED: &str = "a subscriber shows none of its publisher's positions, and confirms only what it has on disk";
 
 /// Both ends of the log.
 pub(super) struct Log<'a> {
@@ -23,30 +26,54 @@ pub(super) struct Log<'a> {
     pub(super) told: Option<&'a Told>,
     /// Where it arrives.
     pub(super) node: &'a NodeTrack,
+    /// What the publisher says, if that is a subscriber.
+    pub(super) confirmed: Option<Result<Confirmed, &'static str>>,
     /// The cluster of both.
     pub(super) cluster: &'a Cluster,
     /// Now, on our own clock.
     pub(super) now: RawNanos,
 }
 
+/// How far the log has got.
+#[derive(Debug, Clone, Copy)]
+struct Reached {
+    position: Position,
+    /// Between which moments that was so.
+    began: RawNanos,
+    ended: RawNanos,
+    beyond: Beyond,
+}
+
+/// What is known of the log above that.
+#[derive(Debug, Clone, Copy)]
+enum Beyond {
+    /// It had not got there.
+    Missing,
+    /// Some of it may have. It had not got beyond the commit above this position when a poll for it began.
+    Perhaps(Option<(Position, RawNanos)>),
+}
+
 impl Log<'_> {
     /// What is missing, by stage.
     pub(super) fn reach(&self) -> LogReach {
         LogReach::from_each(|stage| match self.look_at(stage) {
-            Ok((look, reached)) => Reach { backlog_bytes: self.backlog(&reached), delay: self.delay(look, &reached) },
+            Ok(reached) => Reach { backlog_bytes: self.backlog(&reached), delay: self.delay(&reached) },
             Err(why) => Reach::unknown(why),
         })
     }
 
     /// What would be lost if the origin vanished now.
     pub(super) fn loss(&self) -> Known<Seconds> {
-        let above = match self.look_at(Stage::Flushed) {
-            Ok((_, flushed)) => self.above(&flushed),
+        let flushed = match self.look_at(Stage::Flushed) {
+            Ok(flushed) => flushed,
             Err(why) => return Known::unknown(why),
         };
         let newest = self.told.and_then(|told| told.positions().newest());
-        match (above, newest) {
-            (Ok(above), Some(newest)) => Known::known(Seconds::from(above.unreached(newest, self.now))),
+        match (self.above(&flushed.position), newest) {
+            (Ok(above), Some(newest)) => {
+                let unreached = |above: &Above| above.unreached(newest, self.now);
+                self.of_its_time(&flushed, self.certainly(&flushed, unreached(&above), |missing, _| unreached(missing)))
+            }
             (Err(why), _) => Known::unknown(why.to_string()),
             (_, None) => Known::unknown(NoTime::Empty.to_string()),
         }
@@ -55,7 +82,7 @@ impl Log<'_> {
     /// How long it takes until everything is replayed, if both ends go on as they did of late [s].
     pub(super) fn catch_up_s(&self, state: ReplicationState) -> Known<f64> {
         let backlog = match self.look_at(Stage::Replayed) {
-            Ok((_, replayed)) => self.backlog(&replayed),
+            Ok(replayed) => self.backlog(&replayed),
             Err(why) => return Known::unknown(why),
         };
         let bytes = match backlog {
@@ -78,18 +105,27 @@ impl Log<'_> {
         Known::known(bytes / (replayed - written))
     }
 
-    fn look_at(&self, stage: Stage) -> Result<(&Look, Position), &'static str> {
-        if self.node.role() == Some(NodeRole::Subscriber) {
-            return Err(AT_THE_PUBLISHER);
+    fn look_at(&self, stage: Stage) -> Result<Reached, &'static str> {
+        if let Some(confirmed) = self.confirmed {
+            if stage != Stage::Flushed {
+                return Err(NOT_CONFIRMED);
+            }
+            return confirmed.map(|Confirmed { position, began, ended, missing }| Reached {
+                position,
+                began,
+                ended,
+                beyond: Beyond::Perhaps(missing),
+            });
         }
         let (look, _) = self.node.looks(self.now).ok_or("the node shows no position")?;
-        Ok((look, look.reached(stage, self.node.system()).ok_or("the node shows no position")?))
+        let position = look.reached(stage, self.node.system()).ok_or("the node shows no position")?;
+        Ok(Reached { position, began: look.began, ended: look.at, beyond: Beyond::Missing })
     }
 
     /// What the origin is known to have written beyond what was reached. It may have written more since it last told us.
-    fn backlog(&self, reached: &Position) -> Known<u64> {
+    fn backlog(&self, reached: &Reached) -> Known<u64> {
         let Some(newest) = self.told.and_then(Told::newest) else { return Known::unknown("the writer has told of no position") };
-        let Some(ahead) = newest.announcement.position.bytes_ahead_of(reached) else {
+        let Some(ahead) = newest.announcement.position.bytes_ahead_of(&reached.position) else {
             return Known::unknown(NoTime::OtherLog.to_string());
         };
         // Behind by nothing that is known of: that is what a negative difference says.
@@ -98,14 +134,44 @@ impl Log<'_> {
         if told_age > self.cluster.interval.mul_f64(decide::WRITER_DOWN_INTERVALS) {
             return Known::Stale { value: bytes, age_s: told_age.as_secs_f64() };
         }
-        Known::known(bytes)
+        self.of_its_time(reached, bytes)
     }
 
-    fn delay(&self, look: &Look, reached: &Position) -> Known<Seconds> {
-        match self.above(reached) {
-            Ok(above) => Known::known(Seconds::from(above.waiting(look.began, look.at))),
+    fn delay(&self, reached: &Reached) -> Known<Seconds> {
+        match self.above(&reached.position) {
+            Ok(above) => {
+                let waiting = above.waiting(reached.began, reached.ended);
+                let missing = |missing: &Above, polled: RawNanos| missing.waiting(polled.min(reached.began), polled);
+                self.of_its_time(reached, self.certainly(reached, waiting, missing))
+            }
             Err(why) => Known::unknown(why.to_string()),
         }
+    }
+
+    /// How far it had got stays true for who only ever gets further, but after a while it says little.
+    fn of_its_time<N, T: From<N>>(&self, reached: &Reached, value: N) -> Known<T> {
+        match (reached.beyond, age(self.now, reached.ended)) {
+            (Beyond::Perhaps(_), age) if age > REACH_HELD => Known::Stale { value: value.into(), age_s: age.as_secs_f64() },
+            _ => Known::known(value.into()),
+        }
+    }
+
+    /// What follows from a position, if it is not known to be all: then the lower end is what follows from that which is certainly missing.
+    fn certainly(
+        &self,
+        reached: &Reached,
+        by_position: Interval,
+        by_missing: impl FnOnce(&Above, RawNanos) -> Interval,
+    ) -> Interval {
+        let Beyond::Perhaps(missing) = reached.beyond else { return by_position };
+        // A poll before the look says nothing of what the look shows to have come since.
+        let holds = |(position, polled): &(Position, RawNanos)| {
+            *polled >= reached.ended || reached.position.bytes_ahead_of(position).is_some_and(|ahead| ahead <= 0)
+        };
+        let above = missing.filter(holds).and_then(|(position, polled)| Some((self.above(&position).ok()?, polled)));
+        let (estimate_ns, upper_ns) = (by_position.estimate_ns(), by_position.upper_ns());
+        let lower_ns = above.map_or(0, |(above, polled)| by_missing(&above, polled).lower_ns()).clamp(0, upper_ns.max(0));
+        Interval::new(lower_ns, estimate_ns.max(lower_ns), upper_ns.max(lower_ns)).expect("the ends were put in order")
     }
 
     fn above(&self, reached: &Position) -> Result<Above, NoTime> {

@@ -427,12 +427,9 @@ fn nodes_age() {
     let later = sim.now().after(Duration::from_secs(30));
     let node = sim.replications.nodes(later).remove(0);
     assert!(!node.role.is_known() && !node.received.is_known());
-    sim.tell(NodeNews::Writer(WriterSample {
-        in_recovery: false,
-        inserted: Some(Lsn(9)),
-        flushed: Some(Lsn(9)),
-        senders: vec![],
-    }));
+    let sample =
+        WriterSample { in_recovery: false, inserted: Some(Lsn(9)), flushed: Some(Lsn(9)), senders: vec![], confirmed: vec![] };
+    sim.tell(NodeNews::Writer { sample, began: sim.now() });
     let node = sim.replications.nodes(sim.now()).remove(0);
     assert_eq!((node.received.current(), node.replayed.current()), (Some(&Lsn(9)), None));
 }
@@ -526,3 +523,4 @@ fn another_fleet_file() {
 }
 
 mod reach;
+mod subscriber;

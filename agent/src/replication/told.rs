@@ -55,7 +55,9 @@ impl Told {
             self.beats.pop_front();
         }
         self.beats.push_back(ToldBeat { announcement: announcement.clone(), at, from: from.cloned() });
-        if let Some((first, second)) = offset().map(|offset| on_our_clock(&announcement.times, offset, at)) {
+        if let Some((first, second)) =
+            offset().map(|offset| on_our_clock((announcement.times.sent, announcement.times.acknowledged), offset, at))
+        {
             self.positions.note(&announcement.position, first, second);
         }
         true
@@ -82,13 +84,14 @@ impl Told {
     }
 }
 
-/// The moments between which a beat was sent and acknowledged, on our own clock, from the writer's clock minus ours at `at`.
-fn on_our_clock(times: &BeatTimes, offset: Interval, at: RawNanos) -> (RawNanos, RawNanos) {
-    let earliest = RawNanos(times.sent.0.saturating_add_signed(-offset.upper_ns()));
+/// The two moments between which something was asked of a server and answered, on our own clock, from the clock of the server's agent minus ours
+/// at `at`, when we heard of it.
+pub(super) fn on_our_clock((asked, answered): (RawNanos, RawNanos), offset: Interval, at: RawNanos) -> (RawNanos, RawNanos) {
+    let earliest = RawNanos(asked.0.saturating_add_signed(-offset.upper_ns()));
     let offset = offset.widen_for_drift_of_pair(Duration::from_nanos(at.0.abs_diff(earliest.0)));
-    let first = times.sent.0.saturating_add_signed(-offset.upper_ns());
-    let second = times.acknowledged.0.saturating_add_signed(-offset.lower_ns());
-    // It was acknowledged when we heard so.
+    let first = asked.0.saturating_add_signed(-offset.upper_ns());
+    let second = answered.0.saturating_add_signed(-offset.lower_ns());
+    // It was answered when we heard so.
     (RawNanos(first), RawNanos(second.min(at.0)))
 }
 

@@ -62,7 +62,7 @@ fn view(batches: impl IntoIterator<Item = (u64, Batch)>) -> View {
 }
 
 fn count(view: &View) -> u64 {
-    match view.totals().get(&Key { metric: &catalogue::LINK_PROBES, attributes: probes("in-time") }) {
+    match view.totals(at(0)).get(&Key { metric: &catalogue::LINK_PROBES, attributes: probes("in-time") }) {
         Some(Value::Counter(count)) => *count,
         other => panic!("{other:?}"),
     }
@@ -80,7 +80,7 @@ proptest! {
         }).collect();
         let straight = view(all.iter().cloned().map(|batch| (0, batch)));
         let mixed = view(order.iter().chain(&repeated).map(|index| (0, all[*index].clone())));
-        prop_assert_eq!(straight.totals(), mixed.totals());
+        prop_assert_eq!(straight.totals(at(0)), mixed.totals(at(0)));
         prop_assert_eq!(count(&mixed), 4 * 60);
         let key = Key { metric: &catalogue::LINK_RTT, attributes: rtt() };
         for (agent, held) in &straight.agents {
@@ -94,12 +94,12 @@ proptest! {
     #[test]
     fn retiring_changes_no_total(retired in proptest::collection::vec(1_u64..5, 0..4)) {
         let mut all = view((1..5).map(|boot| (boot, batch("a", boot, boot * 3))));
-        let before = all.totals();
+        let before = all.totals(at(0));
         let mut folded: Option<Batch> = None;
         for boot in &retired {
             all.retire(&"a".parse().unwrap(), BootId(*boot));
         }
-        prop_assert_eq!(&all.totals(), &before);
+        prop_assert_eq!(&all.totals(at(0)), &before);
 
         let once: std::collections::BTreeSet<u64> = retired.into_iter().collect();
         let mut restored = View::new(INTERVAL);
@@ -113,7 +113,7 @@ proptest! {
         if let Some(folded) = folded {
             restored.accept_retired(folded);
         }
-        prop_assert_eq!(restored.totals(), before);
+        prop_assert_eq!(restored.totals(at(0)), before);
     }
 }
 
@@ -225,6 +225,95 @@ fn totals_are_those_of_the_newest_batch() {
     let straight = view([(0, batch("a", 1, 5)), (10, newest.clone())]);
     let late = view([(0, newest.clone()), (10, batch("a", 1, 5))]);
     let restored = view([(0, newest)]);
-    assert_eq!(straight.totals(), restored.totals());
-    assert_eq!(late.totals(), restored.totals());
+    assert_eq!(straight.totals(at(0)), restored.totals(at(0)));
+    assert_eq!(late.totals(at(0)), restored.totals(at(0)));
+}
+
+/// A batch of an agent that has seen so many commits of a server, and sent as many statements to it.
+fn watching(agent: &str, boot: u64, sequence: u64, count: u64) -> Batch {
+    let node = Attributes::new().with(Attribute::Cluster, "app").with(Attribute::Region, "new-york").with(Attribute::Node, "db");
+    let counters = [&catalogue::NODE_COMMITS, &catalogue::NODE_QUERIES];
+    let series = counters.map(|metric| Series::counter(metric, node.clone(), count)).to_vec();
+    Batch { series, ..batch(agent, boot, sequence) }
+}
+
+/// Commits of the server, and statements of lagmesh.
+fn watched(view: &View, now: Reading) -> (u64, u64) {
+    let of = |metric: &catalogue::Metric| {
+        let totals = view.totals(now);
+        let mut counts = totals.iter().filter(|(key, _)| key.metric.name == metric.name);
+        match (counts.next(), counts.next()) {
+            (Some((_, Value::Counter(count))), None) => *count,
+            other => panic!("{other:?}"),
+        }
+    };
+    (of(&catalogue::NODE_COMMITS), of(&catalogue::NODE_QUERIES))
+}
+
+/// Two agents of one region watch one server: what it does is told once, by who has counted most over all its boots; what they do themselves
+/// adds up.
+#[test]
+fn what_a_server_does_is_told_once() {
+    let mut view = view([(0, watching("a", 1, 1, 700)), (0, watching("b", 1, 1, 690)), (9, watching("a", 2, 1, 50))]);
+    assert_eq!(watched(&view, at(10)), (750, 1_440));
+    view.retire(&"a".parse().unwrap(), BootId(1));
+    assert_eq!(watched(&view, at(10)), (750, 1_440));
+    view.accept(watching("a", 3, 1, 30), at(20));
+    view.retire(&"a".parse().unwrap(), BootId(2));
+    assert_eq!(watched(&view, at(20)), (780, 1_470));
+}
+
+/// When the agent that speaks falls silent its count stands until the other has passed it. One that began much later has the say in the end:
+/// the server does not stand still for ever because somebody is gone.
+#[test]
+fn another_witness_takes_over() {
+    let mut view = view([(0, watching("a", 1, 1, 700)), (0, watching("b", 1, 1, 690))]);
+    let told: Vec<u64> = (1..=4)
+        .map(|n| {
+            view.accept(watching("b", 1, 1 + n, 690 + n * 5), at(n * 10));
+            watched(&view, at(n * 10)).0
+        })
+        .collect();
+    assert_eq!(told, [700, 700, 705, 710]);
+
+    let hour = SPEAKS_FOR.as_secs();
+    view.accept(watching("c", 1, 1, 7), at(hour + 30));
+    view.accept(watching("b", 1, 6, 711), at(hour + 30));
+    assert_eq!(watched(&view, at(hour + 30)).0, 711);
+    view.accept(watching("c", 1, 2, 8), at(3 * hour));
+    assert_eq!(watched(&view, at(3 * hour)).0, 8);
+    assert_eq!(watched(&view, at(9 * hour)).0, 711, "when nobody speaks, what was counted most stands");
+}
+
+/// After a restart of the collector nobody has been heard of yet, and nothing that was told changes.
+#[test]
+fn a_restart_changes_no_witness() {
+    let view = view([(0, watching("a", 1, 1, 700)), (0, watching("b", 1, 1, 690))]);
+    let restarted = |seconds| Reading { epoch: Epoch(2), raw: RawNanos(5), ..at(seconds) };
+    for now in [at(5), restarted(60), Reading { wall: WallNanos(0), ..restarted(60) }] {
+        assert_eq!(watched(&view, now).0, 700);
+    }
+    let mut view = view;
+    view.accept(watching("b", 1, 2, 691), restarted(60));
+    assert_eq!(watched(&view, restarted(60)).0, 700, "the other has not had the time to be heard of");
+}
+
+proptest! {
+    /// However agents start anew and whatever they count, as long as one that is silent may still speak, what is told of a server never falls, and
+    /// is never more than one agent has counted.
+    #[test]
+    fn counts_of_a_server_never_fall(steps in proptest::collection::vec((0..3_usize, any::<bool>(), 0_u64..50), 1..60)) {
+        let (mut view, mut boots, mut sums, mut before) = (View::new(INTERVAL), [(1, 0, 0); 3], [0; 3], 0);
+        for (step, (who, restarts, grown)) in steps.into_iter().enumerate() {
+            let (boot, sequence, count) = boots[who];
+            boots[who] = if restarts { (boot + 1, 1, grown) } else { (boot, sequence + 1, count + grown) };
+            sums[who] += grown;
+            let ((boot, sequence, count), now) = (boots[who], at(step as u64 * 10));
+            view.accept(watching(["a", "b", "c"][who], boot, sequence, count), now);
+            let (told, _) = watched(&view, now);
+            prop_assert!(told >= before);
+            prop_assert_eq!(Some(&told), sums.iter().max());
+            before = told;
+        }
+    }
 }

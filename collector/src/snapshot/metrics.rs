@@ -20,7 +20,7 @@ use crate::merge::{Key, View};
 pub fn series(fleet: &Fleet, view: &View, status: &FleetStatus, now: Reading) -> Vec<Series> {
     let mut all: BTreeMap<Key, Series> = BTreeMap::new();
     let mut put = |series: Series| all.insert(Key::of(&series), series);
-    for (key, value) in view.totals().into_iter().filter(|(key, _)| is_planned(fleet, &key.attributes)) {
+    for (key, value) in view.totals(now).into_iter().filter(|(key, _)| is_planned(fleet, &key.attributes)) {
         put(Series { metric: key.metric, attributes: key.attributes, value });
     }
     // What agents say comes second: where a state of theirs is fresh, the status says the same.

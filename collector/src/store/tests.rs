@@ -31,7 +31,7 @@ fn open(folder: &Path) -> (Store, View) {
 }
 
 fn probes(view: &View) -> u64 {
-    let counts = view.totals().into_iter().filter(|(key, _): &(Key, _)| key.metric.name == catalogue::LINK_PROBES.name);
+    let counts = view.totals(at(0)).into_iter().filter(|(key, _): &(Key, _)| key.metric.name == catalogue::LINK_PROBES.name);
     counts.map(|(_, value)| if let Value::Counter(count) = value { count } else { 0 }).sum()
 }
 

@@ -24,9 +24,10 @@ enum Answers {
 }
 
 /// Functions that some server lacks or some managed service refuses, each with an expression that tries it.
-const FUNCTIONS: [(&str, Answers, &str); 9] = [
+const FUNCTIONS: [(&str, Answers, &str); 10] = [
     ("pg_control_system", Answers::Always, "(SELECT count(*) FROM pg_catalog.pg_control_system())::text"),
     ("pg_control_recovery", Answers::Always, "(SELECT count(*) FROM pg_catalog.pg_control_recovery())::text"),
+    ("pg_get_replication_slots", Answers::Always, "(SELECT count(*) FROM pg_catalog.pg_replication_slots)::text"),
     ("pg_last_wal_replay_lsn", Answers::Always, "pg_catalog.pg_last_wal_replay_lsn()::text"),
     ("pg_last_wal_receive_lsn", Answers::Always, "pg_catalog.pg_last_wal_receive_lsn()::text"),
     ("pg_get_wal_replay_pause_state", Answers::InRecovery, "pg_catalog.pg_get_wal_replay_pause_state()"),

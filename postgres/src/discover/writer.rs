@@ -1,10 +1,11 @@
 //! Where a writer stands, and what it knows of those who follow it. A standby may have followers too.
 
 use lagmesh_model::position::Lsn;
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error, Row};
 
 use super::standby::age_ns_sql;
-use super::{Catalogue, MissingGrant, lsn};
+use super::{Catalogue, MissingGrant, SLOTS_MAX, lsn};
 
 /// What a server says of its own log and of its followers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub struct WriterSample {
     pub flushed: Option<Lsn>,
     /// Those who receive the log. A follower that is missing here is news.
     pub senders: Vec<WalSender>,
+    /// How far those who read its log through logical slots have confirmed that they have it on disk, by the slot's name; at most
+    /// [`SLOTS_MAX`]. They may have more: what confirms it may be on its way.
+    pub confirmed: Vec<(String, Lsn)>,
 }
 
 /// A row of `pg_stat_replication`.
@@ -56,12 +60,18 @@ pub async fn writer_sample(client: &Client, catalogue: &Catalogue) -> Result<Wri
     let rows = client.query_typed(&sql(catalogue), &[]).await?;
     // There is always one: without a follower it is empty but for the server's own columns.
     let Some(own) = rows.last() else {
-        return Ok(WriterSample { in_recovery: false, inserted: None, flushed: None, senders: Vec::new() });
+        return Ok(WriterSample {
+            in_recovery: false,
+            inserted: None,
+            flushed: None,
+            senders: Vec::new(),
+            confirmed: Vec::new(),
+        });
     };
     let (in_recovery, flushed, inserted) = (own.try_get(0)?, lsn(own, 1)?, lsn(own, 2)?);
     let mut senders: Vec<WalSender> = rows.iter().filter_map(|row| sender(row).transpose()).collect::<Result<_, Error>>()?;
     senders.sort_by(|a, b| a.application_name.cmp(&b.application_name));
-    Ok(WriterSample { in_recovery, inserted, flushed, senders })
+    Ok(WriterSample { in_recovery, inserted, flushed, senders, confirmed: confirmed(own)? })
 }
 
 /// Own positions stand in the columns of the result, so they are read when the followers' are already there, and the last row has the
@@ -78,15 +88,34 @@ fn sql(catalogue: &Catalogue) -> String {
     } else {
         "NULL::bigint".to_owned()
     };
+    let own = own_slots(catalogue);
     format!(
         "SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}, pid, application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, \
-         {reply_age} FROM (SELECT) AS own LEFT JOIN pg_catalog.pg_stat_replication ON true",
+         {reply_age}, own.slots, own.confirmed FROM ({own}) AS own (slots, confirmed) LEFT JOIN pg_catalog.pg_stat_replication ON true",
         column("state", "text"),
         column("sent_lsn", "pg_lsn"),
         column("flush_lsn", "pg_lsn"),
         column("replay_lsn", "pg_lsn"),
         column("sync_state", "text"),
     )
+}
+
+/// One row, whatever there is: names of logical slots, and how far they are confirmed.
+fn own_slots(catalogue: &Catalogue) -> String {
+    if !catalogue.has("pg_get_replication_slots") {
+        return "SELECT NULL::text[], NULL::pg_lsn[]".to_owned();
+    }
+    format!(
+        "SELECT pg_catalog.array_agg(slot_name::text), pg_catalog.array_agg(confirmed_flush_lsn) FROM (SELECT slot_name, confirmed_flush_lsn \
+         FROM pg_catalog.pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL AND NOT temporary ORDER BY slot_name LIMIT {SLOTS_MAX}) \
+         AS logical"
+    )
+}
+
+fn confirmed(own: &Row) -> Result<Vec<(String, Lsn)>, Error> {
+    let (slots, confirmed): (Option<Vec<String>>, Option<Vec<PgLsn>>) = (own.try_get(12)?, own.try_get(13)?);
+    let positions = confirmed.unwrap_or_default().into_iter().map(|lsn| Lsn(lsn.into()));
+    Ok(slots.unwrap_or_default().into_iter().zip(positions).collect())
 }
 
 /// `None`: nobody follows.

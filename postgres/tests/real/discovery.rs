@@ -123,6 +123,7 @@ async fn refused_functions_are_skipped() {
     let server = Server::start(&Settings::default());
     server.run(ROLES).await;
     server.run("REVOKE EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_flush_lsn() FROM PUBLIC").await;
+    server.run("REVOKE SELECT ON pg_catalog.pg_replication_slots FROM PUBLIC").await;
     // As services do it that replicate by other means.
     server.run("ALTER FUNCTION pg_catalog.pg_last_wal_receive_lsn() RENAME TO pg_last_wal_receive_lsn_hidden").await;
     server
@@ -131,11 +132,11 @@ async fn refused_functions_are_skipped() {
     let connection = open(&as_role(&server, "watcher")).await;
     let catalogue = Catalogue::discover(connection.client()).await.unwrap();
     let skipped: Vec<_> = catalogue.skipped().map(|(function, _)| function).collect();
-    assert_eq!(skipped, ["pg_control_system", "pg_current_wal_flush_lsn", "pg_last_wal_receive_lsn"]);
+    assert_eq!(skipped, ["pg_control_system", "pg_current_wal_flush_lsn", "pg_get_replication_slots", "pg_last_wal_receive_lsn"]);
     let facts = node_facts(connection.client(), &catalogue).await.unwrap();
     assert_eq!((facts.system, facts.timeline), (None, Some(Timeline(1))));
     let sample = writer_sample(connection.client(), &catalogue).await.unwrap();
-    assert!(sample.flushed.is_none() && sample.inserted.is_some());
+    assert!(sample.flushed.is_none() && sample.inserted.is_some() && sample.confirmed.is_empty());
 }
 
 /// A subscriber says whether it is given the heartbeat table, and counts what it cannot apply; before PostgreSQL 15 the latter is unknown.
@@ -162,6 +163,14 @@ async fn subscriptions() {
     assert!(sample().await.carries_beats);
 
     subscriber.until("SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel", "r").await;
+    // What has arrived is confirmed by the slot that the subscriber names.
+    let superuser = publisher.superuser().await;
+    let names: Vec<_> = writer(&superuser).await.confirmed.into_iter().map(|(slot, _)| slot).collect();
+    assert_eq!(names, sample().await.slots);
+    let written = writer(&superuser).await.inserted.unwrap();
+    publisher.run("INSERT INTO t VALUES (8)").await;
+    publisher.until(&format!("SELECT (confirmed_flush_lsn > '{written}')::text FROM pg_replication_slots"), "true").await;
+    assert!(writer(&superuser).await.confirmed.iter().all(|(_, confirmed)| *confirmed > written));
     // The subscriber has this row already.
     publisher.run("INSERT INTO t VALUES (7)").await;
     if version >= 150_000 {

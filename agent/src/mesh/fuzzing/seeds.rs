@@ -10,8 +10,9 @@ use crate::mesh::stamp::extension::{
 };
 use crate::mesh::stamp::{Format, Reply, Request, Timestamp, put};
 use crate::mesh::survey::{SESSION_MTU, SESSION_ROUTE};
-use crate::mesh::testing::seen_record;
+use crate::mesh::testing::{reach, seen_record};
 use crate::mesh::tlv::{CLOCK_LENGTH, ClockBody, RECORDS_LENGTH, Record};
+use crate::slot::SlotReach;
 use crate::wall::WallClock;
 
 /// Inputs by name.
@@ -87,6 +88,13 @@ fn private_values() -> Seeds {
         (
             "records-lost-slot",
             records(&[Record::LostSlot { node: NodeHash(7), slot: SlotHash(9) }, announcement_record("tokyo-1", 5)]),
+        ),
+        (
+            "records-reach",
+            records(&[
+                Record::Reach { node: NodeHash(7), slot: SlotHash(9), reach: reach(3) },
+                Record::Reach { node: NodeHash(7), slot: SlotHash(8), reach: SlotReach { ended: RawNanos(0), ..reach(3) } },
+            ]),
         ),
         ("records-seen", records(&[seen.clone(), seen])),
         ("records-count-255", changed(&both, 4, 255)),
