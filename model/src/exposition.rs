@@ -45,6 +45,21 @@ pub fn protobuf(series: &[Series]) -> Vec<u8> {
     protobuf::encode(&Page::new(series))
 }
 
+/// Whether the page shows a series: see [`text`].
+pub fn is_shown(series: &Series) -> bool {
+    Point::new(series).is_some()
+}
+
+/// A bucket's upper bound as the page writes it in `le`.
+pub fn le(bound_s: f64) -> String {
+    let digits = bound_s.to_string();
+    match bound_s {
+        f64::INFINITY => "+Inf".to_owned(),
+        _ if digits.contains('.') => digits,
+        _ => digits + ".0",
+    }
+}
+
 /// Counts of a histogram's classic buckets: upper bound [s] and how many values lie between the bound before and it. The last bound is
 /// infinity.
 pub fn classic(histogram: &Exponential) -> Vec<(f64, u64)> {

@@ -38,7 +38,9 @@ mod tests {
         const DELIMITED: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
         let yes = [
             DELIMITED.to_owned(),
-            format!("{DELIMITED};q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"),
+            format!(
+                "{DELIMITED};q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"
+            ),
             format!("{DELIMITED},application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
             format!("text/html, {}", DELIMITED.replace(";", " ; ")),
         ];

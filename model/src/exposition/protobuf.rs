@@ -219,11 +219,14 @@ mod tests {
         for (family, metric) in found.iter().zip(shown) {
             assert_eq!(family.name.as_deref(), Some(metric.prometheus_name().as_str()));
             let [one] = &family.metric[..] else { panic!("{metric} has {} series", family.metric.len()) };
-            let labels: BTreeMap<_, _> = one.label.iter().map(|label| (label.name.as_deref().unwrap(), label.value.as_deref())).collect();
+            let labels: BTreeMap<_, _> =
+                one.label.iter().map(|label| (label.name.as_deref().unwrap(), label.value.as_deref())).collect();
             assert_eq!(labels, metric.attributes.iter().map(|name: &Attribute| (name.as_str(), Some("x"))).collect());
             match (family.kind(), &one.gauge, &one.counter, &one.histogram) {
                 (Type::Gauge, Some(gauge), None, None) => assert_eq!((metric.kind, gauge.value), (Kind::Gauge, Some(1.5))),
-                (Type::Counter, None, Some(counter), None) => assert_eq!((metric.kind, counter.value), (Kind::Counter, Some(7.0))),
+                (Type::Counter, None, Some(counter), None) => {
+                    assert_eq!((metric.kind, counter.value), (Kind::Counter, Some(7.0)))
+                }
                 (Type::Histogram, None, None, Some(_)) => assert_eq!(metric.kind, Kind::Histogram),
                 other => panic!("{metric}: {other:?}"),
             }
