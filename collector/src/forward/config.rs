@@ -25,7 +25,7 @@ pub struct ForwardArgs {
     #[arg(long, env = "LAGMESH_FORWARD_CA_FILE", value_name = "FILE")]
     pub forward_ca_file: Option<PathBuf>,
 
-    /// What `instance` says in series that are passed on; each collector of a pair needs its own [default: the host's name]
+    /// What `instance` says in series that are passed on, the host's name if not given; each collector of a pair needs its own
     #[arg(long, env = "LAGMESH_FORWARD_INSTANCE", value_name = "NAME")]
     pub forward_instance: Option<String>,
 }

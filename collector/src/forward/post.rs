@@ -208,6 +208,9 @@ fn chain(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use lagmesh_model::catalogue::{self, Attribute};
+    use lagmesh_model::series::{Attributes, Value};
+
     use super::*;
 
     /// What a receiver of 2.0 has not written counts as lost; one that says nothing has written nothing.
@@ -226,5 +229,71 @@ mod tests {
             assert_eq!((unwritten, why.is_some()), (expected, expected > 0), "{written:?}");
         }
         assert_eq!(super::unwritten(Sent::default(), [None, None]), Answer::Taken { unwritten: 0, why: None });
+    }
+
+    /// What a request had, and how it is answered.
+    async fn asked(kind: &str, headers: &'static [(&'static str, &'static str)]) -> (HeaderMap, Vec<u8>, Answer) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/base", listener.local_addr().unwrap());
+        let (told, mut heard) = tokio::sync::mpsc::channel(1);
+        let take = async move |uri: axum::http::Uri, headers_in: HeaderMap, body: axum::body::Bytes| {
+            told.send((uri, headers_in, body.to_vec())).await.unwrap();
+            axum::response::AppendHeaders(headers.iter().copied())
+        };
+        let server = tokio::spawn(async { axum::serve(listener, axum::Router::new().fallback(take)).await });
+        let text = format!(
+            "name = \"f\"\n[[region]]\nname = \"a\"\n[[region.agent]]\nmesh = \"127.0.0.1:1\"\n\
+             [[forward]]\nname = \"t\"\nkind = \"{kind}\"\nurl = \"{url}\"\n"
+        );
+        let fleet = lagmesh_model::fleet::Fleet::parse("fleet.toml", &text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("headers");
+        std::fs::write(&file, "X-Scope-OrgID: tenant").unwrap();
+        let settings =
+            ForwardSettings { headers_files: [("t".parse().unwrap(), file)].into(), authorities: None, instance: "i".to_owned() };
+        let relay = Relay { service: JOB.to_owned(), instance: "i".to_owned(), version: "1".to_owned(), fleet: "f".to_owned() };
+        let client = Client::new(&fleet.forwards[0], &settings, relay).unwrap();
+        let attributes = Attributes::new().with(Attribute::Region, "a");
+        let points = [Point { metric: &catalogue::CLOCK_EPOCHS, attributes, value: Some(Value::Counter(3)) }];
+        let answer = client.post(&points, 7).await;
+        let (uri, headers, body) = heard.recv().await.unwrap();
+        assert_eq!(uri.path(), if kind == "otlp" { "/base/v1/metrics" } else { "/base" });
+        server.abort();
+        (headers, body, answer)
+    }
+
+    /// Each protocol's requests have its content type, its compression, the headers of the file and what can be unpacked; what the
+    /// receiver says that it has written is heard.
+    #[tokio::test]
+    async fn requests_and_answers() {
+        let taken = |unwritten| Answer::Taken { unwritten, why: None };
+        let (headers, body, answer) = asked("remote-write", &[]).await;
+        assert_eq!((&headers["content-type"], &headers["content-encoding"]), (&"application/x-protobuf", &"snappy"));
+        assert_eq!((&headers["x-prometheus-remote-write-version"], &headers["x-scope-orgid"]), (&"0.1.0", &"tenant"));
+        assert!(snap::raw::Decoder::new().decompress_vec(&body).is_ok_and(|message| !message.is_empty()));
+        assert_eq!(answer, taken(0));
+
+        let (headers, _, answer) = asked("remote-write-2", &[(SAMPLES_WRITTEN, "1")]).await;
+        assert_eq!(headers["content-type"], "application/x-protobuf;proto=io.prometheus.write.v2.Request");
+        assert_eq!((&headers["x-prometheus-remote-write-version"], answer), (&"2.0.0".parse().unwrap(), taken(0)));
+        let (_, _, answer) = asked("remote-write-2", &[]).await;
+        assert!(matches!(answer, Answer::Taken { unwritten: 1, why: Some(_) }), "{answer:?}");
+
+        let (headers, body, answer) = asked("otlp", &[]).await;
+        assert_eq!((&headers["content-type"], &headers["content-encoding"]), (&"application/x-protobuf", &"gzip"));
+        let message = crate::packed::unpack(crate::packed::Encoding::Gzip, &body, 1 << 20).unwrap();
+        let request = opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest::decode(message.as_slice());
+        assert_eq!((request.unwrap().resource_metrics.len(), answer), (1, taken(0)));
+    }
+
+    /// What an OTLP receiver says that it dropped counts as not written; an empty answer says that all was taken.
+    #[test]
+    fn partial_success_is_heard() {
+        use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
+
+        let partial_success = Some(ExportMetricsPartialSuccess { rejected_data_points: 4, error_message: "too many".to_owned() });
+        let body = ExportMetricsServiceResponse { partial_success }.encode_to_vec();
+        assert!(matches!(partial(&body), Answer::Taken { unwritten: 4, why: Some(_) }));
+        assert_eq!(partial(&[]), Answer::Taken { unwritten: 0, why: None });
     }
 }
