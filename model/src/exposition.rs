@@ -33,9 +33,10 @@ pub const CLASSIC_EXPONENTS: std::ops::RangeInclusive<i32> = -14..=6;
 
 /// The page in the form that a request's `Accept` likes best, with its content type: text unless protobuf is liked as much.
 pub fn page(accept: Option<&str>, series: &[Series]) -> (&'static str, Vec<u8>) {
-    match accept::prefers_protobuf(accept) {
-        true => (PROTOBUF_CONTENT_TYPE, protobuf(series)),
-        false => (CONTENT_TYPE, text(series).into_bytes()),
+    if accept::prefers_protobuf(accept) {
+        (PROTOBUF_CONTENT_TYPE, protobuf(series))
+    } else {
+        (CONTENT_TYPE, text(series).into_bytes())
     }
 }
 

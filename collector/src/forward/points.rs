@@ -77,7 +77,9 @@ mod tests {
 
     fn one_of_each() -> Vec<Series> {
         let mut histogram = Exponential::new();
-        [0, 1, 1_000_000, 60_000_000_000].iter().for_each(|ns| histogram.record_ns(*ns));
+        for ns in [0, 1, 1_000_000, 60_000_000_000] {
+            histogram.record_ns(ns);
+        }
         let here = |metric: &Metric| metric.attributes.iter().fold(Attributes::new(), |all, name| all.with(*name, "x"));
         let one = |metric: &&'static Metric| match metric.kind {
             Kind::Gauge => Series::gauge(metric, here(metric), -0.5),

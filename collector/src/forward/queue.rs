@@ -59,7 +59,10 @@ impl Queue {
     pub(crate) fn start(table: Table, supervisor: &mut Supervisor) -> anyhow::Result<Queue> {
         let (requests, asked) = mpsc::channel(REQUESTS);
         let (told, levels) = watch::channel(table.levels());
-        supervisor.spawn_thread("forward queue", move || run(table, asked, &told))?;
+        supervisor.spawn_thread("forward queue", move || {
+            run(table, asked, &told);
+            Ok(())
+        })?;
         Ok(Queue { requests, levels })
     }
 
@@ -105,7 +108,7 @@ impl Queue {
 }
 
 /// The thread. What others see is brought up to date before the answer, so that nobody acts on what was before it.
-fn run(mut table: Table, mut asked: mpsc::Receiver<Request>, told: &watch::Sender<Levels>) -> anyhow::Result<()> {
+fn run(mut table: Table, mut asked: mpsc::Receiver<Request>, told: &watch::Sender<Levels>) {
     while let Some(request) = asked.blocking_recv() {
         // Whoever has asked may have given up waiting; the work is done all the same.
         match request {
@@ -129,5 +132,4 @@ fn run(mut table: Table, mut asked: mpsc::Receiver<Request>, told: &watch::Sende
             }
         }
     }
-    Ok(())
 }

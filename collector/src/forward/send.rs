@@ -136,9 +136,11 @@ impl Sender {
                 tracing::error!(%target, url, why, "target cannot be passed on to: check its url and --forward-headers-file");
             }
             (Some(why), ForwardState::Retrying) if is_news => {
-                tracing::warn!(%target, url, why, "target does not take anything now")
+                tracing::warn!(%target, url, why, "target does not take anything now");
             }
-            (None, _) if is_news => tracing::info!(%target, url, "target takes what it is given"),
+            (None, _) if is_news => {
+                tracing::info!(%target, url, "target takes what it is given");
+            }
             _ => {}
         }
         // A refusal among what is taken is no news each time it comes again.

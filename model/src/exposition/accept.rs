@@ -42,7 +42,7 @@ mod tests {
                 "{DELIMITED};q=0.6,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"
             ),
             format!("{DELIMITED},application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"),
-            format!("text/html, {}", DELIMITED.replace(";", " ; ")),
+            format!("text/html, {}", DELIMITED.replace(';', " ; ")),
         ];
         let no = [
             String::new(),

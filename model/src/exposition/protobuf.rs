@@ -175,7 +175,9 @@ mod tests {
 
     fn histogram(values_ns: &[u64]) -> Exponential {
         let mut histogram = Exponential::new();
-        values_ns.iter().for_each(|ns| histogram.record_ns(*ns));
+        for ns in values_ns {
+            histogram.record_ns(*ns);
+        }
         histogram
     }
 
@@ -225,7 +227,7 @@ mod tests {
             match (family.kind(), &one.gauge, &one.counter, &one.histogram) {
                 (Type::Gauge, Some(gauge), None, None) => assert_eq!((metric.kind, gauge.value), (Kind::Gauge, Some(1.5))),
                 (Type::Counter, None, Some(counter), None) => {
-                    assert_eq!((metric.kind, counter.value), (Kind::Counter, Some(7.0)))
+                    assert_eq!((metric.kind, counter.value), (Kind::Counter, Some(7.0)));
                 }
                 (Type::Histogram, None, None, Some(_)) => assert_eq!(metric.kind, Kind::Histogram),
                 other => panic!("{metric}: {other:?}"),

@@ -75,7 +75,9 @@ fn scraped(text: &str) -> Told {
 
 fn histogram(values_ns: &[u64]) -> Exponential {
     let mut histogram = Exponential::new();
-    values_ns.iter().for_each(|ns| histogram.record_ns(*ns));
+    for ns in values_ns {
+        histogram.record_ns(*ns);
+    }
     histogram
 }
 
