@@ -19,7 +19,7 @@ testbed)
   ;;
 test)
   wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium)
-  optional=(pgbouncer)
+  optional=(pgbouncer victoria-metrics)
   ;;
 *) echo "setup: unknown goal $goal" >&2; exit 64 ;;
 esac

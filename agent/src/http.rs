@@ -5,8 +5,8 @@ mod listener;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -70,9 +70,11 @@ async fn index(State(pages): State<Pages>) -> Result<String, Unseen> {
     ))
 }
 
-async fn metrics(State(pages): State<Pages>) -> Result<Response, Unseen> {
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Result<Response, Unseen> {
     let snapshot = pages.viewer.look().await?;
-    Ok(([(CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&snapshot.series)).into_response())
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (content_type, page) = exposition::page(accept, &snapshot.series);
+    Ok(([(CONTENT_TYPE, content_type)], page).into_response())
 }
 
 async fn status(State(pages): State<Pages>) -> Result<Response, Unseen> {

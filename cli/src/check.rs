@@ -133,7 +133,7 @@ fn summary(file: &str, fleet: &Fleet, style: Style) -> String {
         fleet.name,
         plan_words(plan),
     );
-    let grids = [agents(fleet), costs(fleet), nodes(fleet), collectors(fleet)];
+    let grids = [agents(fleet), costs(fleet), nodes(fleet), collectors(fleet), forwards(fleet)];
     let grids = grids.iter().filter(|grid| !grid.is_empty()).map(|grid| format!("\n{}", grid.render(style)));
     let warnings: Vec<String> = fleet
         .warnings()
@@ -214,6 +214,16 @@ fn collectors(fleet: &Fleet) -> Grid {
     let mut grid = Grid::new(["collector", "OTLP"]);
     for collector in &fleet.collectors {
         grid.push(vec![Cell::plain(collector.name.as_str()), Cell::plain(collector.otlp.to_string())]);
+    }
+    grid
+}
+
+fn forwards(fleet: &Fleet) -> Grid {
+    let mut grid = Grid::new(["forward", "kind", "histograms", "to"]);
+    for forward in &fleet.forwards {
+        let histograms = forward.kind.histograms().map_or("exponential", lagmesh_model::fleet::HistogramForm::as_str);
+        let words = [forward.name.as_str(), forward.kind.as_str(), histograms];
+        grid.push(words.into_iter().map(Cell::plain).chain([Cell::plain(forward.url.to_string())]).collect());
     }
     grid
 }

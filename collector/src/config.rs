@@ -10,6 +10,7 @@ use lagmesh_daemon::LogArgs;
 use lagmesh_model::document::FileErrors;
 use lagmesh_model::fleet::Fleet;
 
+use crate::forward::{ForwardArgs, ForwardError, ForwardSettings};
 use crate::listen::{BadTls, Tls};
 
 /// A fleet file is read by people; a larger file is something else [bytes].
@@ -50,6 +51,10 @@ pub struct Args {
     #[arg(long, env = "LAGMESH_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
 
+    /// The ways out.
+    #[command(flatten)]
+    pub forward: ForwardArgs,
+
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -75,6 +80,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The folder of the store.
     pub state_dir: PathBuf,
+    /// The ways out.
+    pub forward: ForwardSettings,
 }
 
 /// Why the collector does not start. Displays as one line per mistake.
@@ -88,6 +95,9 @@ pub enum ConfigError {
         /// Why.
         error: io::Error,
     },
+    /// What is said of the ways out is wrong.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
     /// The fleet file is wrong.
     #[error(transparent)]
     Fleet(#[from] FileErrors),
@@ -131,7 +141,7 @@ impl Config {
         let file = &args.fleet;
         let text = read_text(file, FLEET_BYTES_MAX).map_err(|error| ConfigError::Unreadable { path: file.clone(), error })?;
         let fleet = Fleet::parse(&file.display().to_string(), &text)?;
-        let tls = tls(args)?;
+        let (tls, forward) = (tls(args)?, args.forward.read(&fleet)?);
         let open = [args.grpc_listen, args.http_listen].into_iter().find(|address| !address.ip().to_canonical().is_loopback());
         match open {
             Some(address) if tls.is_none() && !fleet.insecure => Err(ConfigError::Insecure { file: file.clone(), address }),
@@ -141,6 +151,7 @@ impl Config {
                 http_listen: args.http_listen,
                 tls,
                 state_dir: state_dir(args),
+                forward,
             }),
         }
     }

@@ -135,7 +135,7 @@ impl Engine {
 
     fn answer(&self, ask: Ask, published: &Published) {
         let mut series = snapshot::series(&self.fleet, &self.view, &published.status, published.made);
-        series.extend(self.tally.series());
+        series.extend(self.tally.series(self.clock.now()));
         // Who asked may have hung up.
         ask.send(series).ok();
     }

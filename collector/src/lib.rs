@@ -13,6 +13,7 @@ pub mod store;
 pub mod receive;
 pub mod snapshot;
 pub mod engine;
+pub mod forward;
 pub mod serve;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::engine::{Engine, Wires};
+use crate::forward::ForwardContext;
 use crate::listen::Listener;
 use crate::receive::Intake;
 use crate::serve::Pages;
@@ -131,6 +133,16 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         first: readiness.latch("first judgement"),
     };
     supervisor.spawn("engine", engine.run(wires, supervisor.shutdown()));
+
+    let forward = ForwardContext {
+        fleet: &config.fleet,
+        settings: &config.forward,
+        state_dir: &config.state_dir,
+        asks: asks.clone(),
+        clock: clock.clone(),
+        board: tally.board(),
+    };
+    forward::start(forward, supervisor)?;
 
     let intake = Intake::new(config.fleet.clone(), jobs, clock.clone(), tally);
     let pages = Pages { published, asks, readiness: readiness.clone(), clock };

@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -89,14 +89,18 @@ async fn status(State(pages): State<Pages>) -> Response {
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
     let (ask, answer) = oneshot::channel();
     let series = timeout(METRICS_WITHIN, async {
         pages.asks.send(ask).await.ok()?;
         answer.await.ok()
     });
     match series.await {
-        Ok(Some(series)) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&series)).into_response(),
+        Ok(Some(series)) => {
+            let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            let (content_type, page) = exposition::page(accept, &series);
+            ([(CONTENT_TYPE, content_type)], page).into_response()
+        }
         Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the collector is stopping or too busy\n").into_response(),
     }
 }

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::series::{Attributes, Series};
+use lagmesh_model::time::Reading;
+
+use crate::forward::Board;
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +30,7 @@ impl Transport {
 
 /// Counters, shared by those who count.
 #[derive(Debug, Clone, Default)]
-pub struct Tally(Arc<Mutex<Counts>>);
+pub struct Tally(Arc<Mutex<Counts>>, Board);
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -54,8 +57,13 @@ impl Tally {
         self.lock().stores_set_aside += 1;
     }
 
+    /// How the ways out get on.
+    pub fn board(&self) -> &Board {
+        &self.1
+    }
+
     /// As series.
-    pub fn series(&self) -> Vec<Series> {
+    pub fn series(&self, now: Reading) -> Vec<Series> {
         let counts = self.lock();
         let counter = |metric: &'static Metric, attributes, count: u64| Series::counter(metric, attributes, count);
         let outcome = |word: &str| Attributes::new().with(Attribute::Outcome, word);
@@ -65,7 +73,7 @@ impl Tally {
         });
         let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
         let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
-        requests.chain(points).chain([stores]).collect()
+        requests.chain(points).chain([stores]).chain(self.1.series(now)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

@@ -87,6 +87,8 @@ attributes! {
     System = "system";
     /// The transport of a request.
     Transport = "transport";
+    /// A back end to which collectors pass everything on.
+    Target = "target";
 }
 
 /// What kind of number a metric is.
@@ -404,6 +406,16 @@ catalogue! {
         "Data points by outcome (accepted, or the reason of rejection)";
     COLLECTOR_STORES_SET_ASIDE = "lagmesh.collector.stores_set_aside", Counter, One, Collector, [],
         "Store files that could not be read and were set aside: what agents had delivered before is gone from the totals";
+    FORWARD_STATE = "lagmesh.forward.state", Gauge, One, Collector, [Target, State],
+        "1 for how the passing on to the target goes, else 0";
+    FORWARD_POINTS = "lagmesh.forward.points", Counter, One, Collector, [Target],
+        "Values (a series at a moment) that the target has taken, since it was first passed to";
+    FORWARD_LOST = "lagmesh.forward.lost", Counter, One, Collector, [Target, Reason],
+        "Values that the target has not got and never will, by reason, since it was first passed to";
+    FORWARD_PENDING = "lagmesh.forward.pending", Gauge, Bytes, Collector, [Target],
+        "Bytes in the collector's queue that the target has not got yet";
+    FORWARD_AGE = "lagmesh.forward.age", Gauge, Seconds, Collector, [Target],
+        "Since the newest of what the target has got was taken down; absent if it has got nothing yet";
     COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
         "Always 1 while the collector runs: its version";
 }

@@ -3,6 +3,7 @@
 
 mod address;
 mod dsn;
+mod forward;
 mod plan;
 mod read;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod warn;
 use std::time::Duration;
 
 pub use address::{Address, BadAddress, BadUrl, Url};
+pub use forward::{Forward, ForwardKind, HistogramForm};
 pub use plan::{Links, Pair, Plan};
 pub use read::{EXPORT_KEYS, JUDGE_KEYS, MESH_KEYS, REPLICATION_KEYS};
 
@@ -61,6 +63,8 @@ pub struct Fleet {
     pub clusters: Vec<Cluster>,
     /// Where agents send what they measured, in the order of the file.
     pub collectors: Vec<Collector>,
+    /// To what else collectors pass everything on, in the order of the file.
+    pub forwards: Vec<Forward>,
     /// How the network is probed.
     pub mesh: Mesh,
     /// How agents send, and how much they keep while nobody listens.

@@ -7,6 +7,7 @@
 //! of scale 5 (by the harmonic midpoint) and 0.049 % for half a bucket of the recorder.
 
 mod exponential;
+mod native;
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "drawn values and ranks are positive and in range")]
 mod properties;
@@ -14,4 +15,5 @@ mod recorder;
 pub(crate) mod scale;
 
 pub use exponential::{Bad, Exponential};
+pub use native::{Native, Span};
 pub use recorder::Recorder;

@@ -11,7 +11,7 @@ mod refuse;
 mod tests;
 
 pub use decode::{Budget, Decoded, Limits, Misfit, Names, Opened, SERIES_MAX, Sealed, decode, open};
-pub use encode::encode;
+pub use encode::{Relay, Said, encode, encode_relayed};
 pub use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 pub use refuse::{Refusal, Rejection};
 

@@ -400,3 +400,17 @@ impl ReplicationState {
         )
     }
 }
+
+words! {
+    /// How the passing on to a back end goes.
+    ForwardState {
+        /// Nothing was tried yet.
+        Waiting = "waiting", "nothing has been passed on since the collector started";
+        /// All is well.
+        Delivering = "delivering", "the target takes what it is given";
+        /// It will be tried again.
+        Retrying = "retrying", "the target cannot be reached or asks to wait: it is tried again with longer and longer pauses";
+        /// Somebody has to do something.
+        Misconfigured = "misconfigured", "the target says that address, credentials or protocol are wrong: it is tried again every few minutes";
+    }
+}

@@ -1,26 +1,36 @@
-//! A real Prometheus with the rules of this repository.
+//! A real Prometheus with the rules of this repository, and others that answer the same questions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
-/// A running Prometheus. Dropping it ends it.
+/// How long either may take to end.
+const END_WITHIN: Duration = Duration::from_secs(15);
+
+/// A running Prometheus, or a VictoriaMetrics that answers in its stead. Dropping it ends it.
 #[derive(Debug)]
 pub struct Prometheus {
     port: u16,
     http: reqwest::Client,
-    _process: Process,
+    process: Process,
 }
 
 /// The repository's folder `name`.
 pub fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn scraping(target: Option<&str>) -> String {
+    target.map_or_else(String::new, |target| {
+        format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: [\"{target}\"]\n")
+    })
 }
 
 impl Prometheus {
@@ -29,37 +39,85 @@ impl Prometheus {
     /// # Errors
     /// If it is not installed or does not start.
     pub async fn start(folder: &Path, target: Option<&str>) -> Result<Prometheus> {
-        let port = ports::free()?;
         let rules = repository("alerts").canonicalize().context("find the rules")?.join("*.rules.yml");
-        let scrape = target.map_or_else(String::new, |target| {
-            format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: [\"{target}\"]\n")
-        });
-        let config = format!(
-            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\nrule_files:\n  - {}\n{scrape}",
-            rules.display()
-        );
-        fs::write(folder.join("prometheus.yml"), config).context("write prometheus.yml")?;
+        let rules = format!("rule_files:\n  - {}\n", rules.display());
+        Prometheus::run(folder, "prometheus", ports::free()?, &format!("{rules}{}", scraping(target)), &[]).await
+    }
+
+    /// Starts it on a port without rules; it takes remote writes, keeps native histograms, and scrapes `target` in the form that has them.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn receiver(folder: &Path, port: u16, target: Option<&str>) -> Result<Prometheus> {
+        let flags = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
+        Prometheus::run(folder, "receiver", port, &scraping(target), &flags).await
+    }
+
+    async fn run(folder: &Path, name: &str, port: u16, config: &str, flags: &[&str]) -> Result<Prometheus> {
+        let config = format!("global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n{config}");
+        let file = folder.join(format!("{name}.yml"));
+        fs::write(&file, config).context("write the configuration of Prometheus")?;
+        let own = [
+            format!("--config.file={}", file.display()),
+            format!("--storage.tsdb.path={}", folder.join(format!("{name}-data")).display()),
+            format!("--web.listen-address=127.0.0.1:{port}"),
+        ];
         let program = Program {
-            name: "prometheus".to_owned(),
+            name: name.to_owned(),
             path: "prometheus".into(),
-            args: vec![
-                format!("--config.file={}", folder.join("prometheus.yml").display()),
-                format!("--storage.tsdb.path={}", folder.join("prometheus-data").display()),
-                format!("--web.listen-address=127.0.0.1:{port}"),
-            ],
+            args: own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect(),
             env: Vec::new(),
             user: None,
             place: Place::default(),
         };
         let process = Process::start(program, folder).context("start prometheus (package prometheus)")?;
+        Prometheus::until_ready(port, process, "-/ready").await
+    }
+
+    /// Starts a VictoriaMetrics on a port, if there is one on this machine.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn victoria_metrics(folder: &Path, port: u16) -> Result<Option<Prometheus>> {
+        const PROGRAM: &str = "victoria-metrics";
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&folders).any(|folder| folder.join(PROGRAM).exists()) {
+            return Ok(None);
+        }
+        let program = Program {
+            name: PROGRAM.to_owned(),
+            path: PROGRAM.into(),
+            args: vec![
+                format!("-storageDataPath={}", folder.join("victoria-metrics-data").display()),
+                format!("-httpListenAddr=127.0.0.1:{port}"),
+                // What was just written can be asked for.
+                "-search.latencyOffset=0s".to_owned(),
+            ],
+            env: Vec::new(),
+            user: None,
+            place: Place::default(),
+        };
+        let process = Process::start(program, folder).context("start victoria-metrics (package victoria-metrics)")?;
+        Prometheus::until_ready(port, process, "health").await.map(Some)
+    }
+
+    async fn until_ready(port: u16, process: Process, path: &str) -> Result<Prometheus> {
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
-        let prometheus = Prometheus { port, http, _process: process };
-        wait::until("Prometheus is ready", Duration::from_secs(30), || async {
-            prometheus.http.get(format!("http://127.0.0.1:{port}/-/ready")).send().await?.error_for_status()?;
+        let prometheus = Prometheus { port, http, process };
+        let ready = wait::until("it is ready", Duration::from_secs(30), || async {
+            prometheus.http.get(format!("http://127.0.0.1:{port}/{path}")).send().await?.error_for_status()?;
             Ok(())
-        })
-        .await?;
+        });
+        ready.await.with_context(|| prometheus.process.last_words())?;
         Ok(prometheus)
+    }
+
+    /// Ends it in an orderly way; what it has stays in its folder.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub async fn stop(mut self) -> Result<()> {
+        self.process.stop(Signal::SIGTERM, END_WITHIN).await.map(drop)
     }
 
     async fn api(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {

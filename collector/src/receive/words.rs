@@ -62,7 +62,7 @@ pub(super) fn is_word(fleet: &Fleet, metric: &Metric, attribute: Attribute, word
         | Attribute::Agent
         | Attribute::PeerAgent => true,
         // Words of the collector alone.
-        Attribute::Axis | Attribute::Vantage | Attribute::Transport => false,
+        Attribute::Axis | Attribute::Vantage | Attribute::Transport | Attribute::Target => false,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{
     APPLICATION_INTERVAL_MAX, APPLICATION_INTERVAL_MIN, Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector,
     DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, LEDGER_INTERVAL_MAX,
-    LEDGER_INTERVAL_MIN, Links, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
+    LEDGER_INTERVAL_MIN, Links, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn, forward,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
@@ -22,7 +22,7 @@ use toml::de::DeValue;
 const ANY: RangeInclusive<Duration> = Duration::ZERO..=DURATION_MAX;
 
 // The keys of each table.
-const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "mesh", "export", "replication", "judge"];
+const TOP: &[&str] = &["name", "insecure", "region", "cluster", "collector", "forward", "mesh", "export", "replication", "judge"];
 const REGION: &[&str] = &["name", "latitude", "longitude", "agent", "sql_probe", "http_probe"];
 const AGENT: &[&str] = &["name", "mesh"];
 const CLUSTER: &[&str] = &["name", "lag_objective", "beat_interval", "ledger_interval", "writers_max", "node"];
@@ -77,6 +77,7 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
     let regions = regions(&region_sections, strict);
     let clusters = clusters(&top.sections("cluster", CLUSTER), &known);
     let collectors = collectors(&top.sections("collector", COLLECTOR), strict);
+    let forwards = forward::forwards(&top.sections("forward", forward::FORWARD), strict);
     let mesh_section = top.section("mesh", MESH_KEYS);
     let mesh = mesh(&mesh_section, &known);
     let export = export(&top.section("export", EXPORT_KEYS));
@@ -89,6 +90,7 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
         regions: regions?,
         clusters: clusters?,
         collectors: collectors?,
+        forwards: forwards?,
         mesh: mesh?,
         export: export?,
         replication: replication?,
@@ -101,18 +103,18 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
 }
 
 /// Names that were seen, each with its line: two of one kind must not have the same.
-struct Unique {
+pub(super) struct Unique {
     what: &'static str,
     seen: BTreeMap<String, usize>,
 }
 
 impl Unique {
-    fn new(what: &'static str) -> Unique {
+    pub(super) fn new(what: &'static str) -> Unique {
         Unique { what, seen: BTreeMap::new() }
     }
 
     /// The table's `name`.
-    fn name<T: FromStr<Err: Display> + Display>(&mut self, section: &Section<'_>) -> Found<T> {
+    pub(super) fn name<T: FromStr<Err: Display> + Display>(&mut self, section: &Section<'_>) -> Found<T> {
         let name = section.require("name", parsed::<T>)?;
         self.check(section, "name", &name).map(|()| name)
     }
@@ -240,18 +242,18 @@ fn collectors(sections: &[Section<'_>], strict: bool) -> Found<Vec<Collector>> {
     let mut names = Unique::new("name of the collector");
     let mut read = |section: &Section<'_>| {
         let name = names.name(section);
-        let otlp = section.require("otlp", |value| {
-            let url = parsed::<Url>(value)?;
-            if strict && !url.is_tls() && !url.is_loopback() {
-                return Err(format!(
-                    "\"{url}\" would carry telemetry in plain text; use https://, or write insecure = true at the top"
-                ));
-            }
-            Ok(url)
-        });
+        let otlp = section.require("otlp", |value| encrypted(parsed::<Url>(value)?, strict));
         Ok(Collector { name: name?, otlp: otlp? })
     };
     all(sections.iter().map(&mut read))
+}
+
+/// An address to which telemetry may go.
+pub(super) fn encrypted(url: Url, strict: bool) -> Result<Url, String> {
+    if strict && !url.is_tls() && !url.is_loopback() {
+        return Err(format!("\"{url}\" would carry telemetry in plain text; use https://, or write insecure = true at the top"));
+    }
+    Ok(url)
 }
 
 fn mesh(section: &Section<'_>, regions: &[String]) -> Found<Mesh> {
@@ -358,7 +360,7 @@ fn shown(duration: Duration) -> impl Display {
 }
 
 /// Every value, or that one of them was bad; all are read, so that all errors are told.
-fn all<T>(found: impl Iterator<Item = Found<T>>) -> Found<Vec<T>> {
+pub(super) fn all<T>(found: impl Iterator<Item = Found<T>>) -> Found<Vec<T>> {
     let found: Vec<Found<T>> = found.collect();
     found.into_iter().collect()
 }

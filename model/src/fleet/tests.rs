@@ -110,6 +110,27 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("\"test\"", "\"test\"\ninsecure = 1", "fleet.toml:2: insecure: must be true or false, not an integer"),
     ("\"test\"", "\"test\"\nmesh = 1", "fleet.toml:2: mesh: must be a table [mesh], not an integer"),
     ("[[collector]]", "[collector]", "fleet.toml:22: collector: write it as [[collector]], with two brackets, once for each"),
+    // Forwards.
+    (
+        "[[collector]]",
+        "[[forward]]\nname = \"a\"\nkind = \"kafka\"\nurl = \"https://a\"\n[[collector]]",
+        "fleet.toml:24: forward.kind: \"kafka\" is nothing that collectors speak; write \"remote-write\", \"remote-write-2\" or \"otlp\"",
+    ),
+    (
+        "[[collector]]",
+        "[[forward]]\nname = \"a\"\nkind = \"remote-write\"\nurl = \"http://a.example/api/v1/write\"\n[[collector]]",
+        "fleet.toml:25: forward.url: \"http://a.example/api/v1/write\" would carry telemetry in plain text; use https://, or write insecure = true at the top",
+    ),
+    (
+        "[[collector]]",
+        "[[forward]]\nname = \"a\"\nkind = \"otlp\"\nurl = \"https://a\"\nhistograms = \"native\"\n[[collector]]",
+        "fleet.toml:26: forward.histograms: OTLP has exponential histograms only; leave this key out",
+    ),
+    (
+        "[[collector]]",
+        "[[forward]]\nname = \"a\"\nkind = \"remote-write-2\"\nurl = \"https://a\"\nhistograms = \"exponential\"\n[[collector]]",
+        "fleet.toml:26: forward.histograms: \"exponential\" is no form of histograms; write \"classic\" or \"native\"",
+    ),
     // Syntax.
     ("\"test\"", "\"test", "fleet.toml:1: syntax: invalid basic string, expected `\"`"),
     ("\"test\"", "\"test\"\nname = \"again\"", "fleet.toml:2: syntax: duplicate key"),

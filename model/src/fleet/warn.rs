@@ -93,7 +93,8 @@ fn apart(fleet: &Fleet, cluster: &Cluster, found: &mut Vec<String>) {
 
 fn security(fleet: &Fleet, found: &mut Vec<String>) {
     let outside = fleet.agents().any(|(_, agent)| !agent.mesh.is_loopback());
-    let plain = fleet.collectors.iter().any(|c| !c.otlp.is_tls() && !c.otlp.is_loopback());
+    let plain = fleet.collectors.iter().map(|c| &c.otlp).chain(fleet.forwards.iter().map(|f| &f.url));
+    let plain = plain.into_iter().any(|url| !url.is_tls() && !url.is_loopback());
     if fleet.insecure && outside {
         found.push("insecure = true: agents start without a mesh key, and then anybody can forge measurements".to_owned());
     }
@@ -104,7 +105,7 @@ fn security(fleet: &Fleet, found: &mut Vec<String>) {
         );
     }
     if fleet.insecure && plain {
-        found.push("insecure = true: telemetry goes to a collector in plain text".to_owned());
+        found.push("insecure = true: telemetry goes to a collector or on from there in plain text".to_owned());
     }
     if fleet.insecure && !outside && !plain {
         found.push("insecure = true is not needed here: everything is on loopback or uses TLS; take it out".to_owned());

@@ -6,32 +6,92 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{
-    self as wire, AggregationTemporality, ExponentialHistogramDataPoint, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric,
-    number_data_point,
+    self as wire, AggregationTemporality, DataPointFlags, ExponentialHistogramDataPoint, NumberDataPoint, ResourceMetrics,
+    ScopeMetrics, metric, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::resource;
 use crate::catalogue::{Kind, Metric};
 use crate::histogram::Exponential;
-use crate::series::{Attributes, Batch, Series, Value};
+use crate::series::{Attributes, Batch, Value};
+use crate::time::WallNanos;
 
 const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 
 /// A batch as one OTLP request. Metrics come in the order of their names, series in the order of the batch.
 pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
-    let mut by_metric: BTreeMap<&'static Metric, Vec<&Series>> = BTreeMap::new();
-    for series in &batch.series {
-        by_metric.entry(series.metric).or_default().push(series);
+    let said = batch.series.iter().map(|series| Said {
+        metric: series.metric,
+        attributes: &series.attributes,
+        value: Some(&series.value),
+    });
+    request(identity(batch), &batch.exporter.version, Times { start: batch.start, time: batch.time }, said)
+}
+
+/// What is said of one series.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// Which metric.
+    pub metric: &'static Metric,
+    /// Its attributes.
+    pub attributes: &'a Attributes,
+    /// Its value; `None` if the series has ended, which OTLP can say.
+    pub value: Option<&'a Value>,
+}
+
+/// A program that passes series on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// `service.name`.
+    pub service: String,
+    /// `service.instance.id`.
+    pub instance: String,
+    /// Its version.
+    pub version: String,
+    /// The fleet's name.
+    pub fleet: String,
+}
+
+/// Series of one moment as one OTLP request of a relay. Since when it counts is unknown, which in OTLP is a start of 0.
+pub fn encode_relayed<'a>(
+    relay: &Relay,
+    time: WallNanos,
+    said: impl IntoIterator<Item = Said<'a>>,
+) -> ExportMetricsServiceRequest {
+    let identity = vec![
+        text(resource::SERVICE_NAME, &relay.service),
+        text(resource::SERVICE_INSTANCE, &relay.instance),
+        text(resource::SERVICE_VERSION, &relay.version),
+        text(resource::FLEET, &relay.fleet),
+    ];
+    request(identity, &relay.version, Times { start: WallNanos(0), time }, said)
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    start: WallNanos,
+    time: WallNanos,
+}
+
+fn request<'a>(
+    identity: Vec<KeyValue>,
+    version: &str,
+    times: Times,
+    said: impl IntoIterator<Item = Said<'a>>,
+) -> ExportMetricsServiceRequest {
+    let mut by_metric: BTreeMap<&'static Metric, Vec<Said<'a>>> = BTreeMap::new();
+    for one in said {
+        by_metric.entry(one.metric).or_default().push(one);
     }
-    let metrics = by_metric.into_iter().map(|(metric, series)| encode_metric(batch, metric, &series)).collect();
+    let metrics = by_metric.into_iter().map(|(metric, said)| encode_metric(times, metric, &said)).collect();
     ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
-            resource: Some(Resource { attributes: identity(batch), ..Resource::default() }),
+            resource: Some(Resource { attributes: identity, ..Resource::default() }),
             scope_metrics: vec![ScopeMetrics {
                 scope: Some(InstrumentationScope {
                     name: super::SCOPE.to_owned(),
-                    version: batch.exporter.version.clone(),
+                    version: version.to_owned(),
                     ..InstrumentationScope::default()
                 }),
                 metrics,
@@ -56,16 +116,16 @@ fn identity(batch: &Batch) -> Vec<KeyValue> {
     ]
 }
 
-fn encode_metric(batch: &Batch, metric: &'static Metric, series: &[&Series]) -> wire::Metric {
+fn encode_metric(times: Times, metric: &'static Metric, said: &[Said<'_>]) -> wire::Metric {
     let data = match metric.kind {
-        Kind::Gauge | Kind::Whole => metric::Data::Gauge(wire::Gauge { data_points: numbers(batch, series) }),
+        Kind::Gauge | Kind::Whole => metric::Data::Gauge(wire::Gauge { data_points: numbers(times, said) }),
         Kind::Counter => metric::Data::Sum(wire::Sum {
-            data_points: numbers(batch, series),
+            data_points: numbers(times, said),
             aggregation_temporality: CUMULATIVE,
             is_monotonic: true,
         }),
         Kind::Histogram => metric::Data::ExponentialHistogram(wire::ExponentialHistogram {
-            data_points: series.iter().filter_map(|series| distribution(batch, series)).collect(),
+            data_points: said.iter().filter_map(|one| distribution(times, *one)).collect(),
             aggregation_temporality: CUMULATIVE,
         }),
     };
@@ -78,46 +138,58 @@ fn encode_metric(batch: &Batch, metric: &'static Metric, series: &[&Series]) -> 
     }
 }
 
-fn numbers(batch: &Batch, series: &[&Series]) -> Vec<NumberDataPoint> {
-    let point = |series: &&Series| {
-        let value = match (series.metric.kind, &series.value) {
-            (Kind::Gauge, Value::Gauge(value)) => number_data_point::Value::AsDouble(*value),
-            (Kind::Counter, Value::Counter(value)) => number_data_point::Value::AsInt(signed(*value)),
-            (Kind::Whole, Value::Whole(value)) => number_data_point::Value::AsInt(*value),
-            _ => return mismatch(series),
+fn numbers(times: Times, said: &[Said<'_>]) -> Vec<NumberDataPoint> {
+    let point = |one: &Said<'_>| {
+        let value = match (one.metric.kind, one.value) {
+            (_, None) => None,
+            (Kind::Gauge, Some(Value::Gauge(value))) => Some(number_data_point::Value::AsDouble(*value)),
+            (Kind::Counter, Some(Value::Counter(value))) => Some(number_data_point::Value::AsInt(signed(*value))),
+            (Kind::Whole, Some(Value::Whole(value))) => Some(number_data_point::Value::AsInt(*value)),
+            _ => return mismatch(*one),
         };
         Some(NumberDataPoint {
-            attributes: attributes(&series.attributes),
-            start_time_unix_nano: batch.start.0,
-            time_unix_nano: batch.time.0,
-            value: Some(value),
+            attributes: attributes(one.attributes),
+            start_time_unix_nano: times.start.0,
+            time_unix_nano: times.time.0,
+            flags: flags(*one),
+            value,
             ..NumberDataPoint::default()
         })
     };
-    series.iter().filter_map(point).collect()
+    said.iter().filter_map(point).collect()
 }
 
-fn distribution(batch: &Batch, series: &Series) -> Option<ExponentialHistogramDataPoint> {
-    let Value::Histogram(histogram) = &series.value else { return mismatch(series) };
+fn distribution(times: Times, said: Said<'_>) -> Option<ExponentialHistogramDataPoint> {
+    let point = ExponentialHistogramDataPoint {
+        attributes: attributes(said.attributes),
+        start_time_unix_nano: times.start.0,
+        time_unix_nano: times.time.0,
+        scale: Exponential::SCALE,
+        flags: flags(said),
+        ..ExponentialHistogramDataPoint::default()
+    };
+    let Some(value) = said.value else { return Some(point) };
+    let Value::Histogram(histogram) = value else { return mismatch(said) };
     let (offset, counts) = histogram.dense();
     Some(ExponentialHistogramDataPoint {
-        attributes: attributes(&series.attributes),
-        start_time_unix_nano: batch.start.0,
-        time_unix_nano: batch.time.0,
         count: histogram.count(),
         sum: Some(histogram.sum_s()),
-        scale: Exponential::SCALE,
         zero_count: histogram.zero_count(),
         positive: Some(Buckets { offset, bucket_counts: counts.to_vec() }),
         min: histogram.min_s(),
         max: histogram.max_s(),
-        ..ExponentialHistogramDataPoint::default()
+        ..point
     })
 }
 
+fn flags(said: Said<'_>) -> u32 {
+    let flags = if said.value.is_some() { DataPointFlags::DoNotUse } else { DataPointFlags::NoRecordedValueMask };
+    i32::from(flags).unsigned_abs()
+}
+
 /// A series whose value is not of its metric's kind cannot be said; building one is a mistake in the program.
-fn mismatch<T>(series: &Series) -> Option<T> {
-    debug_assert!(false, "{} is a {:?}, not {:?}", series.metric, series.metric.kind, series.value);
+fn mismatch<T>(said: Said<'_>) -> Option<T> {
+    debug_assert!(false, "{} is a {:?}, not {:?}", said.metric, said.metric.kind, said.value);
     None
 }
 

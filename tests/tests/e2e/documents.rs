@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::state::{
-    Axis, Basis, Bound, ClaimSource, CommitLevel, Direction, IcmpSocket, LinkState, NodeRole, NodeState, Outcome, PathCause,
-    Phase, ProbeKind, RegionState, ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
+    Axis, Basis, Bound, ClaimSource, CommitLevel, Direction, ForwardState, IcmpSocket, LinkState, NodeRole, NodeState, Outcome,
+    PathCause, Phase, ProbeKind, RegionState, ReplicationState, RouteCause, SlotState, Stage, StampSource, Vote, WriteOutcome,
 };
 use lagmesh_tests::files;
 use lagmesh_tests::prometheus::repository;
@@ -39,7 +39,7 @@ fn states_are_those_of_the_model() -> Result<()> {
         ($($kind:ty),+) => { [$(<$kind>::ALL.iter().map(|word| (word.as_str(), word.explain())).collect::<Vec<_>>()),+] };
     }
     let page = document("docs/states.md")?;
-    let states = words![ReplicationState, NodeState, LinkState, SlotState, RegionState];
+    let states = words![ReplicationState, NodeState, LinkState, SlotState, RegionState, ForwardState];
     let others = words![
         Vote,
         Outcome,

@@ -6,6 +6,7 @@ mod collector_outage;
 mod database_trouble;
 mod demo_program;
 mod documents;
+mod forward;
 mod page;
 mod prometheus;
 mod replication_faults;

@@ -44,6 +44,19 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     for collector in &fleet.collectors {
         write!(file, "[[collector]]\nname = \"{}\"\notlp = \"{}\"\n", collector.name, collector.otlp).unwrap();
     }
+    for forward in &fleet.forwards {
+        write!(
+            file,
+            "[[forward]]\nname = \"{}\"\nkind = \"{}\"\nurl = \"{}\"\n",
+            forward.name,
+            forward.kind.as_str(),
+            forward.url
+        )
+        .unwrap();
+        if let Some(form) = forward.kind.histograms() {
+            writeln!(file, "histograms = \"{}\"", form.as_str()).unwrap();
+        }
+    }
     let m = &fleet.mesh;
     let (interval, deadline, give_up) = (text(m.interval), text(m.deadline), text(m.give_up));
     file += &plan(m);
@@ -136,6 +149,7 @@ prop_compose! {
         places in prop::collection::vec((prop::option::of((-90.0..=90.0_f64, -180.0..=180.0_f64)), 1..4_u16), 1..5),
         clusters in prop::collection::vec((1_u64..1_000_000, 50_u64..5_000, 1..u64::MAX >> 1, prop::collection::vec((any::<prop::sample::Index>(), "[a-z ]{0,8}"), 1..4)), 0..3),
         collectors in 0..3_u16,
+        forwards in prop::collection::vec(0..5_u8, 0..3),
         seconds in prop::array::uniform9(1_u64..100_000),
         spool_bytes_max in 1..u64::MAX >> 1,
         hubs in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
@@ -169,6 +183,17 @@ prop_compose! {
             links: Links::default(),
             name: "any".to_owned(), insecure, regions, clusters,
             mesh: Mesh { plan: any_plan(&names, &hubs, &pairs), ..mesh },
+            forwards: forwards.iter().enumerate().map(|(f, kind)| Forward {
+                name: format!("target-{f}").parse().unwrap(),
+                kind: match kind {
+                    0 => ForwardKind::RemoteWrite(HistogramForm::Classic),
+                    1 => ForwardKind::RemoteWrite(HistogramForm::Native),
+                    2 => ForwardKind::RemoteWrite2(HistogramForm::Classic),
+                    3 => ForwardKind::RemoteWrite2(HistogramForm::Native),
+                    _ => ForwardKind::Otlp,
+                },
+                url: format!("https://target.example:{}/api/v1/write", f + 1).parse().unwrap(),
+            }).collect(),
             collectors: (0..collectors).map(|c| Collector {
                 name: format!("collector-{c}").parse().unwrap(),
                 otlp: format!("https://c{c}.example:4318/base").parse().unwrap(),
