@@ -6,7 +6,7 @@ mod body;
 pub mod grpc;
 pub mod http;
 mod vet;
-mod wire;
+pub(crate) mod wire;
 mod words;
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::access::Caller;
 use crate::store::{Delivery, Job, Kept};
 use crate::tally::Tally;
 
@@ -50,6 +51,13 @@ pub enum Answer {
         /// The word in metrics.
         reason: &'static str,
         /// Why, and what to do.
+        why: String,
+    },
+    /// It is not for this client to send.
+    Forbidden {
+        /// The word in metrics.
+        reason: &'static str,
+        /// Which names differ.
         why: String,
     },
     /// It may be taken later.
@@ -97,7 +105,7 @@ impl Intake {
     }
 
     /// Takes a request: decodes it, delivers it, and waits until it is on disk. Also returns the word for the request's outcome.
-    async fn take(&self, request: ExportMetricsServiceRequest) -> (Answer, &'static str) {
+    async fn take(&self, request: ExportMetricsServiceRequest, caller: &Caller) -> (Answer, &'static str) {
         let arrived = self.clock.now();
         let decoded = match otlp::decode(request, &Limits::default()) {
             Ok(decoded) => decoded,
@@ -107,6 +115,9 @@ impl Intake {
             Ok(vetted) => vetted,
             Err(refusal) => return refused(refusal.as_str(), refusal.to_string()),
         };
+        if let Err((reason, why)) = vetted.batches.iter().try_for_each(|batch| caller.may_send(&batch.exporter)) {
+            return (Answer::Forbidden { reason, why }, reason);
+        }
         for (reason, count) in &vetted.rejected {
             self.tally.points(reason, *count);
         }
@@ -166,27 +177,29 @@ mod tests {
     async fn what_is_temporary_looks_temporary() {
         let (full, _queue) = intake(1);
         full.jobs.try_send(Job::Remember(Vec::new())).unwrap();
-        assert!(matches!(full.take(request()).await, (Answer::Later { .. }, "overload")));
+        assert!(matches!(full.take(request(), &Caller::everybody()).await, (Answer::Later { .. }, "overload")));
 
         let (failing, mut queue) = intake(1);
+        let caller = Caller::everybody();
         let disk = async {
             if let Some(Job::Keep(_, done)) = queue.recv().await {
                 done.send(Err(NotKept)).unwrap();
             }
         };
-        let ((answer, word), ()) = tokio::join!(failing.take(request()), disk);
+        let ((answer, word), ()) = tokio::join!(failing.take(request(), &caller), disk);
         assert!(matches!(answer, Answer::Later { .. }) && word == "store");
 
         let (gone, queue) = intake(1);
         drop(queue);
-        assert!(matches!(gone.take(request()).await, (Answer::Later { .. }, _)));
+        assert!(matches!(gone.take(request(), &Caller::everybody()).await, (Answer::Later { .. }, _)));
     }
 
     /// Nothing is answered before the store has said that it is on disk.
     #[tokio::test]
     async fn acknowledged_only_once_kept() {
         let (intake, mut queue) = intake(1);
-        let taking = intake.take(request());
+        let caller = Caller::everybody();
+        let taking = intake.take(request(), &caller);
         tokio::pin!(taking);
         let job = tokio::select! {
             _ = &mut taking => None,

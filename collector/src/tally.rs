@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::series::{Attributes, Series};
 
+/// The files that are read again when they change.
+pub const FOLLOWED: [&str; 2] = ["certificates", "tokens"];
+
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -34,6 +37,8 @@ struct Counts {
     requests: BTreeMap<(Transport, &'static str), u64>,
     points: BTreeMap<&'static str, u64>,
     stores_set_aside: u64,
+    refusals: BTreeMap<&'static str, u64>,
+    reload_failures: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -54,6 +59,16 @@ impl Tally {
         self.lock().stores_set_aside += 1;
     }
 
+    /// Somebody was refused at the door.
+    pub fn refusal(&self, reason: &'static str) {
+        *self.lock().refusals.entry(reason).or_insert(0) += 1;
+    }
+
+    /// Files that were replaced are no good; the old ones stay in force.
+    pub fn reload_failure(&self, what: &'static str) {
+        *self.lock().reload_failures.entry(what).or_insert(0) += 1;
+    }
+
     /// As series.
     pub fn series(&self) -> Vec<Series> {
         let counts = self.lock();
@@ -65,7 +80,14 @@ impl Tally {
         });
         let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
         let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
-        requests.chain(points).chain([stores]).collect()
+        let reason = |word: &str| Attributes::new().with(Attribute::Reason, word);
+        let refusals = counts.refusals.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_REFUSALS, reason(word), *count));
+        // From the start on, so that the first failure shows as an increase.
+        let reloads = FOLLOWED.iter().map(|what| {
+            let count = counts.reload_failures.get(what).copied().unwrap_or(0);
+            counter(&catalogue::COLLECTOR_RELOAD_FAILURES, reason(what), count)
+        });
+        requests.chain(points).chain([stores]).chain(refusals).chain(reloads).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

@@ -17,6 +17,7 @@ pub mod readiness;
 pub mod supervise;
 pub mod ending;
 pub mod signal;
+pub mod follow;
 pub mod notify;
 
 pub use alarm::Alarm;
@@ -24,6 +25,7 @@ pub use args::LogArgs;
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use ending::RunError;
+pub use follow::{Followed, Occasion, Occasions};
 pub use logging::LogFormat;
 pub use progress::{Progress, Watchdog};
 pub use readiness::{Latch, Readiness};

@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::{Answer, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, SLOW, wire};
+use crate::access::Caller;
 use crate::tally::Transport;
 
 /// The service on its path.
@@ -50,11 +51,13 @@ impl MetricsService for Export {
         &self,
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, Status> {
-        let (answer, word) = self.intake.take(request.into_inner()).await;
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
+        let (answer, word) = self.intake.take(request.into_inner(), &caller).await;
         self.intake.tally.request(Transport::Grpc, word);
         match answer {
             Answer::Accepted { rejected_points, message } => Ok(tonic::Response::new(response(rejected_points, message))),
             Answer::Refused { why, .. } => Err(Status::invalid_argument(why)),
+            Answer::Forbidden { why, .. } => Err(Status::permission_denied(why)),
             Answer::Later { why, .. } => Err(later(&why)),
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::body::{self, BadBody, Encoding};
 use super::{Answer, BODY_BYTES_MAX, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc, wire};
+use crate::access::Caller;
 use crate::tally::Transport;
 
 const PROTOBUF: &str = "application/x-protobuf";
@@ -28,10 +29,11 @@ pub fn router(intake: &Intake) -> Router {
 }
 
 async fn export(State(intake): State<Intake>, request: Request) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
     let (status, answer, word) = match read(&intake, request).await {
         // The turn lasts until the request is answered: what was decoded takes memory until then.
         Ok((request, _turn)) => {
-            let (answer, word) = intake.take(request).await;
+            let (answer, word) = intake.take(request, &caller).await;
             (StatusCode::BAD_REQUEST, answer, word)
         }
         Err((status, answer)) => {
@@ -46,7 +48,7 @@ async fn export(State(intake): State<Intake>, request: Request) -> Response {
 fn word(answer: &Answer) -> &'static str {
     match answer {
         Answer::Accepted { .. } => "accepted",
-        Answer::Refused { reason, .. } | Answer::Later { reason, .. } => reason,
+        Answer::Refused { reason, .. } | Answer::Forbidden { reason, .. } | Answer::Later { reason, .. } => reason,
     }
 }
 
@@ -133,6 +135,9 @@ fn respond(refusal: StatusCode, answer: Answer) -> Response {
             protobuf(StatusCode::OK, grpc::response(rejected_points, message).encode_to_vec())
         }
         Answer::Refused { why, .. } => protobuf(refusal, wire::Status::new(tonic::Code::InvalidArgument, &why).encode_to_vec()),
+        Answer::Forbidden { why, .. } => {
+            protobuf(StatusCode::FORBIDDEN, wire::Status::new(tonic::Code::PermissionDenied, &why).encode_to_vec())
+        }
         Answer::Later { why, .. } => {
             let status = wire::Status::new(tonic::Code::Unavailable, &why).retry_after(RETRY_AFTER);
             let mut response = protobuf(StatusCode::SERVICE_UNAVAILABLE, status.encode_to_vec());
