@@ -9,6 +9,7 @@ mod prune;
 mod status;
 pub mod table;
 pub mod terminal;
+mod token;
 
 use std::io::{self, Write};
 
@@ -39,6 +40,7 @@ enum Command {
     Check(check::Args),
     Bootstrap(bootstrap::Args),
     Prune(prune::Args),
+    Token(token::Args),
     ListMetrics(metrics::Args),
 }
 
@@ -55,6 +57,7 @@ pub fn run(args: &Args) -> u8 {
             Command::Check(args) => check::run(args, &mut out),
             Command::Bootstrap(args) => bootstrap::run(args, &mut out).await,
             Command::Prune(args) => prune::run(args, &mut out).await,
+            Command::Token(args) => token::run(args, &mut out),
             Command::ListMetrics(args) => metrics::run(args, &mut out),
         }
     });
