@@ -63,11 +63,11 @@ pub struct Args {
     #[arg(long, env = "LAGMESH_OTLP_CERT_FILE", value_name = "FILE", requires = "otlp_key_file")]
     pub otlp_cert_file: Option<PathBuf>,
 
-    /// The private key (PEM) of that certificate
+    /// The private key (PEM) of that certificate, not readable by others
     #[arg(long, env = "LAGMESH_OTLP_KEY_FILE", value_name = "FILE", requires = "otlp_cert_file")]
     pub otlp_key_file: Option<PathBuf>,
 
-    /// A file with the token for a collector of the fleet file; once for each collector that wants one
+    /// A file with the token for a collector of the fleet file, not readable by others; once for each collector that wants one
     #[arg(long, env = "LAGMESH_OTLP_TOKEN_FILE", value_name = "NAME=FILE", value_delimiter = ',')]
     pub otlp_token_file: Vec<TokenFile>,
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,6 +11,8 @@ use lagmesh_daemon::Followed;
 use lagmesh_model::ids::{BadName, CollectorName};
 use reqwest::Identity;
 use reqwest::header::HeaderValue;
+
+use crate::mesh::keys::is_open_to_others;
 
 use super::post::{Authorities, BadAuthorities};
 
@@ -79,6 +82,16 @@ pub enum BadCredentials {
         /// Why.
         error: io::Error,
     },
+    /// It is a secret, and others may read it.
+    #[error("{what} {}: others may read it (mode {mode:03o}); run chmod 600 on it", path.display())]
+    Open {
+        /// What it is.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The authorities are no good.
     #[error("certificate authorities {}: {error}", path.display())]
     Authorities {
@@ -138,19 +151,19 @@ impl CredentialFiles {
 }
 
 fn read_authorities(path: &Path) -> Result<Authorities, BadCredentials> {
-    let pem = read("certificate authorities", path)?;
+    let pem = read("certificate authorities", path, false)?;
     Authorities::from_pem(pem.as_bytes()).map_err(|error| BadCredentials::Authorities { path: path.to_owned(), error })
 }
 
 fn read_identity(cert: &Path, key: &Path) -> Result<Identity, BadCredentials> {
-    let pem = [read("key of the client certificate", key)?, read("client certificate", cert)?].join("\n");
+    let pem = [read("key of the client certificate", key, true)?, read("client certificate", cert, false)?].join("\n");
     let bad = |error| BadCredentials::Identity { cert: cert.to_owned(), key: key.to_owned(), error };
     Identity::from_pem(pem.as_bytes()).map_err(bad)
 }
 
 fn read_token(path: &Path) -> Result<HeaderValue, BadCredentials> {
     let bad = || BadCredentials::Token { path: path.to_owned() };
-    let text = read("token", path)?;
+    let text = read("token", path, true)?;
     let token = text.trim_ascii();
     if token.is_empty() || token.len() > TOKEN_BYTES_MAX || !token.bytes().all(|octet| octet.is_ascii_graphic()) {
         return Err(bad());
@@ -161,10 +174,14 @@ fn read_token(path: &Path) -> Result<HeaderValue, BadCredentials> {
     Ok(value)
 }
 
-fn read(what: &'static str, path: &Path) -> Result<String, BadCredentials> {
+fn read(what: &'static str, path: &Path, is_secret: bool) -> Result<String, BadCredentials> {
     let unreadable = |error| BadCredentials::Unreadable { what, path: path.to_owned(), error };
     let mut text = String::new();
     let file = fs::File::open(path).map_err(unreadable)?;
+    let facts = file.metadata().map_err(unreadable)?;
+    if is_secret && is_open_to_others(facts.mode(), facts.uid()) {
+        return Err(BadCredentials::Open { what, path: path.to_owned(), mode: facts.mode() & 0o777 });
+    }
     file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {FILE_BYTES_MAX} bytes"))));
@@ -174,6 +191,8 @@ fn read(what: &'static str, path: &Path) -> Result<String, BadCredentials> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn name(text: &str) -> CollectorName {
@@ -185,6 +204,9 @@ mod tests {
     fn tokens() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
+        let allow = |mode: u32| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(&path, "").unwrap();
+        allow(0o600);
         let files = CredentialFiles::new(None, None, &[TokenFile { collector: name("main"), path: path.clone() }]);
         for (text, is_good) in
             [("lagmesh_12\n", true), ("x", true), ("", false), ("\n", false), ("a b", false), ("a\nb", false), ("é", false)]
@@ -198,6 +220,8 @@ mod tests {
         assert!(matches!(files.read(), Err(BadCredentials::Token { .. })));
         fs::write(&path, "lagmesh_12\n").unwrap();
         assert_eq!(files.read().unwrap().tokens[&name("main")], "Bearer lagmesh_12");
+        allow(0o644);
+        assert!(matches!(files.read(), Err(BadCredentials::Open { mode: 0o644, .. })), "others could read it");
     }
 
     /// The command line names a collector and a file; a path may hold what it likes.

@@ -94,6 +94,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
     use rcgen::{CertificateParams, KeyPair};
@@ -106,6 +107,7 @@ mod tests {
         let cert = CertificateParams::new(Vec::new()).unwrap().self_signed(&own).unwrap();
         fs::write(folder.join("cert.pem"), cert.pem()).unwrap();
         fs::write(folder.join("key.pem"), if matching { &own } else { &other }.serialize_pem()).unwrap();
+        fs::set_permissions(folder.join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// A certificate with its key is taken over once both are there; a half, or a key that is not its own, is refused once, and the old

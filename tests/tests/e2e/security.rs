@@ -40,7 +40,7 @@ impl Authority {
         params.subject_alt_names = vec![names];
         (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(until, 1, 1));
         let key = KeyPair::generate()?;
-        fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+        files::secret(folder, &format!("{name}.key"), &key.serialize_pem())?;
         fs::write(folder.join(format!("{name}.crt")), params.signed_by(&key, &self.issuer)?.pem())?;
         Ok(())
     }
@@ -298,8 +298,7 @@ async fn tokens_by_role() -> Result<()> {
 }
 
 fn written(yard: &Yard, name: &str, text: &str) -> Result<String> {
-    fs::write(yard.path(name), text)?;
-    Ok(yard.path(name).display().to_string())
+    Ok(files::secret(yard.folder.path(), name, text)?.display().to_string())
 }
 
 /// Tokens and certificates are replaced while the collector runs, on SIGHUP and without; a broken file keeps the old one in force and is
