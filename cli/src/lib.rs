@@ -31,6 +31,7 @@ Examples:
   lagmesh bootstrap --print-sql | psql -d orders    prepare a database
   lagmesh status                                    what does the collector on this machine say?
   lagmesh status --local --watch                    what does the agent on this machine see?
+  lagmesh token --name grafana --role read          let somebody in
 
 Exit codes: 0 done, 1 refused or not reached, 64 wrong command line, 78 wrong fleet file.";
 
