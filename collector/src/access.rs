@@ -208,13 +208,16 @@ impl Caller {
     /// # Errors
     /// The word in metrics, and which names differ.
     pub fn may_send(&self, exporter: &Exporter) -> Result<(), (&'static str, String)> {
-        self.scope.covers(exporter).inspect_err(|(reason, why)| {
-            if let Some(access) = &self.access {
-                let event = Event { who: self.name.as_deref(), role: Some(Role::Ingest), from: self.from, what: "a batch" };
-                // Its share of lines is the log's concern; the answer is the same.
-                access.tell(&event, reason, why).ok();
-            }
-        })
+        self.scope.covers(exporter).inspect_err(|(reason, why)| self.refused("a batch", Role::Ingest, reason, why))
+    }
+
+    /// Somebody whom the door let in is refused behind it: that is counted and written down.
+    fn refused(&self, what: &str, role: Role, reason: &'static str, why: &str) {
+        if let Some(access) = &self.access {
+            let event = Event { who: self.name.as_deref(), role: Some(role), from: self.from, what };
+            // Its share of lines is the log's concern; the answer is the same.
+            access.tell(&event, reason, why).ok();
+        }
     }
 
     /// So many bytes of a body have come from them.

@@ -47,7 +47,9 @@ async fn enter(State(door): State<Door>, mut request: Request, next: Next) -> Re
     };
     if role == Role::Operate && is_from_elsewhere(&request) {
         // A browser sends a person's password along with what another site makes it send.
-        return (StatusCode::FORBIDDEN, "changes are not taken from pages of other sites\n").into_response();
+        let why = "changes are not taken from pages of other sites";
+        caller.refused(&format!("{method} {}", audit::excerpt(&path)), role, "cross-site", why);
+        return (StatusCode::FORBIDDEN, format!("{why}\n")).into_response();
     }
     request.extensions_mut().insert(caller.clone());
     if caller.name.is_some() {

@@ -111,6 +111,7 @@ async fn other_sites_change_nothing() {
         asked.headers_mut().insert("sec-fetch-site", site.parse().unwrap());
         assert_eq!(bed.ask("192.0.2.1", asked).await.status(), expected, "{site}");
     }
+    assert_eq!(bed.refusals("cross-site"), Some(2.0));
 }
 
 /// Who takes more than their share is told when to come back, in the words of both transports, and others are not held up.
