@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh bench-lag soak fuzz release
+.PHONY: help demo test check fmt scenario scenarios testbed-selftest bench-mesh bench-lag bench-pipeline soak fuzz release
 
 DEMO_SECONDS ?=
 FILE ?=
@@ -68,6 +68,12 @@ bench-lag: ## Figures of replication lag against the truth, beside the usual que
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-lag $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
+
+bench-pipeline: ## Figures of collectors beside VictoriaMetrics (about six minutes); BENCH_SECONDS=60 for a rough look, BENCH_ONLY=ingest,rivals for parts
+	@tests/setup.sh testbed
+	@tests/peers.sh || echo 'bench-pipeline: goes on without VictoriaMetrics'
+	@$(MAKE) --no-print-directory release
+	@exec target/release/lagmesh-testbed bench-pipeline $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 
 soak: ## Ten million probes without a loss, and whether memory grows (about 25 minutes); SOAK_SECONDS=60 for a short one
 	@tests/setup.sh testbed

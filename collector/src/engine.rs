@@ -1,5 +1,6 @@
 //! The one task that owns view and judge: takes in what is on disk, judges twice a second, and publishes what follows.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use lagmesh_model::state::RegionState;
 use lagmesh_model::status::FleetStatus;
 use lagmesh_model::time::Reading;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use crate::judge::{Judge, Memory};
 use crate::merge::View;
@@ -20,6 +21,9 @@ use crate::tally::Tally;
 
 /// How often is judged and published.
 const STEP: Duration = Duration::from_millis(500);
+/// Where a step takes long, as with a thousand regions, the next one comes so many times later: what arrives is never kept waiting for
+/// most of the time.
+const PAUSE_STEPS: u32 = 4;
 /// How often the judge's memory is stored although no state changed: what a crash may cost of a span.
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
@@ -93,15 +97,16 @@ impl Engine {
     /// # Errors
     /// Never.
     pub async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
-        let mut tick = interval(STEP);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pause = pin!(sleep(Duration::ZERO));
         let mut first = Some(wires.first);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                _ = tick.tick() => {
+                () = &mut pause => {
+                    let began = Instant::now();
                     let published = self.publish();
+                    pause.as_mut().reset(Instant::now() + STEP.max(began.elapsed() * PAUSE_STEPS));
                     log_changes(&wires.published.borrow().status, &published.status);
                     if let Some(memories) = self.due_memories(&published) {
                         // A full queue means that the disk is busy with what matters more; the next step tries again.

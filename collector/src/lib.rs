@@ -9,6 +9,7 @@ pub mod config;
 pub mod tally;
 pub mod merge;
 pub mod judge;
+pub mod packed;
 pub mod store;
 pub mod receive;
 pub mod snapshot;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lagmesh_daemon::limits::open_files;
 use lagmesh_daemon::{Clock, Hangups, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use tokio::sync::{mpsc, watch};
 
@@ -38,6 +40,8 @@ use crate::tally::{Tally, Transport};
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 /// Committed batches that may wait for the engine; beyond, commits wait, then clients.
 const COMMITTED_QUEUE: usize = 256;
+/// Files beside connections: the store, the logs, the runtime.
+const OTHER_FILES: u64 = 256;
 /// Scrapes that may wait at once.
 const ASKS_QUEUE: usize = 8;
 /// The engine does a step twice a second; the watchdog is not fed when it has not for this long.
@@ -101,6 +105,11 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     let (clock, tally) = (Clock::new(), Tally::default());
     let (readiness, watchdog) = (Readiness::new(), Watchdog::new());
 
+    let wanted = 2 * listen::CONNECTIONS_MAX as u64 + OTHER_FILES;
+    let allowed = open_files(wanted);
+    if allowed < wanted {
+        tracing::warn!(allowed, wanted, "open files are limited: beyond, agents are turned away; raise LimitNOFILE or ulimit -n");
+    }
     // What can be refused is asked for before anything runs.
     let hangups = Hangups::install()?;
     let grpc = Listener::bind(config.grpc_listen, "--grpc-listen")?;

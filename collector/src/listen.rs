@@ -28,9 +28,8 @@ use tower::Service;
 use crate::access::credentials::Certificate;
 use crate::access::{Access, Connection};
 
-/// Connections at once on one address: every agent of a large fleet, a few scrapers, and people. Two addresses and the store fit into
-/// the 1024 files that a process may usually open.
-const CONNECTIONS_MAX: usize = 400;
+/// Connections at once on one address: every agent of a large fleet, a few scrapers, and people.
+pub const CONNECTIONS_MAX: usize = 2048;
 /// How long a client may take from connecting to its first whole request.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// How long a connection may stay open without a request; agents send every few seconds, and connect again for nothing.

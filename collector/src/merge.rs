@@ -13,7 +13,7 @@ mod sequences;
 mod tests;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lagmesh_model::ids::{AgentName, BootId, RegionName};
@@ -84,11 +84,12 @@ impl Age {
 pub struct View {
     interval: Duration,
     agents: BTreeMap<AgentName, Agent>,
+    /// Whose home each region is.
+    homes: BTreeMap<RegionName, BTreeSet<AgentName>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Agent {
-    region: RegionName,
     boots: BTreeMap<BootId, Boot>,
     /// The final counts of boots that are no longer kept one by one.
     retired: BTreeMap<Key, Value>,
@@ -97,7 +98,7 @@ struct Agent {
 impl View {
     /// Nothing seen yet; agents export every `interval`.
     pub fn new(interval: Duration) -> View {
-        View { interval, agents: BTreeMap::new() }
+        View { interval, agents: BTreeMap::new(), homes: BTreeMap::new() }
     }
 
     /// How long evidence stays fresh.
@@ -133,12 +134,11 @@ impl View {
     /// The agents of a region that have ever delivered anything, each by its current boot: fresh ones first, the newest first.
     pub fn witnesses(&self, region: &RegionName, now: Reading) -> Vec<Witness<'_>> {
         let fresh_for = self.fresh_for();
-        let mut all: Vec<Witness<'_>> = self
-            .agents
-            .iter()
-            .filter(|(_, agent)| agent.region == *region)
-            .filter_map(|(name, agent)| Some(Witness::new(name, agent.current(now, fresh_for)?, now, fresh_for)))
-            .collect();
+        let witness = |name: &'_ AgentName| {
+            let (name, agent) = self.agents.get_key_value(name)?;
+            Some(Witness::new(name, agent.current(now, fresh_for)?, now, fresh_for))
+        };
+        let mut all: Vec<Witness<'_>> = self.homes.get(region).into_iter().flatten().filter_map(witness).collect();
         all.sort_by(|a, b| b.age.fresh.cmp(&a.age.fresh).then_with(|| witness::newer(b, a)));
         all
     }
@@ -196,10 +196,9 @@ impl View {
     }
 
     fn agent(&mut self, exporter: &Exporter) -> &mut Agent {
-        self.agents.entry(exporter.agent.clone()).or_insert_with(|| Agent {
-            region: exporter.region.clone(),
-            boots: BTreeMap::new(),
-            retired: BTreeMap::new(),
+        self.agents.entry(exporter.agent.clone()).or_insert_with(|| {
+            self.homes.entry(exporter.region.clone()).or_default().insert(exporter.agent.clone());
+            Agent { boots: BTreeMap::new(), retired: BTreeMap::new() }
         })
     }
 }

@@ -2,30 +2,32 @@
 //!
 //! [`grpc`] and [`http`] speak the two transports; what they have in common is decided here.
 
-mod body;
 pub mod grpc;
 pub mod http;
 mod vet;
 pub(crate) mod wire;
 mod words;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::Clock;
 use lagmesh_model::fleet::Fleet;
-use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
+use lagmesh_model::otlp::ExportMetricsServiceRequest;
+use lagmesh_model::series::Batch;
+use lagmesh_model::time::Reading;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use self::vet::{Gate, Vetted};
 use crate::access::Caller;
+use crate::packed::Packed;
 use crate::store::{Delivery, Job, Kept};
 use crate::tally::Tally;
 
 /// The largest body as it travels [bytes]. Agents send at most 1 MiB.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The largest body after decompression [bytes].
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Requests that are worked on at once: bounds the memory that bodies take.
 const REQUESTS_MAX: usize = 32;
 /// How long a request waits for its turn before the client is asked to come back.
@@ -86,7 +88,7 @@ impl Answer {
 /// The common part of both transports.
 #[derive(Debug, Clone)]
 pub struct Intake {
-    fleet: Arc<Fleet>,
+    gate: Arc<Gate>,
     jobs: mpsc::Sender<Job>,
     clock: Clock,
     tally: Tally,
@@ -96,7 +98,7 @@ pub struct Intake {
 impl Intake {
     /// An intake that delivers to a store.
     pub fn new(fleet: Arc<Fleet>, jobs: mpsc::Sender<Job>, clock: Clock, tally: Tally) -> Intake {
-        Intake { fleet, jobs, clock, tally, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        Intake { gate: Arc::new(Gate::new(fleet)), jobs, clock, tally, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) }
     }
 
     /// The leave to read a body, or `None` under overload.
@@ -104,40 +106,53 @@ impl Intake {
         timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Takes a request: decodes it, delivers it, and waits until it is on disk. Also returns the word for the request's outcome.
-    async fn take(&self, request: ExportMetricsServiceRequest, caller: &Caller) -> (Answer, &'static str) {
+    /// Works out what a request of this caller holds; `kept` makes the form in which its only batch may be kept. This takes milliseconds: it is not for a
+    /// thread that connections wait for.
+    fn understand(
+        &self,
+        request: ExportMetricsServiceRequest,
+        caller: &Caller,
+        kept: impl FnOnce() -> Option<Packed>,
+    ) -> Result<Understood, Outcome> {
         let arrived = self.clock.now();
-        let decoded = match otlp::decode(request, &Limits::default()) {
-            Ok(decoded) => decoded,
-            Err(refusal) => return refused(refusal.as_str(), refusal.to_string()),
-        };
-        let vetted = match vet::vet(&self.fleet, decoded) {
+        let Vetted { batches, rejected } = match self.gate.vet(request) {
             Ok(vetted) => vetted,
-            Err(refusal) => return refused(refusal.as_str(), refusal.to_string()),
+            Err(refusal) => {
+                let (reason, why) = (refusal.as_str(), refusal.to_string());
+                return Err((Answer::Refused { reason, why }, reason));
+            }
         };
-        if let Err((reason, why)) = vetted.batches.iter().try_for_each(|batch| caller.may_send(&batch.exporter)) {
-            return (Answer::Forbidden { reason, why }, reason);
+        if let Err((reason, why)) = batches.iter().try_for_each(|batch| caller.may_send(&batch.exporter)) {
+            return Err((Answer::Forbidden { reason, why }, reason));
         }
-        for (reason, count) in &vetted.rejected {
+        let whole = batches.len() == 1 && rejected.is_empty();
+        let mut kept = if whole { kept() } else { None };
+        let packed = |batch: Batch| {
+            let packed = kept.take().unwrap_or_else(|| Packed::of(&batch));
+            (batch, packed)
+        };
+        Ok(Understood { batches: batches.into_iter().map(packed).collect(), rejected, arrived })
+    }
+
+    /// Delivers what a request holds, and waits until it is on disk.
+    async fn take(&self, understood: Understood) -> Outcome {
+        let Understood { batches, rejected, arrived } = understood;
+        for (reason, count) in &rejected {
             self.tally.points(reason, *count);
         }
-        let points = vetted.batches.iter().map(|batch| batch.series.len() as u64).sum();
-        let outcome = if vetted.batches.is_empty() {
-            Ok(Kept::New)
-        } else {
-            self.deliver(Delivery { batches: vetted.batches, arrived }).await
-        };
+        let points = batches.iter().map(|(batch, _)| batch.series.len() as u64).sum();
+        let outcome = if batches.is_empty() { Ok(Kept::New) } else { self.deliver(Delivery { batches, arrived }).await };
         let word = match outcome {
             Ok(Kept::New) => "accepted",
             Ok(Kept::Duplicate) => "duplicate",
             Err(later) => return later,
         };
         self.tally.points(word, points);
-        let message = vetted.rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
-        (Answer::Accepted { rejected_points: vetted.rejected.values().sum(), message }, word)
+        let message = rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+        (Answer::Accepted { rejected_points: rejected.values().sum(), message }, word)
     }
 
-    async fn deliver(&self, delivery: Delivery) -> Result<Kept, (Answer, &'static str)> {
+    async fn deliver(&self, delivery: Delivery) -> Result<Kept, Outcome> {
         let (done, stored) = oneshot::channel();
         if self.jobs.try_send(Job::Keep(delivery, done)).is_err() {
             return Err((Answer::overload(), "overload"));
@@ -151,12 +166,23 @@ impl Intake {
     }
 }
 
-fn refused(reason: &'static str, why: String) -> (Answer, &'static str) {
-    (Answer::Refused { reason, why }, reason)
+/// An answer, and the word for it in metrics.
+type Outcome = (Answer, &'static str);
+
+/// What a request holds.
+#[derive(Debug)]
+struct Understood {
+    /// Each with the form in which it is kept.
+    batches: Vec<(Batch, Packed)>,
+    /// How many points will never be taken, by reason.
+    rejected: BTreeMap<&'static str, u64>,
+    /// When it arrived.
+    arrived: Reading,
 }
 
 #[cfg(test)]
 mod tests {
+    use lagmesh_model::otlp;
     use lagmesh_model::state::LinkState;
 
     use super::*;
@@ -168,8 +194,10 @@ mod tests {
         (Intake::new(Arc::new(fleet(&["a", "b"], &["a"])), jobs, Clock::new(), Tally::default()), queue)
     }
 
-    fn request() -> ExportMetricsServiceRequest {
-        otlp::encode(&Says::new("a", 1).link("b", LinkState::Ok).batch())
+    fn request(intake: &Intake) -> Understood {
+        intake
+            .understand(otlp::encode(&Says::new("a", 1).link("b", LinkState::Ok).batch()), &Caller::everybody(), || None)
+            .unwrap()
     }
 
     /// A full queue, a disk that fails and a store that is gone are temporary: the client keeps its batch and comes back.
@@ -177,29 +205,27 @@ mod tests {
     async fn what_is_temporary_looks_temporary() {
         let (full, _queue) = intake(1);
         full.jobs.try_send(Job::Remember(Vec::new())).unwrap();
-        assert!(matches!(full.take(request(), &Caller::everybody()).await, (Answer::Later { .. }, "overload")));
+        assert!(matches!(full.take(request(&full)).await, (Answer::Later { .. }, "overload")));
 
         let (failing, mut queue) = intake(1);
-        let caller = Caller::everybody();
         let disk = async {
             if let Some(Job::Keep(_, done)) = queue.recv().await {
                 done.send(Err(NotKept)).unwrap();
             }
         };
-        let ((answer, word), ()) = tokio::join!(failing.take(request(), &caller), disk);
+        let ((answer, word), ()) = tokio::join!(failing.take(request(&failing)), disk);
         assert!(matches!(answer, Answer::Later { .. }) && word == "store");
 
         let (gone, queue) = intake(1);
         drop(queue);
-        assert!(matches!(gone.take(request(), &Caller::everybody()).await, (Answer::Later { .. }, _)));
+        assert!(matches!(gone.take(request(&gone)).await, (Answer::Later { .. }, _)));
     }
 
     /// Nothing is answered before the store has said that it is on disk.
     #[tokio::test]
     async fn acknowledged_only_once_kept() {
         let (intake, mut queue) = intake(1);
-        let caller = Caller::everybody();
-        let taking = intake.take(request(), &caller);
+        let taking = intake.take(request(&intake));
         tokio::pin!(taking);
         let job = tokio::select! {
             _ = &mut taking => None,

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::judge::Memory;
 use crate::merge::News;
+use crate::packed::Packed;
 use ledger::Ledger;
 pub use table::StoreError;
 use table::Table;
@@ -32,8 +33,8 @@ const GROUP_MAX: usize = 64;
 /// Batches to keep, of one request.
 #[derive(Debug)]
 pub struct Delivery {
-    /// The batches.
-    pub batches: Vec<Batch>,
+    /// The batches, each with the form in which it is kept.
+    pub batches: Vec<(Batch, Packed)>,
     /// When they arrived.
     pub arrived: Reading,
 }
@@ -137,7 +138,7 @@ impl Store {
                 Job::Remember(newest) => memories = Some(newest),
             }
         }
-        match self.write(&deliveries, memories.as_deref()) {
+        match self.write(deliveries, memories.as_deref()) {
             Ok((outcomes, told)) => {
                 for (done, kept) in waiting.into_iter().zip(outcomes) {
                     // A client that hung up will send again and be told that it is a duplicate.
@@ -158,24 +159,28 @@ impl Store {
     }
 
     /// One transaction. The ledger in memory follows only once it is committed.
-    fn write(&mut self, deliveries: &[Delivery], memories: Option<&[Memory]>) -> Result<(Vec<Kept>, Vec<Committed>), StoreError> {
+    fn write(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        memories: Option<&[Memory]>,
+    ) -> Result<(Vec<Kept>, Vec<Committed>), StoreError> {
         let mut ledger = self.ledger.clone();
         let (mut outcomes, mut told) = (Vec::with_capacity(deliveries.len()), Vec::new());
         let transaction = self.table.begin()?;
         for delivery in deliveries {
             let mut kept = Kept::Duplicate;
-            for batch in &delivery.batches {
-                let (agent, boot) = (&batch.exporter.agent, batch.exporter.boot);
-                let entry = match ledger.news(agent, boot, batch.sequence) {
+            for (batch, packed) in delivery.batches {
+                let (agent, boot) = (batch.exporter.agent.clone(), batch.exporter.boot);
+                let entry = match ledger.news(&agent, boot, batch.sequence) {
                     None | Some(News::Duplicate) => continue,
-                    Some(news) => ledger.take(agent, boot, batch.sequence, news),
+                    Some(news) => ledger.take(&agent, boot, batch.sequence, news),
                 };
                 kept = Kept::New;
-                let body = (entry.news == News::Newest).then_some((batch, delivery.arrived));
-                transaction.put(agent, boot, &entry.sequences, entry.ordinal, body)?;
-                told.push(Committed::Batch(batch.clone(), delivery.arrived));
-                for dead in ledger.retire_beyond(agent, BOOTS_MAX) {
-                    transaction.retire(agent, dead)?;
+                let body = (entry.news == News::Newest).then_some((&packed, delivery.arrived));
+                transaction.put(&agent, boot, &entry.sequences, entry.ordinal, body)?;
+                told.push(Committed::Batch(batch, delivery.arrived));
+                for dead in ledger.retire_beyond(&agent, BOOTS_MAX) {
+                    transaction.retire(&agent, dead)?;
                     told.push(Committed::Retired(agent.clone(), dead));
                 }
             }

@@ -9,6 +9,7 @@
 pub mod exit;
 pub mod logging;
 pub mod args;
+pub mod limits;
 pub mod clock;
 pub mod alarm;
 pub mod backoff;

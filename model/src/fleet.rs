@@ -13,7 +13,7 @@ mod warn;
 use std::time::Duration;
 
 pub use address::{Address, BadAddress, BadUrl, Url};
-pub use plan::{Pair, Plan};
+pub use plan::{Links, Pair, Plan};
 pub use read::{EXPORT_KEYS, JUDGE_KEYS, MESH_KEYS, REPLICATION_KEYS};
 
 use crate::document::FileErrors;
@@ -69,6 +69,8 @@ pub struct Fleet {
     pub replication: Replication,
     /// When a region is called bad, and good again.
     pub judge: Judge,
+    /// Who probes whom, as regions and plan say.
+    pub links: Links,
 }
 
 /// A place with its agents.
@@ -330,12 +332,17 @@ impl Fleet {
 
     /// The regions that `name` probes and that probe it, by the plan of the mesh.
     pub fn peers_of(&self, name: &RegionName) -> impl Iterator<Item = &Region> {
-        self.regions.iter().filter(move |region| self.mesh.plan.connects(&region.name, name))
+        let plan = &self.mesh.plan;
+        let (all, few) = match plan {
+            Plan::Full => (self.regions.as_slice(), &[][..]),
+            Plan::Hub(_) | Plan::Pairs(_) => (&[][..], self.links.of(name, &self.regions, plan)),
+        };
+        all.iter().filter(move |region| region.name != *name).chain(few.iter().filter_map(|place| self.regions.get(*place)))
     }
 
     /// Whether `region` probes `peer` by this file: both are in it and its plan connects them.
     pub fn has_link(&self, region: &RegionName, peer: &RegionName) -> bool {
-        self.region(region).is_some() && self.peers_of(region).any(|found| found.name == *peer)
+        self.mesh.plan.connects(region, peer) && self.region(region).is_some() && self.region(peer).is_some()
     }
 
     /// Every node, with its cluster.

@@ -10,7 +10,7 @@ mod refuse;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Decoded, Limits, decode};
+pub use decode::{Budget, Decoded, Limits, Misfit, Names, Opened, SERIES_MAX, Sealed, decode, open};
 pub use encode::encode;
 pub use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 pub use refuse::{Refusal, Rejection};

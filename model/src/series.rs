@@ -1,15 +1,16 @@
 //! The one in-memory form of telemetry: what the agent summarises, the wire carries, the collector merges and pages show.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::sync::{Arc, LazyLock};
 
 use crate::catalogue::{Attribute, Metric};
 use crate::histogram::Exponential;
 use crate::ids::{AgentName, BootId, RegionName};
 use crate::time::WallNanos;
 
-/// Attribute values of one series, in the order of [`Attribute`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub struct Attributes(BTreeMap<Attribute, String>);
+/// Attribute values of one series, in the order of [`Attribute`]. Cheap to clone: clones share their memory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Attributes(Arc<Vec<(Attribute, Box<str>)>>);
 
 impl Attributes {
     /// No attributes.
@@ -17,25 +18,61 @@ impl Attributes {
         Attributes::default()
     }
 
+    /// No attributes, for as long as anybody likes.
+    pub fn none() -> &'static Attributes {
+        static NONE: LazyLock<Attributes> = LazyLock::new(Attributes::new);
+        &NONE
+    }
+
     /// With one attribute more (or replaced).
     pub fn with(mut self, attribute: Attribute, value: impl std::fmt::Display) -> Attributes {
-        self.0.insert(attribute, value.to_string());
+        let value = value.to_string().into_boxed_str();
+        let all = Arc::make_mut(&mut self.0);
+        match all.binary_search_by_key(&attribute, |(attribute, _)| *attribute) {
+            Ok(place) => all[place].1 = value,
+            Err(place) => {
+                all.reserve_exact(1);
+                all.insert(place, (attribute, value));
+            }
+        }
         self
+    }
+
+    /// Whether the two share their memory: then they are equal, and to find that out costs nothing.
+    pub fn is_shared_with(&self, other: &Attributes) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The value of an attribute.
     pub fn get(&self, attribute: Attribute) -> Option<&str> {
-        self.0.get(&attribute).map(String::as_str)
+        self.iter().find(|(found, _)| *found == attribute).map(|(_, value)| value)
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Attribute, &str)> {
-        self.0.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+        self.0.iter().map(|(attribute, value)| (*attribute, &**value))
+    }
+
+    /// Whether these begin, in the order of [`Attribute`], with all of `others`.
+    pub fn begin_with(&self, others: &Attributes) -> bool {
+        self.0.starts_with(&others.0)
     }
 
     /// Whether these are exactly the attributes that the catalogue lists for the metric.
     pub fn fit(&self, metric: &Metric) -> bool {
-        self.0.len() == metric.attributes.len() && metric.attributes.iter().all(|attribute| self.0.contains_key(attribute))
+        self.0.len() == metric.attributes.len() && metric.attributes.iter().all(|attribute| self.get(*attribute).is_some())
+    }
+}
+
+impl PartialOrd for Attributes {
+    fn partial_cmp(&self, other: &Attributes) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Attributes {
+    fn cmp(&self, other: &Attributes) -> Ordering {
+        if self.is_shared_with(other) { Ordering::Equal } else { self.0.cmp(&other.0) }
     }
 }
 
@@ -46,8 +83,8 @@ pub enum Value {
     Gauge(f64),
     /// A count since the start.
     Counter(u64),
-    /// A distribution since the start, in nanoseconds inside, in seconds outside.
-    Histogram(Box<Exponential>),
+    /// A distribution since the start, in nanoseconds inside, in seconds outside. Clones share its memory.
+    Histogram(Arc<Exponential>),
     /// A current value in whole units.
     Whole(i64),
 }
@@ -81,7 +118,7 @@ impl Series {
 
     /// A histogram.
     pub fn histogram(metric: &'static Metric, attributes: Attributes, value: Exponential) -> Series {
-        Series { metric, attributes, value: Value::Histogram(Box::new(value)) }
+        Series { metric, attributes, value: Value::Histogram(Arc::new(value)) }
     }
 }
 

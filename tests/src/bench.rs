@@ -15,6 +15,7 @@ mod cost;
 pub mod lag;
 mod loss;
 mod notice;
+pub mod pipeline;
 mod rivals;
 mod soak;
 

@@ -9,6 +9,7 @@
 pub mod clockbound;
 mod control;
 mod library;
+pub(crate) use library::compile;
 pub mod machine;
 pub mod scale;
 

@@ -19,6 +19,7 @@ pub mod selftest;
 pub mod wait;
 pub mod wan;
 pub mod world;
+pub mod feed;
 
 pub mod observer;
 pub mod run;

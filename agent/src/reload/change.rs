@@ -66,7 +66,7 @@ fn peers<'f>(fleet: &'f Fleet, own: &RegionName) -> impl Iterator<Item = (PeerAg
 /// This is the one place that says which those are: everything beside the plan of the mesh, the other regions, and nodes elsewhere.
 pub fn needs_restart(old: &Fleet, new: &Fleet, own: &RegionName) -> Vec<String> {
     // Whoever adds a part of the file must say here what becomes of it. Of `judge` nothing in an agent depends.
-    let Fleet { name, insecure, regions: _, clusters: _, collectors, mesh, export, replication, judge: _ } = old;
+    let Fleet { name, insecure, regions: _, clusters: _, collectors, mesh, export, replication, judge: _, links: _ } = old;
     let mut parts = Vec::new();
     let mut compare = |is_same: bool, part: String| {
         if !is_same {

@@ -15,9 +15,9 @@ const BACKOFF_JITTER: f64 = 0.5;
 const BACKOFF_CAP_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_CAP_MAX: Duration = Duration::from_secs(10);
 
-/// What was missed is sent this many times as fast as it was made: ten minutes in 38 s, a day in 90 minutes, and a hundred
-/// agents at once are no stampede.
-const BACKFILL_SPEED: u32 = 16;
+/// What was missed is sent this many times as fast as it was made: ten minutes in 13 s, six hours in eight minutes. A collector takes
+/// that of forty agents at once beside what is new, and one that does not asks them to come back later.
+const BACKFILL_SPEED: u32 = 48;
 /// The shortest pause between two old batches, however short the export interval is.
 const BACKFILL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// An old batch at which a collector that takes others has failed this often is refused for good.

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 
 use lagmesh_model::catalogue::Metric;
 use lagmesh_model::series::{Attributes, Series, Value};
@@ -39,7 +40,9 @@ impl PartialOrd for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Key) -> Ordering {
-        self.metric.name.cmp(other.metric.name).then_with(|| self.attributes.cmp(&other.attributes))
+        let same = std::ptr::eq(self.metric, other.metric);
+        let metrics = if same { Ordering::Equal } else { self.metric.name.cmp(other.metric.name) };
+        metrics.then_with(|| self.attributes.cmp(&other.attributes))
     }
 }
 
@@ -55,7 +58,7 @@ pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value, ke
         (Entry::Occupied(mut held), value) => match (held.get_mut(), value) {
             // Wraps as every cumulative counter of 64 bits does; readers take that for a reset.
             (Value::Counter(sum), Value::Counter(more)) => *sum = sum.wrapping_add(*more),
-            (Value::Histogram(sum), Value::Histogram(more)) => sum.merge(more),
+            (Value::Histogram(sum), Value::Histogram(more)) => Arc::make_mut(sum).merge(more),
             _ => {}
         },
     }

@@ -3,7 +3,7 @@
 //! Points are told apart by the sequence of their batch. An agent makes one batch per export interval, so sequences measure the
 //! agent's time; delays on the way, a backlog, or a restart of the collector do not bend it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
 
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::series::Value;
@@ -43,32 +43,36 @@ impl Seen {
     }
 }
 
-/// The newest points of one cumulative series.
+/// The newest points of one cumulative series, in the order of their batches.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Points {
-    points: BTreeMap<u64, Value>,
-}
+pub(super) struct Points(VecDeque<(u64, Value)>);
 
 impl Points {
     pub(super) fn insert(&mut self, sequence: u64, value: Value) {
-        self.points.entry(sequence).or_insert(value);
+        if self.0.back().is_none_or(|(last, _)| *last < sequence) {
+            self.0.push_back((sequence, value));
+        } else if let Err(place) = self.0.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
+            self.0.insert(place, (sequence, value));
+        }
     }
 
-    /// Forgets what lies before the window; says whether anything is left.
-    pub(super) fn keep_since(&mut self, seen: &Seen) -> bool {
-        self.points = self.points.split_off(&seen.begin);
-        !self.points.is_empty()
+    /// Forgets what lies before the window.
+    pub(super) fn keep_since(&mut self, seen: &Seen) {
+        while self.0.front().is_some_and(|(sequence, _)| *sequence < seen.begin) {
+            self.0.pop_front();
+        }
     }
 
     pub(super) fn growth(&self, seen: &Seen) -> Option<Growth> {
-        let (newest, value) = self.points.last_key_value()?;
+        let (newest, value) = self.0.back()?;
         let oldest = seen.oldest().filter(|oldest| oldest < newest)?;
         self.since(value, oldest)
     }
 
     /// The growth since the batch `earlier`. A batch that arrived without the series stands for a count that had not begun.
     fn since(&self, value: &Value, earlier: u64) -> Option<Growth> {
-        match (value, self.points.get(&earlier)) {
+        let place = self.0.binary_search_by_key(&earlier, |(sequence, _)| *sequence);
+        match (value, place.ok().map(|place| &self.0[place].1)) {
             (Value::Counter(now), None) => Some(Growth::Count(*now)),
             (Value::Counter(now), Some(Value::Counter(then))) => now.checked_sub(*then).map(Growth::Count),
             (Value::Histogram(now), None) => Some(Growth::Distribution((**now).clone())),

@@ -61,18 +61,21 @@ impl<'a> Witness<'a> {
         attribute: Attribute,
         all: &[S],
     ) -> Option<S> {
-        all.iter()
-            .copied()
-            .find(|word| self.gauge(metric, &attributes.clone().with(attribute, word)).is_some_and(|one| one > 0.5))
+        let is_last = attributes.iter().all(|(other, _)| other < attribute);
+        if !is_last {
+            let says = |word: &S| self.gauge(metric, &attributes.clone().with(attribute, word)).is_some_and(|one| one > 0.5);
+            return all.iter().copied().find(says);
+        }
+        // The words stand beside each other.
+        let mut words = self.boot.gauges_of(metric, attributes).filter(|(_, one)| *one > 0.5);
+        let word = words.find_map(|(found, _)| found.get(attribute))?;
+        all.iter().copied().find(|one| one.to_string() == word)
     }
 
     /// The attribute sets of a metric's current series that carry `attribute = value`.
     pub fn having(&self, metric: &'static Metric, attribute: Attribute, value: &str) -> impl Iterator<Item = &'a Attributes> {
-        let boot = self.boot;
-        boot.gauges()
-            .map(|(key, _)| key)
-            .filter(move |key| key.metric.name == metric.name && key.attributes.get(attribute) == Some(value))
-            .map(|key| &key.attributes)
+        let of_metric = self.boot.gauges_of(metric, Attributes::none());
+        of_metric.map(|(attributes, _)| attributes).filter(move |attributes| attributes.get(attribute) == Some(value))
     }
 
     /// How a counter has grown during the last minute.

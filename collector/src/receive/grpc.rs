@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use prost::Message as _;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
@@ -18,8 +19,9 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::{Answer, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, SLOW, wire};
+use super::{Answer, BODY_WITHIN, Intake, RETRY_AFTER, SLOW, wire};
 use crate::access::Caller;
+use crate::packed::MESSAGE_BYTES_MAX;
 use crate::tally::Transport;
 
 /// The service on its path.
@@ -52,7 +54,12 @@ impl MetricsService for Export {
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, Status> {
         let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
-        let (answer, word) = self.intake.take(request.into_inner(), &caller).await;
+        let intake = self.intake.clone();
+        let understood = spawn_blocking(move || intake.understand(request.into_inner(), &caller, || None)).await;
+        let (answer, word) = match understood.map_err(|e| Status::internal(format!("the request cannot be read: {e}")))? {
+            Ok(understood) => self.intake.take(understood).await,
+            Err(refused) => refused,
+        };
         self.intake.tally.request(Transport::Grpc, word);
         match answer {
             Answer::Accepted { rejected_points, message } => Ok(tonic::Response::new(response(rejected_points, message))),

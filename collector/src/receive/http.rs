@@ -14,9 +14,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::body::{self, BadBody, Encoding};
-use super::{Answer, BODY_BYTES_MAX, BODY_WITHIN, Intake, MESSAGE_BYTES_MAX, RETRY_AFTER, grpc, wire};
+use super::{Answer, BODY_BYTES_MAX, BODY_WITHIN, Intake, Outcome, RETRY_AFTER, Understood, grpc, wire};
 use crate::access::Caller;
+use crate::packed::{self, BadBody, Encoding, MESSAGE_BYTES_MAX, Packed};
 use crate::tally::Transport;
 
 const PROTOBUF: &str = "application/x-protobuf";
@@ -29,16 +29,13 @@ pub fn router(intake: &Intake) -> Router {
 }
 
 async fn export(State(intake): State<Intake>, request: Request) -> Response {
-    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
-    let (status, answer, word) = match read(&intake, request).await {
+    let (status, (answer, word)) = match read(&intake, request).await {
         // The turn lasts until the request is answered: what was decoded takes memory until then.
-        Ok((request, _turn)) => {
-            let (answer, word) = intake.take(request, &caller).await;
-            (StatusCode::BAD_REQUEST, answer, word)
-        }
+        Ok((Ok(understood), _turn)) => (StatusCode::OK, intake.take(understood).await),
+        Ok((Err(refused), _turn)) => (StatusCode::BAD_REQUEST, refused),
         Err((status, answer)) => {
             let word = word(&answer);
-            (status, answer, word)
+            (status, (answer, word))
         }
     };
     intake.tally.request(Transport::Http, word);
@@ -54,16 +51,17 @@ fn word(answer: &Answer) -> &'static str {
 
 type Refused = (StatusCode, Answer);
 
-/// The request in the body with its turn, or the status and the answer for a body that holds none.
-async fn read(intake: &Intake, request: Request) -> Result<(ExportMetricsServiceRequest, OwnedSemaphorePermit), Refused> {
+/// What the request holds with its turn, or the status and the answer for a body that holds no request.
+async fn read(intake: &Intake, request: Request) -> Result<(Result<Understood, Outcome>, OwnedSemaphorePermit), Refused> {
     let (parts, stream) = request.into_parts();
     let encoding = accepted(&parts.headers)?;
     let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
     let slow = |_| (StatusCode::SERVICE_UNAVAILABLE, Answer::slow());
     let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
-    // Decompression takes milliseconds that no connection should wait for.
-    match spawn_blocking(move || decode(encoding, &body)).await {
-        Ok(decoded) => Ok((decoded?, turn)),
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
+    let worker = intake.clone();
+    match spawn_blocking(move || understand(&worker, &caller, encoding, body)).await {
+        Ok(understood) => Ok((understood?, turn)),
         Err(e) => Err(malformed(format!("the body cannot be read: {e}"))),
     }
 }
@@ -95,12 +93,20 @@ fn too_large() -> Refused {
     (StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", why))
 }
 
-fn decode(encoding: Encoding, body: &[u8]) -> Result<ExportMetricsServiceRequest, Refused> {
-    let message = body::unpack(encoding, body, MESSAGE_BYTES_MAX).map_err(|bad| match bad {
+/// Decompresses and decodes a body. This takes milliseconds that no connection should wait for.
+fn understand(
+    intake: &Intake,
+    caller: &Caller,
+    encoding: Encoding,
+    body: Vec<u8>,
+) -> Result<Result<Understood, Outcome>, Refused> {
+    let message = packed::unpack(encoding, &body, MESSAGE_BYTES_MAX).map_err(|bad| match bad {
         BadBody::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", bad.to_string())),
         BadBody::Corrupt(_) => malformed(bad.to_string()),
     })?;
-    ExportMetricsServiceRequest::decode(message.as_slice()).map_err(|e| malformed(format!("the body is no OTLP request: {e}")))
+    let request = ExportMetricsServiceRequest::decode(message.as_slice());
+    let request = request.map_err(|e| malformed(format!("the body is no OTLP request: {e}")))?;
+    Ok(intake.understand(request, caller, || Some(Packed::keep(encoding, body, &message))))
 }
 
 fn malformed(why: String) -> Refused {

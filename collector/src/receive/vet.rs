@@ -1,14 +1,15 @@
-//! Whether what was decoded belongs here: agents of another fleet are refused by name, and points that are not theirs to give are
-//! rejected one by one. Pure.
+//! Whether what came belongs here: agents of another fleet are refused by name, and points that are not theirs to give are rejected one
+//! by one. Pure, but for what it remembers of names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use lagmesh_model::catalogue::{Attribute, Source};
+use lagmesh_model::catalogue::{Attribute, Metric, Source};
 use lagmesh_model::fleet::{Cluster, Fleet};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
-use lagmesh_model::otlp::Decoded;
-use lagmesh_model::series::{Batch, Exporter, Series};
+use lagmesh_model::otlp::{self, Budget, ExportMetricsServiceRequest, Limits, Misfit, Names, Opened, Refusal};
+use lagmesh_model::series::{Attributes, Batch, Exporter};
 
 use super::words::is_word;
 
@@ -33,31 +34,70 @@ impl Stranger {
     }
 }
 
+/// Why a whole request is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotVetted {
+    #[error(transparent)]
+    Unreadable(#[from] Refusal),
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+}
+
+impl NotVetted {
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            NotVetted::Unreadable(refusal) => refusal.as_str(),
+            NotVetted::Stranger(stranger) => stranger.as_str(),
+        }
+    }
+}
+
 /// What may go on to the store.
 #[derive(Debug, PartialEq)]
 pub(super) struct Vetted {
     pub(super) batches: Vec<Batch>,
+    /// How many points were rejected, by reason.
     pub(super) rejected: BTreeMap<&'static str, u64>,
 }
 
-pub(super) fn vet(fleet: &Fleet, decoded: Decoded) -> Result<Vetted, Stranger> {
-    let mut rejected: BTreeMap<&'static str, u64> =
-        decoded.rejected.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-    let mut batches = Vec::with_capacity(decoded.batches.len());
-    for mut batch in decoded.batches {
-        known(fleet, &batch.exporter)?;
-        batch.series.retain(|series| match misfit(fleet, &batch.exporter, series) {
-            None => true,
-            Some(reason) => {
-                *rejected.entry(reason).or_insert(0) += 1;
-                false
-            }
-        });
-        if !batch.series.is_empty() {
-            batches.push(batch);
-        }
+/// Lets in what belongs here. It remembers what each agent of the fleet file has named, so that nothing is judged twice.
+#[derive(Debug)]
+pub(super) struct Gate {
+    fleet: Arc<Fleet>,
+    names: Mutex<HashMap<AgentName, Arc<Mutex<Names>>>>,
+}
+
+impl Gate {
+    pub(super) fn new(fleet: Arc<Fleet>) -> Gate {
+        Gate { fleet, names: Mutex::default() }
     }
-    Ok(Vetted { batches, rejected })
+
+    pub(super) fn vet(&self, request: ExportMetricsServiceRequest) -> Result<Vetted, NotVetted> {
+        let limits = Limits::default();
+        let sealed = otlp::open(request, &limits)?;
+        for batch in &sealed {
+            known(&self.fleet, &batch.exporter)?;
+        }
+        let mut budget = Budget::new(&limits);
+        let misfit = |exporter: &Exporter, metric: &'static Metric, attributes: &Attributes| {
+            misfit(&self.fleet, exporter, metric, attributes)
+        };
+        let mut vetted = Vetted { batches: Vec::with_capacity(sealed.len()), rejected: BTreeMap::new() };
+        for batch in sealed {
+            let names = self.names_of(&batch.exporter.agent);
+            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+            let Opened { batch, rejected, misfits } = batch.read(&mut budget, &mut names, &misfit);
+            vetted.batches.extend(batch);
+            let words = rejected.into_iter().map(|(reason, count)| (reason.as_str(), count)).chain(misfits);
+            words.for_each(|(reason, count)| *vetted.rejected.entry(reason).or_insert(0) += count);
+        }
+        Ok(vetted)
+    }
+
+    fn names_of(&self, agent: &AgentName) -> Arc<Mutex<Names>> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(names.entry(agent.clone()).or_default())
+    }
 }
 
 fn known(fleet: &Fleet, exporter: &Exporter) -> Result<(), Stranger> {
@@ -74,9 +114,9 @@ fn known(fleet: &Fleet, exporter: &Exporter) -> Result<(), Stranger> {
     }
 }
 
-/// Why a point is not for this agent to give, if it is not.
-fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'static str> {
-    let is = |attribute, test: &dyn Fn(&str) -> bool| series.attributes.get(attribute).is_none_or(test);
+/// Why a series is not for this agent to tell, if it is not.
+fn misfit(fleet: &Fleet, exporter: &Exporter, metric: &Metric, attributes: &Attributes) -> Option<Misfit> {
+    let is = |attribute, test: &dyn Fn(&str) -> bool| attributes.get(attribute).is_none_or(test);
     let home = &exporter.region;
     let cluster = |name: &ClusterName| fleet.clusters.iter().any(|cluster| cluster.name == *name);
     let peer_agent =
@@ -86,7 +126,7 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
     let node = |name: &NodeName| fleet.node(name).is_some_and(|(cluster, node)| of_cluster(cluster) && node.region == *home);
     let origin = |name: &NodeName| fleet.node(name).is_some_and(|(cluster, _)| of_cluster(cluster));
     let reasons = [
-        (series.metric.source == Source::Agent, "not-from-agents"),
+        (metric.source == Source::Agent, "not-from-agents"),
         (is(Attribute::Region, &|name| name == home.as_str()), "foreign-region"),
         (is(Attribute::Agent, &|name| name == exporter.agent.as_str()), "foreign-agent"),
         (
@@ -97,7 +137,7 @@ fn misfit(fleet: &Fleet, exporter: &Exporter, series: &Series) -> Option<&'stati
         (is(Attribute::Cluster, &|name| named(name, cluster)), "unknown-cluster"),
         (is(Attribute::Node, &|name| named(name, node)), "unknown-node"),
         (is(Attribute::Origin, &|name| named(name, origin)), "unknown-origin"),
-        (series.attributes.iter().all(|(attribute, word)| is_word(fleet, series.metric, attribute, word)), "unknown-word"),
+        (attributes.iter().all(|(attribute, word)| is_word(fleet, metric, attribute, word)), "unknown-word"),
     ];
     reasons.into_iter().find(|(fits, _)| !fits).map(|(_, reason)| reason)
 }
@@ -109,16 +149,16 @@ fn named<N: FromStr>(text: &str, known: impl FnOnce(&N) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use lagmesh_model::catalogue;
-    use lagmesh_model::series::Attributes;
+    use lagmesh_model::series::Series;
     use lagmesh_model::state::LinkState;
 
     use super::*;
     use crate::fixture::{Says, fleet};
 
-    fn vetted(change: impl FnOnce(&mut Batch)) -> Result<Vetted, Stranger> {
+    fn vetted(change: impl FnOnce(&mut Batch)) -> Result<Vetted, NotVetted> {
         let mut batch = Says::new("a", 1).link("b", LinkState::Ok).batch();
         change(&mut batch);
-        vet(&fleet(&["a", "b"], &["a", "b"]), Decoded { batches: vec![batch], rejected: BTreeMap::new() })
+        Gate::new(Arc::new(fleet(&["a", "b"], &["a", "b"]))).vet(otlp::encode(&batch))
     }
 
     /// Strangers are refused by the name that is wrong.
@@ -167,12 +207,26 @@ mod tests {
             (Series::counter(&catalogue::HEARTBEAT_WRITES, with(&[(Outcome, "lost")]), 1), "unknown-word"),
             (Series::counter(&catalogue::MESH_DROPPED, with(&[(Reason, &"x".repeat(49))]), 1), "unknown-word"),
         ];
+        let (fleet, exporter) = (fleet(&["a", "b"], &["a", "b"]), Says::new("a", 1).batch().exporter);
+        let misfit = |series: &Series| misfit(&fleet, &exporter, series.metric, &series.attributes);
         for (series, reason) in table {
-            let vetted = vetted(|batch| batch.series.push(series)).unwrap();
-            assert_eq!(vetted.rejected, BTreeMap::from([(reason, 1)]));
-            assert_eq!(vetted.batches[0].series.len(), LinkState::ALL.len());
+            assert_eq!(misfit(&series), Some(reason), "{series:?}");
         }
         let known = gauge(&catalogue::REPLICATION_STALENESS, &[(Cluster, "app"), (Node, "a-db"), (Origin, "b-db")]);
-        assert!(vetted(|batch| batch.series.push(known)).unwrap().rejected.is_empty());
+        assert_eq!(misfit(&known), None);
+    }
+
+    /// What is not the agent's to tell is counted by reason in every batch, and the rest is taken.
+    #[test]
+    fn the_rest_is_taken() {
+        let gate = Gate::new(Arc::new(fleet(&["a", "b"], &["a", "b"])));
+        for sequence in 1..3 {
+            let mut batch = Says::new("a", sequence).link("b", LinkState::Ok).batch();
+            let foreign = Attributes::new().with(Attribute::Region, "b").with(Attribute::Peer, "a");
+            batch.series.push(Series::gauge(&catalogue::LINK_FLOOR, foreign, 1.0));
+            let vetted = gate.vet(otlp::encode(&batch)).unwrap();
+            assert_eq!(vetted.rejected, BTreeMap::from([("foreign-region", 1)]));
+            assert_eq!(vetted.batches[0].series.len(), LinkState::ALL.len());
+        }
     }
 }

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_model::ids::{AgentName, BootId};
-use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
-use prost::Message as _;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 
 use super::{Ledger, RETIRED_MAX, Restored};
 use crate::judge::Memory;
 use crate::merge::{self, Sequences};
+use crate::packed::Packed;
 
 /// The layout of the tables.
 const LAYOUT: i64 = 1;
@@ -21,8 +20,6 @@ const LAYOUT: i64 = 1;
 const FILE: &str = "collector.db";
 /// How long to wait for a lock; only somebody who looks with another program can hold one.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// Batches are packed once and unpacked at a start: speed counts.
-const ZSTD_LEVEL: i32 = 1;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS boot (
@@ -118,7 +115,7 @@ impl Table {
             let read: (Option<AgentName>, Option<Sequences>, Option<Batch>) = (
                 agent.parse().ok(),
                 serde_json::from_str(&sequences).ok(),
-                unpack(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?),
+                Packed::batch(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?),
             );
             let (Some(name), Some(sequences), Some(batch)) = read else {
                 tracing::warn!(agent, boot = %BootId(boot.cast_unsigned()), "stored batch cannot be read, left out");
@@ -138,7 +135,7 @@ impl Table {
         let mut sums = self.connection.prepare("SELECT agent, body FROM retired")?;
         let mut rows = sums.query([])?;
         while let Some(row) = rows.next()? {
-            if let Some(batch) = unpack(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
+            if let Some(batch) = Packed::batch(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
                 restored.retired.push(batch);
             } else {
                 tracing::warn!(agent = row.get::<_, String>(0)?, "stored sum of retired boots cannot be read, left out");
@@ -171,18 +168,19 @@ impl Transaction<'_> {
         boot: BootId,
         sequences: &Sequences,
         ordinal: u64,
-        newest: Option<(&Batch, Reading)>,
+        newest: Option<(&Packed, Reading)>,
     ) -> Result<(), StoreError> {
         let sequences = serde_json::to_string(sequences)?;
         let (agent, boot, ordinal) = (agent.as_str(), boot.0.cast_signed(), ordinal.cast_signed());
-        let Some((batch, arrived)) = newest else {
+        let Some((packed, arrived)) = newest else {
             let sql = "UPDATE boot SET sequences = ?3, ordinal = ?4 WHERE agent = ?1 AND boot = ?2";
             self.0.prepare(sql)?.execute(params![agent, boot, sequences, ordinal])?;
             return Ok(());
         };
         let (epoch, raw, wall) = (arrived.epoch.0.cast_signed(), arrived.raw.0.cast_signed(), arrived.wall.0.cast_signed());
         let sql = "INSERT OR REPLACE INTO boot (agent, boot, sequences, ordinal, body, epoch, raw, wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        self.0.prepare(sql)?.execute(params![agent, boot, sequences, ordinal, pack(batch), epoch, raw, wall])?;
+        let body = packed.as_bytes();
+        self.0.prepare(sql)?.execute(params![agent, boot, sequences, ordinal, body, epoch, raw, wall])?;
         Ok(())
     }
 
@@ -194,9 +192,12 @@ impl Transaction<'_> {
         };
         let dead = body("SELECT body FROM boot WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
         let sum = body("SELECT body FROM retired WHERE agent = ?1", &[&name])?;
-        if let Some(dead) = dead.as_deref().and_then(unpack) {
-            let sum = merge::fold(sum.as_deref().and_then(unpack).as_ref(), &dead);
-            self.0.execute("INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)", params![name, pack(&sum)])?;
+        if let Some(dead) = dead.as_deref().and_then(Packed::batch) {
+            let sum = merge::fold(sum.as_deref().and_then(Packed::batch).as_ref(), &dead);
+            self.0.execute(
+                "INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)",
+                params![name, Packed::of(&sum).as_bytes()],
+            )?;
         }
         self.0.execute("DELETE FROM boot WHERE agent = ?1 AND boot = ?2", params![name, number])?;
         self.0.execute("INSERT INTO retired_boot (agent, boot) VALUES (?1, ?2)", params![name, number])?;
@@ -240,15 +241,4 @@ fn set_aside(path: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-fn pack(batch: &Batch) -> Vec<u8> {
-    let message = otlp::encode(batch).encode_to_vec();
-    zstd::stream::encode_all(message.as_slice(), ZSTD_LEVEL).expect("memory takes what is written to it")
-}
-
-fn unpack(body: &[u8]) -> Option<Batch> {
-    let message = zstd::stream::decode_all(body).ok()?;
-    let request = ExportMetricsServiceRequest::decode(message.as_slice()).ok()?;
-    otlp::decode(request, &Limits::default()).ok()?.batches.pop()
 }

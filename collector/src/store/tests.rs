@@ -14,11 +14,12 @@ fn batch(boot: u64, sequence: u64) -> Batch {
 }
 
 fn delivery(batches: Vec<Batch>) -> Delivery {
-    Delivery { batches, arrived: at(5) }
+    let packed = |batch: Batch| (batch.clone(), Packed::of(&batch));
+    Delivery { batches: batches.into_iter().map(packed).collect(), arrived: at(5) }
 }
 
 fn keep(store: &mut Store, boot: u64, sequence: u64) -> Kept {
-    store.write(&[delivery(vec![batch(boot, sequence)])], None).unwrap().0[0]
+    store.write(vec![delivery(vec![batch(boot, sequence)])], None).unwrap().0[0]
 }
 
 fn open(folder: &Path) -> (Store, View) {
@@ -63,7 +64,7 @@ fn dead_boots_are_bounded_and_their_counts_stay() {
     let (mut store, mut view) = open(folder.path());
     let boots = 3 * BOOTS_MAX as u64;
     for boot in 1..=boots {
-        let (_, told) = store.write(&[delivery(vec![batch(boot, 1)])], None).unwrap();
+        let (_, told) = store.write(vec![delivery(vec![batch(boot, 1)])], None).unwrap();
         for one in told {
             match one {
                 Committed::Batch(batch, arrived) => view.accept(batch, arrived),
@@ -128,8 +129,8 @@ fn memory_survives() {
     let folder = tempfile::tempdir().unwrap();
     let (mut store, _) = open(folder.path());
     let memories = Judge::new(&fleet(&["a", "b"], &["a"]), Vec::new()).memories();
-    store.write(&[], Some(&memories[..1])).unwrap();
-    store.write(&[], Some(&memories)).unwrap();
+    store.write(Vec::new(), Some(&memories[..1])).unwrap();
+    store.write(Vec::new(), Some(&memories)).unwrap();
     drop(store);
     assert_eq!(Store::open(folder.path()).unwrap().restored.memories, memories);
 }

@@ -3,8 +3,10 @@
 //! Every plan is symmetric: who probes is probed, because a link needs both ends to know each other. A full mesh of n regions has
 //! n (n - 1) links, a hub plan with h hubs about 2 h n, so its cost grows linearly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
+use super::Region;
 use crate::ids::RegionName;
 
 /// Which regions probe each other.
@@ -56,6 +58,37 @@ impl Plan {
             Plan::Hub(hubs) => a != b && (hubs.contains(a) || hubs.contains(b)),
             Plan::Pairs(pairs) => Pair::new(a.clone(), b.clone()).is_some_and(|pair| pairs.contains(&pair)),
         }
+    }
+}
+
+/// Who probes whom where not all do, by the places of regions in the fleet file. It follows from regions and plan and is worked out
+/// when it is first asked for: a collector asks a thousand times a second.
+#[derive(Debug, Default)]
+pub struct Links(OnceLock<BTreeMap<RegionName, Vec<usize>>>);
+
+impl Links {
+    /// The places of the peers of a region, in order.
+    pub(super) fn of<'a>(&'a self, name: &RegionName, regions: &[Region], plan: &Plan) -> &'a [usize] {
+        let peers = |region: &Region| {
+            let others = regions.iter().enumerate().filter(|(_, other)| plan.connects(&region.name, &other.name));
+            (region.name.clone(), others.map(|(place, _)| place).collect())
+        };
+        let links = self.0.get_or_init(|| regions.iter().map(peers).collect());
+        links.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A copy may be changed, so it works them out anew.
+impl Clone for Links {
+    fn clone(&self) -> Links {
+        Links::default()
+    }
+}
+
+/// They say nothing that regions and plan do not.
+impl PartialEq for Links {
+    fn eq(&self, _: &Links) -> bool {
+        true
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{
     APPLICATION_INTERVAL_MAX, APPLICATION_INTERVAL_MIN, Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector,
     DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, LEDGER_INTERVAL_MAX,
-    LEDGER_INTERVAL_MIN, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
+    LEDGER_INTERVAL_MIN, Links, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
 use crate::ids::{AgentName, RegionName};
@@ -83,6 +83,7 @@ fn whole(top: &Section<'_>) -> Found<Fleet> {
     let replication = replication(&top.section("replication", REPLICATION_KEYS));
     let judge = judge(&top.section("judge", JUDGE_KEYS));
     let fleet = Fleet {
+        links: Links::default(),
         name: name?,
         insecure: insecure?,
         regions: regions?,

@@ -1,5 +1,6 @@
 //! OTLP to series. What comes in is hostile until shown otherwise: every shape is checked before anything is built from it.
 
+mod names;
 mod point;
 
 use std::collections::{BTreeMap, HashSet};
@@ -9,6 +10,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{self as wire, AggregationTemporality, DataPointFlags, ResourceMetrics, metric};
 
+pub use self::names::{Misfit, Names, SERIES_MAX};
+use self::names::{Named, text as word};
 use super::{Refusal, Rejection, resource};
 use crate::catalogue::{self, Attribute, Kind, Metric};
 use crate::series::{Attributes, Batch, Exporter, Series, Value};
@@ -64,58 +67,100 @@ impl Decoded {
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
     }
+}
 
-    fn reject(&mut self, reason: Rejection, points: usize) {
-        if points > 0 {
-            *self.rejected.entry(reason).or_insert(0) += points as u64;
-        }
+/// A batch whose exporter is known and whose points are not read yet.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Who exports.
+    pub exporter: Exporter,
+    /// The number of the batch.
+    pub sequence: u64,
+    metrics: ResourceMetrics,
+}
+
+/// A batch that was read.
+#[derive(Debug, Default, PartialEq)]
+pub struct Opened {
+    /// The batch; `None` if it has no good point.
+    pub batch: Option<Batch>,
+    /// How many points were rejected, by reason.
+    pub rejected: BTreeMap<Rejection, u64>,
+    /// How many points were not their exporter's to tell, by reason.
+    pub misfits: BTreeMap<Misfit, u64>,
+}
+
+/// How many more points may be read of a request, and what bounds each of them.
+#[derive(Debug)]
+pub struct Budget<'a> {
+    limits: &'a Limits,
+    points_left: usize,
+}
+
+impl<'a> Budget<'a> {
+    /// That of one request.
+    pub fn new(limits: &'a Limits) -> Budget<'a> {
+        Budget { limits, points_left: limits.points_max }
     }
 }
 
-/// The batches of a request. Bad points are rejected one by one and counted.
+/// The batches of a request by who exports them.
 ///
 /// # Errors
 /// If the exporter of any batch is not fully known: then nothing of the request is taken.
-pub fn decode(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Decoded, Refusal> {
+pub fn open(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Vec<Sealed>, Refusal> {
     let count = request.resource_metrics.len();
     if count > limits.batches_max {
         return Err(Refusal::TooManyBatches { count, max: limits.batches_max });
     }
     let mut seen = HashSet::new();
-    let mut identities = Vec::with_capacity(count);
-    for resource in &request.resource_metrics {
-        let (exporter, sequence) = identity(resource, limits)?;
+    let mut sealed = Vec::with_capacity(count);
+    for metrics in request.resource_metrics {
+        let (exporter, sequence) = identity(&metrics, limits)?;
         if !seen.insert((exporter.agent.clone(), exporter.boot, sequence)) {
             return Err(Refusal::RepeatedBatch { agent: exporter.agent.to_string(), sequence });
         }
-        identities.push((exporter, sequence));
+        sealed.push(Sealed { exporter, sequence, metrics });
     }
+    Ok(sealed)
+}
 
-    let mut decoded = Decoded::default();
-    let mut points_left = limits.points_max;
-    for ((exporter, sequence), resource) in identities.into_iter().zip(request.resource_metrics) {
-        let mut reader = Reader { limits, times: None, series: Vec::new(), decoded: &mut decoded, points_left };
-        for metric in resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
+impl Sealed {
+    /// Reads the points. Bad ones are rejected one by one and counted; `misfit` says which series are not for this exporter to tell, and
+    /// is asked only about those that are not in `names` yet.
+    pub fn read(
+        self,
+        budget: &mut Budget<'_>,
+        names: &mut Names,
+        misfit: &dyn Fn(&Exporter, &'static Metric, &Attributes) -> Option<Misfit>,
+    ) -> Opened {
+        let Sealed { exporter, sequence, metrics } = self;
+        names.begin();
+        let misfit = |metric: &'static Metric, attributes: &Attributes| misfit(&exporter, metric, attributes);
+        let mut reader = Reader { budget, names, misfit: &misfit, times: None, series: Vec::new(), opened: Opened::default() };
+        for metric in metrics.scope_metrics.into_iter().flat_map(|scope| scope.metrics) {
             reader.metric(metric);
         }
-        points_left = reader.points_left;
-        let (times, series) = (reader.times, reader.series);
-        let series = unique(series, &mut decoded);
-        if let Some((start, time)) = times {
-            decoded.batches.push(Batch { exporter, sequence, start, time, series });
+        let Reader { times, series, mut opened, .. } = reader;
+        opened.batch = times.map(|(start, time)| Batch { exporter, sequence, start, time, series });
+        opened
+    }
+}
+
+/// The batches of a request, whoever exports them. Bad points are rejected one by one and counted.
+///
+/// # Errors
+/// If the exporter of any batch is not fully known: then nothing of the request is taken.
+pub fn decode(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Decoded, Refusal> {
+    let (mut decoded, mut budget) = (Decoded::default(), Budget::new(limits));
+    for sealed in open(request, limits)? {
+        let opened = sealed.read(&mut budget, &mut Names::new(), &|_, _, _| None);
+        decoded.batches.extend(opened.batch);
+        for (reason, count) in opened.rejected {
+            *decoded.rejected.entry(reason).or_insert(0) += count;
         }
     }
     Ok(decoded)
-}
-
-/// Keeps the first of each series.
-fn unique(series: Vec<Series>, decoded: &mut Decoded) -> Vec<Series> {
-    let mut seen = HashSet::with_capacity(series.len());
-    let first: Vec<bool> = series.iter().map(|one| seen.insert((one.metric.name, &one.attributes))).collect();
-    let all = series.len();
-    let kept: Vec<Series> = series.into_iter().zip(first).filter_map(|(one, first)| first.then_some(one)).collect();
-    decoded.reject(Rejection::Duplicate, all - kept.len());
-    kept
 }
 
 /// Who exports, and the number of the batch.
@@ -169,16 +214,23 @@ fn malformed(name: &'static str, why: impl Into<String>) -> Refusal {
 }
 
 /// Reads the points of one batch.
-struct Reader<'a> {
-    limits: &'a Limits,
+struct Reader<'a, 'b> {
+    budget: &'a mut Budget<'b>,
+    names: &'a mut Names,
+    misfit: &'a dyn Fn(&'static Metric, &Attributes) -> Option<Misfit>,
     /// Start and time of the batch: those of its first good point.
     times: Option<(WallNanos, WallNanos)>,
     series: Vec<Series>,
-    decoded: &'a mut Decoded,
-    points_left: usize,
+    opened: Opened,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
+    fn reject(&mut self, reason: Rejection, points: usize) {
+        if points > 0 {
+            *self.opened.rejected.entry(reason).or_insert(0) += points as u64;
+        }
+    }
+
     fn metric(&mut self, metric: wire::Metric) {
         let Some(data) = metric.data else { return };
         let known = catalogue::by_name(&metric.name).ok_or(Rejection::UnknownMetric).and_then(|known| {
@@ -187,34 +239,35 @@ impl Reader<'_> {
         });
         let known = match known {
             Ok(known) => known,
-            Err(reason) => return self.decoded.reject(reason, points(&data)),
+            Err(reason) => return self.reject(reason, points(&data)),
         };
         match data {
             metric::Data::Gauge(wire::Gauge { data_points }) | metric::Data::Sum(wire::Sum { data_points, .. }) => {
                 self.points(data_points, |reader, point| {
                     let header = (point.flags, point.start_time_unix_nano, point.time_unix_nano);
-                    reader.point(known, header, point.attributes, || point::number(known.kind, point.value))
+                    reader.point(known, header, &point.attributes, || point::number(known.kind, point.value))
                 });
             }
             metric::Data::ExponentialHistogram(histogram) => {
                 self.points(histogram.data_points, |reader, mut point| {
                     let header = (point.flags, point.start_time_unix_nano, point.time_unix_nano);
                     let attributes = std::mem::take(&mut point.attributes);
-                    let span_max = reader.limits.bucket_span_max;
-                    reader.point(known, header, attributes, || point::histogram(point, span_max))
+                    let span_max = reader.budget.limits.bucket_span_max;
+                    reader.point(known, header, &attributes, || point::histogram(point, span_max))
                 });
             }
-            metric::Data::Histogram(_) | metric::Data::Summary(_) => self.decoded.reject(Rejection::WrongKind, points(&data)),
+            metric::Data::Histogram(_) | metric::Data::Summary(_) => self.reject(Rejection::WrongKind, points(&data)),
         }
     }
 
     fn points<P>(&mut self, points: Vec<P>, mut read: impl FnMut(&mut Self, P) -> Result<(), Rejection>) {
-        let taken = points.len().min(self.points_left);
-        self.points_left -= taken;
-        self.decoded.reject(Rejection::TooManyPoints, points.len() - taken);
+        let taken = points.len().min(self.budget.points_left);
+        self.budget.points_left -= taken;
+        self.series.reserve(taken);
+        self.reject(Rejection::TooManyPoints, points.len() - taken);
         for point in points.into_iter().take(taken) {
             if let Err(reason) = read(self, point) {
-                self.decoded.reject(reason, 1);
+                self.reject(reason, 1);
             }
         }
     }
@@ -223,22 +276,28 @@ impl Reader<'_> {
         &mut self,
         metric: &'static Metric,
         (flags, start, time): (u32, u64, u64),
-        attributes: Vec<KeyValue>,
+        words: &[KeyValue],
         value: impl FnOnce() -> Result<Value, Rejection>,
     ) -> Result<(), Rejection> {
         if flags & DataPointFlags::NoRecordedValueMask as u32 != 0 {
             return Err(Rejection::NoValue);
         }
         let times = (WallNanos(start), WallNanos(time));
-        let possible = self.limits.time_min..=self.limits.time_max;
+        let limits = self.budget.limits;
+        let possible = limits.time_min..=limits.time_max;
         if start > time || !possible.contains(&times.0) || !possible.contains(&times.1) || self.times.is_some_and(|t| t != times)
         {
             return Err(Rejection::ImpossibleTime);
         }
-        let attributes = point_attributes(metric, attributes, self.limits.attribute_value_len_max)?;
         let value = value()?;
-        self.times = Some(times);
-        self.series.push(Series { metric, attributes, value });
+        let misfit = self.misfit;
+        match self.names.name(metric, words, limits.attribute_value_len_max, |attributes| misfit(metric, attributes))? {
+            Named::Series(attributes) => {
+                self.times = Some(times);
+                self.series.push(Series { metric, attributes, value });
+            }
+            Named::Misfit(reason) => *self.opened.misfits.entry(reason).or_insert(0) += 1,
+        }
         Ok(())
     }
 }
@@ -269,14 +328,13 @@ fn points(data: &metric::Data) -> usize {
     }
 }
 
-fn point_attributes(metric: &Metric, wire: Vec<KeyValue>, value_len_max: usize) -> Result<Attributes, Rejection> {
-    if wire.len() != metric.attributes.len() {
+fn point_attributes(metric: &Metric, words: &[KeyValue], value_len_max: usize) -> Result<Attributes, Rejection> {
+    if words.len() != metric.attributes.len() {
         return Err(Rejection::WrongAttributes);
     }
     let mut attributes = Attributes::new();
-    for KeyValue { key, value, .. } in wire {
-        let name = Attribute::from_name(&key).ok_or(Rejection::WrongAttributes)?;
-        let Some(any_value::Value::StringValue(value)) = value.and_then(|value| value.value) else {
+    for one in words {
+        let (Some(name), Some(value)) = (Attribute::from_name(&one.key), word(one)) else {
             return Err(Rejection::WrongAttributes);
         };
         if value.len() > value_len_max {

@@ -57,6 +57,8 @@ rejections! {
     MinAboveMax = "min-above-max";
     /// The smallest or largest value lies outside the buckets.
     ImpossibleExtremes = "impossible-extremes";
+    /// The exporter names more series than any of this fleet can have.
+    TooManySeries = "too-many-series";
     /// The series came before in the same batch.
     Duplicate = "duplicate";
     /// The request has more points than allowed; those beyond were not looked at.

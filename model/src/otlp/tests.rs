@@ -209,7 +209,7 @@ fn extremes_are_optional() {
     (point.count, point.zero_count, point.positive) = (0, 0, None);
     (point.sum, point.min, point.max) = (Some(0.0), Some(5.0), Some(1.0));
     let decoded = decode(request, &Limits::default()).unwrap();
-    assert_eq!(decoded.batches[0].series[HISTOGRAM].value, Value::Histogram(Box::default()));
+    assert_eq!(decoded.batches[0].series[HISTOGRAM].value, Value::Histogram(std::sync::Arc::default()));
 }
 
 /// A request whose exporter is not fully known is refused as a whole.

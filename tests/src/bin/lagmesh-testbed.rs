@@ -1,4 +1,4 @@
-//! `lagmesh-testbed`: runs scenarios, the testbed's own check, and the benches of mesh and lag.
+//! `lagmesh-testbed`: runs scenarios, the testbed's own check, and the benches of mesh, lag and pipeline.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -68,6 +68,15 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         only: Vec<bench::lag::Part>,
     },
+    /// Measure what the way from agents through a collector takes, holds and keeps; a line for each figure
+    BenchPipeline {
+        /// For how long it measures [s]; less gives fewer samples. What starts and ends takes about 60 s more
+        #[arg(long, default_value_t = bench::pipeline::USUAL_SECONDS)]
+        seconds: u32,
+        /// Only these parts
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<bench::pipeline::Part>,
+    },
     /// Probe for long without a loss: ten million probes, and what is told of them
     Soak {
         /// For how long [s]
@@ -118,6 +127,7 @@ async fn carry_out(command: Command) -> Result<u8> {
         // A target that is missed is a figure, not a failure.
         Command::BenchMesh { seconds, only } => code(bench::run(seconds, &only).await.map(|()| 0)),
         Command::BenchLag { seconds, only } => code(bench::lag::run(seconds, &only).await.map(|()| 0)),
+        Command::BenchPipeline { seconds, only } => code(bench::pipeline::run(seconds, &only).await.map(|()| 0)),
         Command::Soak { seconds } => code(bench::soak(seconds).await.map(|()| 0)),
         Command::Check { files } => {
             let read: Vec<Option<Scenario>> = files.iter().map(|file| read(file)).collect();

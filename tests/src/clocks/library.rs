@@ -24,7 +24,7 @@ pub(super) fn install(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Compiles one file of C with every warning an error.
-pub(super) fn compile(source: &str, how: &[&str]) -> Result<Vec<u8>> {
+pub(crate) fn compile(source: &str, how: &[&str]) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("make a folder to compile in")?;
     let (input, output) = (folder.path().join("source.c"), folder.path().join("compiled"));
     fs::write(&input, source).context("write what to compile")?;

@@ -166,6 +166,7 @@ prop_compose! {
         }).collect();
         let names: Vec<RegionName> = regions.iter().map(|region| region.name.clone()).collect();
         Fleet {
+            links: Links::default(),
             name: "any".to_owned(), insecure, regions, clusters,
             mesh: Mesh { plan: any_plan(&names, &hubs, &pairs), ..mesh },
             collectors: (0..collectors).map(|c| Collector {

@@ -1,5 +1,7 @@
 //! The value of one data point.
 
+use std::sync::Arc;
+
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, number_data_point};
 
@@ -57,7 +59,7 @@ pub(super) fn histogram(point: ExponentialHistogramDataPoint, span_max: usize) -
         Bad::Extremes => Rejection::ImpossibleExtremes,
         Bad::Sum => Rejection::ImpossibleSum,
     })?;
-    Ok(Value::Histogram(Box::new(histogram)))
+    Ok(Value::Histogram(Arc::new(histogram)))
 }
 
 /// Buckets of a scale that is finer by `finer`, added up exactly: bucket `i` lies wholly in bucket `i >> finer` of our scale.

@@ -1,23 +1,71 @@
-//! Bodies as they travel: decompressed as a stream with a hard end, so that a bomb costs no more than an honest body. Pure.
+//! Bodies as they travel and as they are kept: decompressed as a stream with a hard end, so that a bomb costs no more than an honest
+//! body. Pure.
 
 use std::io::{self, Read};
 
 use flate2::read::MultiGzDecoder;
+use lagmesh_model::otlp::{self, ExportMetricsServiceRequest, Limits};
+use lagmesh_model::series::Batch;
+use prost::Message as _;
 
 /// A zstd frame may ask its reader for a window of this size at most [log2 of bytes]: 8 MiB, what RFC 8878 recommends to support.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// The largest body after decompression [bytes].
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What comes uncompressed is packed once and unpacked at a start: speed counts.
+const ZSTD_LEVEL: i32 = 1;
+/// What a gzip member (RFC 1952) begins with.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(crate) enum Encoding {
     Identity,
     Gzip,
     Zstd,
 }
 
+/// One batch as it is kept: an OTLP request compressed with gzip or zstd, which shows in its first bytes. Agents compress; their bodies
+/// are kept as they came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed(Vec<u8>);
+
+impl Packed {
+    /// A body that holds nothing but the batch; `message` is what is in it.
+    pub(crate) fn keep(encoding: Encoding, body: Vec<u8>, message: &[u8]) -> Packed {
+        match encoding {
+            Encoding::Identity => Packed::zstd(message),
+            Encoding::Gzip | Encoding::Zstd => Packed(body),
+        }
+    }
+
+    /// The batch packed anew.
+    pub fn of(batch: &Batch) -> Packed {
+        Packed::zstd(&otlp::encode(batch).encode_to_vec())
+    }
+
+    fn zstd(message: &[u8]) -> Packed {
+        Packed(zstd::stream::encode_all(message, ZSTD_LEVEL).expect("memory takes what is written to it"))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The batch that was packed into `bytes`; `None` if they are no good.
+    pub fn batch(bytes: &[u8]) -> Option<Batch> {
+        let encoding = if bytes.starts_with(&GZIP_MAGIC) { Encoding::Gzip } else { Encoding::Zstd };
+        let message = unpack(encoding, bytes, MESSAGE_BYTES_MAX).ok()?;
+        let request = ExportMetricsServiceRequest::decode(message.as_slice()).ok()?;
+        otlp::decode(request, &Limits::default()).ok()?.batches.pop()
+    }
+}
+
 impl Encoding {
     /// The encoding of a `Content-Encoding` header; `None` for one that is not supported.
-    pub(super) fn of(header: Option<&str>) -> Option<Encoding> {
+    pub(crate) fn of(header: Option<&str>) -> Option<Encoding> {
         match header.map_or("identity", str::trim) {
             word if word.eq_ignore_ascii_case("identity") || word.is_empty() => Some(Encoding::Identity),
             word if word.eq_ignore_ascii_case("gzip") => Some(Encoding::Gzip),
@@ -29,7 +77,7 @@ impl Encoding {
 
 /// Why a body could not be unpacked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadBody {
+pub(crate) enum BadBody {
     #[error("the body is larger than {0} bytes after decompression: send smaller batches")]
     TooLarge(usize),
     #[error("the body is not what its content encoding says: {0}")]
@@ -37,7 +85,7 @@ pub(super) enum BadBody {
 }
 
 /// The body without its compression, at most `bytes_max` of it.
-pub(super) fn unpack(encoding: Encoding, body: &[u8], bytes_max: usize) -> Result<Vec<u8>, BadBody> {
+pub(crate) fn unpack(encoding: Encoding, body: &[u8], bytes_max: usize) -> Result<Vec<u8>, BadBody> {
     match encoding {
         Encoding::Identity if body.len() > bytes_max => Err(BadBody::TooLarge(bytes_max)),
         Encoding::Identity => Ok(body.to_vec()),
@@ -119,5 +167,19 @@ mod tests {
         assert_eq!(Encoding::of(Some("zstd")), Some(Encoding::Zstd));
         assert_eq!(Encoding::of(Some("br")), None);
         assert_eq!(Encoding::of(Some("gzip, zstd")), None);
+    }
+
+    /// A batch comes out of what is kept as it went in, however its body came.
+    #[test]
+    fn batches_come_out() {
+        let mut batch = crate::fixture::Says::new("a", 3).rtt("b", 7, 20).batch();
+        batch.series.sort_by_key(|series| series.metric.name);
+        let message = otlp::encode(&batch).encode_to_vec();
+        let bodies = [(Encoding::Identity, message.clone()), (Encoding::Gzip, gzip(&message)), (Encoding::Zstd, zstd(&message))];
+        for (encoding, body) in bodies {
+            assert_eq!(Packed::batch(Packed::keep(encoding, body, &message).as_bytes()).as_ref(), Some(&batch), "{encoding:?}");
+        }
+        assert_eq!(Packed::batch(Packed::of(&batch).as_bytes()), Some(batch));
+        assert_eq!(Packed::batch(b"nonsense"), None);
     }
 }
