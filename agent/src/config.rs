@@ -9,20 +9,19 @@ use std::sync::Arc;
 use lagmesh_daemon::LogArgs;
 use lagmesh_model::document::FileErrors;
 use lagmesh_model::fleet::{Address, Agent, Fleet, Region};
-use lagmesh_model::ids::{AgentName, RegionName};
+use lagmesh_model::ids::{AgentName, CollectorName, RegionName};
 
 use crate::mesh::keys::{KeyError, MeshKeys};
-use crate::send::{Authorities, BadAuthorities};
+use crate::send::credentials::{BadCredentials, CredentialFiles, Credentials, TokenFile};
 
 /// A fleet file is read by people; a larger file is something else [bytes].
 const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// The bundle of all public authorities has about 200 KiB [bytes].
-const CA_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Measures the network to every other region and the replication of this region's databases, and exports what it saw.
 ///
 /// One agent runs in every region. It serves /metrics, /health, /ready and /v1/status on a local address, needs no collector
-/// for that, and keeps what a collector has not got in a bounded spool on disk. SIGHUP makes it read the fleet file again.
+/// for that, and keeps what a collector has not got in a bounded spool on disk. SIGHUP makes it read the fleet file, certificates and
+/// tokens again.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "lagmesh-agent", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Args {
@@ -60,6 +59,18 @@ pub struct Args {
     #[arg(long, env = "LAGMESH_OTLP_CA_FILE", value_name = "FILE")]
     pub otlp_ca_file: Option<PathBuf>,
 
+    /// The certificate chain (PEM) that is shown to collectors; it names this agent
+    #[arg(long, env = "LAGMESH_OTLP_CERT_FILE", value_name = "FILE", requires = "otlp_key_file")]
+    pub otlp_cert_file: Option<PathBuf>,
+
+    /// The private key (PEM) of that certificate, not readable by others
+    #[arg(long, env = "LAGMESH_OTLP_KEY_FILE", value_name = "FILE", requires = "otlp_cert_file")]
+    pub otlp_key_file: Option<PathBuf>,
+
+    /// A file with the token for a collector of the fleet file, not readable by others; once for each collector that wants one
+    #[arg(long, env = "LAGMESH_OTLP_TOKEN_FILE", value_name = "NAME=FILE", value_delimiter = ',')]
+    pub otlp_token_file: Vec<TokenFile>,
+
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -94,8 +105,10 @@ pub struct Config {
     pub keys: Option<MeshKeys>,
     /// Where to serve HTTP.
     pub http_listen: SocketAddr,
-    /// Who may vouch for collectors.
-    pub authorities: Authorities,
+    /// What is shown to collectors, and who may vouch for them.
+    pub credentials: Credentials,
+    /// Where that stands.
+    pub credential_files: CredentialFiles,
 }
 
 /// Why the agent does not start. Displays as one line per mistake.
@@ -164,21 +177,18 @@ pub enum ConfigError {
     /// A key file is no good.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The file of authorities cannot be read.
-    #[error("certificate authorities {}: {error}", path.display())]
-    UnreadableAuthorities {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// The file of authorities is no good.
-    #[error("certificate authorities {}: {error}", path.display())]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: BadAuthorities,
+    /// What is shown to collectors is no good.
+    #[error(transparent)]
+    Credentials(#[from] BadCredentials),
+    /// A token is for nobody.
+    #[error("{}: no collector is called \"{collector}\", as --otlp-token-file says; there are: {known}", file.display())]
+    UnknownCollector {
+        /// The fleet file.
+        file: PathBuf,
+        /// The collector.
+        collector: CollectorName,
+        /// The collectors of the file.
+        known: String,
     },
 }
 
@@ -198,6 +208,7 @@ impl Config {
             paths => Some(MeshKeys::read(paths)?),
         };
         check_mesh(&fleet, file, mesh_listen, keys.is_some())?;
+        let credential_files = credential_files(args, &fleet)?;
         Ok(Config {
             region: region.name.clone(),
             agent: agent.name.clone(),
@@ -205,7 +216,8 @@ impl Config {
             mesh_listen,
             keys,
             http_listen: args.http_listen,
-            authorities: authorities(args.otlp_ca_file.as_deref())?,
+            credentials: credential_files.read()?,
+            credential_files,
             fleet: Arc::new(fleet),
             fleet_file: file.clone(),
         })
@@ -284,11 +296,19 @@ fn state_dir(args: &Args) -> PathBuf {
     args.state_dir.as_ref().or(args.systemd_state_dir.first()).cloned().unwrap_or_else(|| STATE_DIR.into())
 }
 
-fn authorities(file: Option<&Path>) -> Result<Authorities, ConfigError> {
-    let Some(file) = file else { return Ok(Authorities::default()) };
-    let path = || file.to_path_buf();
-    let pem = read_text(file, CA_BYTES_MAX).map_err(|error| ConfigError::UnreadableAuthorities { path: path(), error })?;
-    Authorities::from_pem(pem.as_bytes()).map_err(|error| ConfigError::Authorities { path: path(), error })
+fn credential_files(args: &Args, fleet: &Fleet) -> Result<CredentialFiles, ConfigError> {
+    let identity = args.otlp_cert_file.clone().zip(args.otlp_key_file.clone());
+    let files = CredentialFiles::new(args.otlp_ca_file.clone(), identity, &args.otlp_token_file);
+    let names = || fleet.collectors.iter().map(|collector| &collector.name);
+    let stranger = files.collectors().find(|wanted| names().all(|name| name != *wanted)).cloned();
+    match stranger {
+        None => Ok(files),
+        Some(collector) => Err(ConfigError::UnknownCollector {
+            file: args.fleet.clone(),
+            collector,
+            known: listed(names().map(CollectorName::as_str)),
+        }),
+    }
 }
 
 fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {

@@ -95,12 +95,14 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     let sending = SendContext {
         collectors: config.fleet.collectors.clone(),
         interval: config.fleet.export.interval,
-        authorities: config.authorities.clone(),
+        credentials: config.credentials.clone(),
+        files: config.credential_files.clone(),
+        hangups: Hangups::install()?,
         spool: spool.clone(),
         clock: clock.clone(),
         last_batch: last_batch.clone(),
     };
-    let deliveries = send::start(sending, supervisor)?;
+    let (deliveries, showing) = send::start(sending, supervisor)?;
 
     let summary = Summary::new(&config.fleet, exporter.clone(), config.keys.is_some(), begin);
     let (viewer, questions) = Viewer::new();
@@ -112,6 +114,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
         views,
         spool,
         deliveries,
+        showing,
         questions,
         awaited,
         export_interval: config.fleet.export.interval,

@@ -1,14 +1,17 @@
 //! Delivers what the spool keeps: one task per collector, OTLP over HTTP, live batches first.
 
 pub mod answer;
+pub mod credentials;
 pub mod lanes;
 mod post;
+mod rotate;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::backoff::random_seed;
-use lagmesh_daemon::{Clock, Shutdown, Supervisor};
+use lagmesh_daemon::{Clock, Hangups, Shutdown, Supervisor};
 use lagmesh_model::fleet::Collector;
 use lagmesh_model::ids::CollectorName;
 use lagmesh_model::time::Reading;
@@ -17,8 +20,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::spool::{Level, Levels, ParcelId, Settled, Spool, Unavailable};
 use answer::Answer;
+use credentials::{CredentialFiles, Credentials};
 use lanes::{Fate, Lane, Lanes, Step};
 pub use post::{Authorities, BadAuthorities, Client};
+pub use rotate::{Showing, Showings};
 
 /// How long one request may take in all; a collector answers once the batch is on its disk.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -47,8 +52,12 @@ pub struct SendContext {
     pub collectors: Vec<Collector>,
     /// The time between two batches.
     pub interval: Duration,
-    /// Whom to trust.
-    pub authorities: Authorities,
+    /// What to show them, and whom to believe.
+    pub credentials: Credentials,
+    /// Where that stands, to be read again.
+    pub files: CredentialFiles,
+    /// Who asks for that.
+    pub hangups: Hangups,
     /// Where from.
     pub spool: Spool,
     /// The clocks.
@@ -57,32 +66,41 @@ pub struct SendContext {
     pub last_batch: Shutdown,
 }
 
-/// Starts the tasks, named `send <collector>`, and tells how they get on.
+/// A client of each collector.
+pub type Clients = BTreeMap<CollectorName, Client>;
+
+/// Starts the tasks, named `send <collector>` and `credentials`, and tells how they get on.
 ///
 /// # Errors
 /// If there is no way to make a TLS client, such as a machine without certificates of authorities.
-pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Result<watch::Receiver<Deliveries>> {
+pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Result<(watch::Receiver<Deliveries>, Showings)> {
+    let clients = Arc::new(rotate::clients(&context.collectors, &context.credentials)?);
+    let (showing_told, showing) = watch::channel(Showing { clients: clients.clone(), failures: 0 });
+    let rotating = rotate::run(context.files, context.collectors.clone(), showing_told, context.hangups, supervisor.shutdown());
+    supervisor.spawn("credentials", rotating);
     let deliveries = context.collectors.iter().map(|collector| (collector.name.clone(), Delivery::default())).collect();
     let (told, deliveries) = watch::channel(deliveries);
-    for collector in context.collectors {
+    for (collector, client) in clients.iter() {
         let sender = Sender {
-            client: Client::new(&collector.otlp, &context.authorities, REQUEST_DEADLINE)?,
+            client: client.clone(),
+            showing: showing.clone(),
             lanes: Lanes::new(context.interval, random_seed()),
             levels: context.spool.levels(),
             spool: context.spool.clone(),
             clock: context.clock.clone(),
             last_batch: context.last_batch.clone(),
             told: told.clone(),
-            collector: collector.name,
+            collector: collector.clone(),
         };
         supervisor.spawn(format!("send {}", sender.collector), sender.run(supervisor.shutdown()));
     }
-    Ok(deliveries)
+    Ok((deliveries, showing))
 }
 
 struct Sender {
     collector: CollectorName,
     client: Client,
+    showing: Showings,
     lanes: Lanes,
     spool: Spool,
     levels: watch::Receiver<Levels>,
@@ -154,6 +172,15 @@ impl Sender {
         }
     }
 
+    /// Sends with what is shown from now on, if that has changed.
+    fn take_over(&mut self) {
+        if self.showing.has_changed().unwrap_or(false)
+            && let Some(client) = self.showing.borrow_and_update().clients.get(&self.collector)
+        {
+            self.client = client.clone();
+        }
+    }
+
     /// What became of a batch; `None` if it did not come to an attempt, or if the spool did not take note of its end.
     async fn send(&mut self, id: ParcelId, lane: Lane) -> Option<Fate> {
         match self.try_send(id, lane).await {
@@ -168,6 +195,7 @@ impl Sender {
 
     async fn try_send(&mut self, id: ParcelId, lane: Lane) -> Result<Option<Fate>, Unavailable> {
         let Some(parcel) = self.spool.fetch(&self.collector, id).await? else { return Ok(None) };
+        self.take_over();
         let answer = self.client.post(&parcel).await;
         let now = self.clock.now();
         tracing::debug!(collector = %self.collector, sequence = parcel.sequence, ?lane, ?answer, "sent a batch");

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout, t
 
 use crate::measurement::{Observation, Observations, PeerViews};
 use crate::reload::Fleets;
-use crate::send::Deliveries;
+use crate::send::{Deliveries, Showings};
 use crate::spool::{Levels, Spool};
 
 pub use awaited::Awaited;
@@ -68,6 +68,8 @@ pub struct SummaryContext {
     pub spool: Spool,
     /// How their delivery goes.
     pub deliveries: watch::Receiver<Deliveries>,
+    /// With what they are made, and how often that could not be replaced.
+    pub showing: Showings,
     /// Those who want to see what is known.
     pub questions: Questions,
     /// What the process waits for before it is ready.
@@ -242,6 +244,7 @@ impl Task {
             dropped_batches: self.dropped_batches,
             levels: &self.levels.borrow(),
             deliveries: &self.context.deliveries.borrow(),
+            reload_failures: self.context.showing.borrow().failures,
         };
         self.context.summary.snapshot(now, &view, &around)
     }

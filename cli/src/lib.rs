@@ -9,6 +9,7 @@ mod prune;
 mod status;
 pub mod table;
 pub mod terminal;
+mod token;
 
 use std::io::{self, Write};
 
@@ -30,6 +31,7 @@ Examples:
   lagmesh bootstrap --print-sql | psql -d orders    prepare a database
   lagmesh status                                    what does the collector on this machine say?
   lagmesh status --local --watch                    what does the agent on this machine see?
+  lagmesh token --name grafana --role read          let somebody in
 
 Exit codes: 0 done, 1 refused or not reached, 64 wrong command line, 78 wrong fleet file.";
 
@@ -39,6 +41,7 @@ enum Command {
     Check(check::Args),
     Bootstrap(bootstrap::Args),
     Prune(prune::Args),
+    Token(token::Args),
     ListMetrics(metrics::Args),
 }
 
@@ -55,6 +58,7 @@ pub fn run(args: &Args) -> u8 {
             Command::Check(args) => check::run(args, &mut out),
             Command::Bootstrap(args) => bootstrap::run(args, &mut out).await,
             Command::Prune(args) => prune::run(args, &mut out).await,
+            Command::Token(args) => token::run(args, &mut out),
             Command::ListMetrics(args) => metrics::run(args, &mut out),
         }
     });

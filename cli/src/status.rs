@@ -11,7 +11,7 @@ use lagmesh_model::status::{AgentStatus, FleetStatus};
 use crate::Failure;
 use crate::table::{self, Style, Tone};
 use crate::terminal;
-use fetch::Source;
+use fetch::{Credentials, Source};
 
 /// Where a collector serves, if nobody says otherwise.
 const COLLECTOR: &str = "http://127.0.0.1:8622";
@@ -55,6 +55,18 @@ pub(crate) struct Args {
     /// Certificate authorities (PEM) that may vouch for the server [default: those of the system]
     #[arg(long, env = "LAGMESH_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+
+    /// A file with the token that a collector wants
+    #[arg(long, env = "LAGMESH_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// The certificate chain (PEM) to show, where something in between wants one
+    #[arg(long, env = "LAGMESH_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    cert_file: Option<PathBuf>,
+
+    /// The private key (PEM) of that certificate
+    #[arg(long, env = "LAGMESH_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -67,7 +79,7 @@ enum Output {
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
     let url = base(args, std::env::var("LAGMESH_URL").ok().filter(|url| !url.is_empty()));
-    let source = Source::new(&url, args.ca_file.as_deref())?;
+    let source = Source::new(&url, &shown(args))?;
     let Some(every_s) = args.watch else {
         let body = source.fetch().await?;
         out.write_all(show(&body, args.output, terminal::style())?.as_bytes())?;
@@ -93,6 +105,14 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
 /// Text over what stood there before. The screen is never cleared as a whole, which would flicker.
 fn redrawn(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+}
+
+fn shown(args: &Args) -> Credentials<'_> {
+    Credentials {
+        ca_file: args.ca_file.as_deref(),
+        token_file: args.token_file.as_deref(),
+        identity: args.cert_file.as_deref().zip(args.key_file.as_deref()),
+    }
 }
 
 /// Whom to ask. The environment names the usual collector, so `--local` passes over it.

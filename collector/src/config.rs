@@ -10,20 +10,22 @@ use lagmesh_daemon::LogArgs;
 use lagmesh_model::document::FileErrors;
 use lagmesh_model::fleet::Fleet;
 
+use crate::access::Limits;
+use crate::access::files::{BadFile, Files};
+use crate::access::limit::Rate;
+use crate::access::rules::Rules;
 use crate::forward::{ForwardArgs, ForwardError, ForwardSettings};
-use crate::listen::{BadTls, Tls};
+use crate::listen::Tls;
 
 /// A fleet file is read by people; a larger file is something else [bytes].
 const FLEET_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Certificates and keys are far smaller [bytes].
-const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// Where the state is kept if nobody says otherwise.
 const STATE_DIR: &str = "/var/lib/lagmesh-collector";
 
 /// Receives what the agents of a fleet saw, merges it exactly, judges every region from several vantage points, and serves the result
 ///
 /// It serves a status page on /, its data on /v1/status, and everything for Prometheus on /metrics. It takes OTLP metrics over gRPC
-/// and over HTTP (POST /v1/metrics), and acknowledges a batch only once it is on disk.
+/// and over HTTP (POST /v1/metrics), and acknowledges a batch only once it is on disk. SIGHUP makes it read certificates and tokens again.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "lagmesh-collector", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Args {
@@ -46,6 +48,22 @@ pub struct Args {
     /// The private key (PEM) of the certificate
     #[arg(long, env = "LAGMESH_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
     pub tls_key_file: Option<PathBuf>,
+
+    /// Who may vouch for agents (PEM): whoever sends then needs a client certificate that names its agent, or a token
+    #[arg(long, env = "LAGMESH_TLS_CLIENT_CA_FILE", value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_client_ca_file: Option<PathBuf>,
+
+    /// The tokens (TOML) of whoever may read, operate, or send without a certificate; `lagmesh token` makes them
+    #[arg(long, env = "LAGMESH_TOKENS_FILE", value_name = "FILE")]
+    pub tokens_file: Option<PathBuf>,
+
+    /// How many requests an agent or the holder of a token may make, over a few seconds
+    #[arg(long, env = "LAGMESH_CLIENT_REQUESTS_PER_S", value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    pub client_requests_per_s: u64,
+
+    /// How much an agent or the holder of a token may send, over a few seconds [bytes]
+    #[arg(long, env = "LAGMESH_CLIENT_BYTES_PER_S", value_name = "BYTES", default_value_t = 33_554_432, value_parser = clap::value_parser!(u64).range(1..))]
+    pub client_bytes_per_s: u64,
 
     /// The folder of the store [default: what systemd says, else /var/lib/lagmesh-collector]
     #[arg(long, env = "LAGMESH_STATE_DIR", value_name = "FOLDER")]
@@ -78,6 +96,12 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// How to encrypt both; `None` only where that is safe, or declared to be.
     pub tls: Option<Tls>,
+    /// Who may do what.
+    pub rules: Rules,
+    /// Where that stands, to be read again.
+    pub files: Files,
+    /// What one client may take.
+    pub limits: Limits,
     /// The folder of the store.
     pub state_dir: PathBuf,
     /// The ways out.
@@ -112,24 +136,20 @@ pub enum ConfigError {
         /// The address.
         address: SocketAddr,
     },
-    /// Certificate or key cannot be read.
-    #[error("{}: {error}", path.display())]
-    UnreadablePem {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
+    /// Others can reach an address on which nobody is asked who they are.
+    #[error(
+        "{}: {address} is beside loopback and whoever reaches it could send as an agent and read everything; give --tls-client-ca-file \
+         (agents by certificate) or --tokens-file, or write insecure = true at the top of the fleet file", file.display()
+    )]
+    Open {
+        /// The fleet file.
+        file: PathBuf,
+        /// The address.
+        address: SocketAddr,
     },
-    /// Certificate or key is no good.
-    #[error("{} with {}: {error}", cert.display(), key.display())]
-    Tls {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// Why.
-        error: BadTls,
-    },
+    /// A file that says who may come in is no good.
+    #[error(transparent)]
+    Access(#[from] BadFile),
 }
 
 impl Config {
@@ -141,11 +161,23 @@ impl Config {
         let file = &args.fleet;
         let text = read_text(file, FLEET_BYTES_MAX).map_err(|error| ConfigError::Unreadable { path: file.clone(), error })?;
         let fleet = Fleet::parse(&file.display().to_string(), &text)?;
-        let (tls, forward) = (tls(args)?, args.forward.read(&fleet)?);
-        let open = [args.grpc_listen, args.http_listen].into_iter().find(|address| !address.ip().to_canonical().is_loopback());
-        match open {
-            Some(address) if tls.is_none() && !fleet.insecure => Err(ConfigError::Insecure { file: file.clone(), address }),
+        let forward = args.forward.read(&fleet)?;
+        let server = args.tls_cert_file.clone().zip(args.tls_key_file.clone());
+        let files = Files::new(server, args.tls_client_ca_file.clone(), args.tokens_file.clone());
+        let (tls, tokens) = (files.read_tls()?, files.read_tokens()?);
+        let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+        let asks = files.client_ca.is_some() || tokens.is_some();
+        match [args.grpc_listen, args.http_listen].into_iter().find(|address| !is_local(address) && !fleet.insecure) {
+            Some(address) if tls.is_none() => Err(ConfigError::Insecure { file: file.clone(), address }),
+            Some(address) if !asks => Err(ConfigError::Open { file: file.clone(), address }),
             _ => Ok(Config {
+                rules: Rules {
+                    tokens,
+                    certificates: files.client_ca.is_some(),
+                    open_to_read: fleet.insecure || is_local(&args.http_listen),
+                },
+                files,
+                limits: limits(args),
                 fleet: Arc::new(fleet),
                 grpc_listen: args.grpc_listen,
                 http_listen: args.http_listen,
@@ -157,12 +189,12 @@ impl Config {
     }
 }
 
-fn tls(args: &Args) -> Result<Option<Tls>, ConfigError> {
-    let (Some(cert), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) else { return Ok(None) };
-    let read =
-        |path: &PathBuf| read_text(path, PEM_BYTES_MAX).map_err(|error| ConfigError::UnreadablePem { path: path.clone(), error });
-    let tls = Tls::from_pem(&read(cert)?, &read(key)?);
-    tls.map(Some).map_err(|error| ConfigError::Tls { cert: cert.clone(), key: key.clone(), error })
+/// A caller may save up so many seconds of what flows in.
+const BURST_S: u64 = 4;
+
+fn limits(args: &Args) -> Limits {
+    let rate = |per_s: u64| Rate { per_s, burst: per_s.saturating_mul(BURST_S) };
+    Limits { requests: rate(args.client_requests_per_s), bytes: rate(args.client_bytes_per_s) }
 }
 
 fn state_dir(args: &Args) -> PathBuf {

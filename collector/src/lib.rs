@@ -3,6 +3,7 @@
 //! Data flows one way: what is received goes to the store; what is on disk goes to the engine, which owns the merged view and the
 //! judge; what follows is served. Modules stand in that order.
 
+pub mod access;
 pub mod listen;
 pub mod config;
 pub mod tally;
@@ -24,17 +25,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lagmesh_daemon::limits::open_files;
-use lagmesh_daemon::{Clock, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
+use lagmesh_daemon::{Clock, Hangups, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use tokio::sync::{mpsc, watch};
 
+use crate::access::{Access, layer, reload};
 use crate::config::Config;
 use crate::engine::{Engine, Wires};
 use crate::forward::ForwardContext;
-use crate::listen::Listener;
+use crate::listen::{Listener, SharedTls};
 use crate::receive::Intake;
 use crate::serve::Pages;
 use crate::store::{JOBS_QUEUE, Opened, Store};
-use crate::tally::Tally;
+use crate::tally::{Tally, Transport};
 
 /// How long an orderly shutdown may take in all.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -99,6 +101,9 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     for warning in config.fleet.warnings() {
         tracing::warn!(warning, "fleet file");
     }
+    if config.rules.tokens.is_none() && !config.rules.open_to_read {
+        tracing::warn!("nobody may read here, because there are no tokens: give --tokens-file");
+    }
     let (clock, tally) = (Clock::new(), Tally::default());
     let (readiness, watchdog) = (Readiness::new(), Watchdog::new());
 
@@ -108,6 +113,7 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         tracing::warn!(allowed, wanted, "open files are limited: beyond, agents are turned away; raise LimitNOFILE or ulimit -n");
     }
     // What can be refused is asked for before anything runs.
+    let hangups = Hangups::install()?;
     let grpc = Listener::bind(config.grpc_listen, "--grpc-listen")?;
     let http = Listener::bind(config.http_listen, "--http-listen")?;
     let (grpc_address, http_address) = (grpc.address, http.address);
@@ -143,12 +149,19 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         board: tally.board(),
     };
     forward::start(forward, supervisor)?;
+    let (rules_told, rules) = watch::channel(Arc::new(config.rules.clone()));
+    let access = Access::new(rules, config.limits, clock.clone(), tally.clone());
+    let tls = config.tls.clone().map(SharedTls::new);
+    let reload = reload::Reload { files: config.files.clone(), tls: tls.clone(), rules: rules_told, tally: tally.clone() };
 
     let intake = Intake::new(config.fleet.clone(), jobs, clock.clone(), tally);
     let pages = Pages { published, asks, readiness: readiness.clone(), clock };
-    let router = serve::hardened(serve::router(pages).merge(receive::http::router(&intake)));
-    supervisor.spawn("http", http.serve(router, config.tls.clone(), supervisor.shutdown()));
-    supervisor.spawn("grpc", grpc.serve(receive::grpc::router(&intake), config.tls.clone(), supervisor.shutdown()));
+    let routes = serve::router(pages).merge(receive::http::router(&intake));
+    let routes = serve::hardened(layer::guarded(routes, &access, Transport::Http));
+    supervisor.spawn("http", http.serve(routes, tls.clone(), access.clone(), supervisor.shutdown()));
+    let routes = layer::guarded(receive::grpc::router(&intake), &access, Transport::Grpc);
+    supervisor.spawn("grpc", grpc.serve(routes, tls, access, supervisor.shutdown()));
+    supervisor.spawn("reload", reload::run(reload, hangups, supervisor.shutdown()));
     notify::spawn(supervisor, readiness.clone(), watchdog);
     tracing::info!(
         fleet = config.fleet.name, version = engine::VERSION, grpc = %grpc_address, http = %http_address, tls = config.tls.is_some(),

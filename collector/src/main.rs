@@ -26,7 +26,10 @@ fn main() -> ExitCode {
             return exit::SOFTWARE.into();
         }
     };
-    runtime.block_on(run(config)).into()
+    let code = runtime.block_on(run(config));
+    // A file that hangs must not hold up the end.
+    runtime.shutdown_background();
+    code.into()
 }
 
 async fn run(config: Config) -> u8 {

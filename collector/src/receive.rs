@@ -5,7 +5,7 @@
 pub mod grpc;
 pub mod http;
 mod vet;
-mod wire;
+pub(crate) mod wire;
 mod words;
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use self::vet::{Gate, Vetted};
+use crate::access::Caller;
 use crate::packed::Packed;
 use crate::store::{Delivery, Job, Kept};
 use crate::tally::Tally;
@@ -52,6 +53,13 @@ pub enum Answer {
         /// The word in metrics.
         reason: &'static str,
         /// Why, and what to do.
+        why: String,
+    },
+    /// It is not for this client to send.
+    Forbidden {
+        /// The word in metrics.
+        reason: &'static str,
+        /// Which names differ.
         why: String,
     },
     /// It may be taken later.
@@ -98,11 +106,12 @@ impl Intake {
         timeout(TURN_WITHIN, self.turns.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Works out what a request holds; `kept` makes the form in which its only batch may be kept. This takes milliseconds: it is not for a
+    /// Works out what a request of this caller holds; `kept` makes the form in which its only batch may be kept. This takes milliseconds: it is not for a
     /// thread that connections wait for.
     fn understand(
         &self,
         request: ExportMetricsServiceRequest,
+        caller: &Caller,
         kept: impl FnOnce() -> Option<Packed>,
     ) -> Result<Understood, Outcome> {
         let arrived = self.clock.now();
@@ -113,6 +122,9 @@ impl Intake {
                 return Err((Answer::Refused { reason, why }, reason));
             }
         };
+        if let Err((reason, why)) = batches.iter().try_for_each(|batch| caller.may_send(&batch.exporter)) {
+            return Err((Answer::Forbidden { reason, why }, reason));
+        }
         let whole = batches.len() == 1 && rejected.is_empty();
         let mut kept = if whole { kept() } else { None };
         let packed = |batch: Batch| {
@@ -183,7 +195,9 @@ mod tests {
     }
 
     fn request(intake: &Intake) -> Understood {
-        intake.understand(otlp::encode(&Says::new("a", 1).link("b", LinkState::Ok).batch()), || None).unwrap()
+        intake
+            .understand(otlp::encode(&Says::new("a", 1).link("b", LinkState::Ok).batch()), &Caller::everybody(), || None)
+            .unwrap()
     }
 
     /// A full queue, a disk that fails and a store that is gone are temporary: the client keeps its batch and comes back.

@@ -9,6 +9,9 @@ use lagmesh_model::time::Reading;
 
 use crate::forward::Board;
 
+/// The files that are read again when they change.
+pub const FOLLOWED: [&str; 2] = ["certificates", "tokens"];
+
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
@@ -37,6 +40,8 @@ struct Counts {
     requests: BTreeMap<(Transport, &'static str), u64>,
     points: BTreeMap<&'static str, u64>,
     stores_set_aside: u64,
+    refusals: BTreeMap<&'static str, u64>,
+    reload_failures: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -62,6 +67,16 @@ impl Tally {
         &self.1
     }
 
+    /// Somebody was refused at the door.
+    pub fn refusal(&self, reason: &'static str) {
+        *self.lock().refusals.entry(reason).or_insert(0) += 1;
+    }
+
+    /// Files that were replaced are no good; the old ones stay in force.
+    pub fn reload_failure(&self, what: &'static str) {
+        *self.lock().reload_failures.entry(what).or_insert(0) += 1;
+    }
+
     /// As series.
     pub fn series(&self, now: Reading) -> Vec<Series> {
         let counts = self.lock();
@@ -73,7 +88,14 @@ impl Tally {
         });
         let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
         let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
-        requests.chain(points).chain([stores]).chain(self.1.series(now)).collect()
+        let reason = |word: &str| Attributes::new().with(Attribute::Reason, word);
+        let refusals = counts.refusals.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_REFUSALS, reason(word), *count));
+        // From the start on, so that the first failure shows as an increase.
+        let reloads = FOLLOWED.iter().map(|what| {
+            let count = counts.reload_failures.get(what).copied().unwrap_or(0);
+            counter(&catalogue::COLLECTOR_RELOAD_FAILURES, reason(what), count)
+        });
+        requests.chain(points).chain([stores]).chain(refusals).chain(reloads).chain(self.1.series(now)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

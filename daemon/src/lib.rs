@@ -18,6 +18,7 @@ pub mod readiness;
 pub mod supervise;
 pub mod ending;
 pub mod signal;
+pub mod follow;
 pub mod notify;
 
 pub use alarm::Alarm;
@@ -25,6 +26,7 @@ pub use args::LogArgs;
 pub use backoff::Backoff;
 pub use clock::Clock;
 pub use ending::RunError;
+pub use follow::{Followed, Occasion, Occasions};
 pub use logging::LogFormat;
 pub use progress::{Progress, Watchdog};
 pub use readiness::{Latch, Readiness};

@@ -380,6 +380,8 @@ catalogue! {
         "Batches that the spool had to give up before the collector acknowledged them";
     AGENT_DROPPED = "lagmesh.agent.dropped", Counter, One, Agent, [Region, Agent, Reason],
         "Observations that the agent itself had to drop, by queue";
+    AGENT_RELOAD_FAILURES = "lagmesh.agent.reload_failures", Counter, One, Agent, [Region, Agent],
+        "Replaced certificates and tokens of the agent that are no good: the old ones stay in force";
     AGENT_INFO = "lagmesh.agent.info", Gauge, One, Agent, [Region, Agent, Version],
         "Always 1 while the agent runs: its version";
     REGION_STATE = "lagmesh.region.state", Gauge, One, Collector, [Region, Axis, State],
@@ -416,6 +418,10 @@ catalogue! {
         "Bytes in the collector's queue that the target has not got yet";
     FORWARD_AGE = "lagmesh.forward.age", Gauge, Seconds, Collector, [Target],
         "Since the newest of what the target has got was taken down; absent if it has got nothing yet";
+    COLLECTOR_REFUSALS = "lagmesh.collector.refusals", Counter, One, Collector, [Reason],
+        "Requests and connections that were refused for who sent them, by reason";
+    COLLECTOR_RELOAD_FAILURES = "lagmesh.collector.reload_failures", Counter, One, Collector, [Reason],
+        "Replaced files that are no good (certificates, tokens): the old ones stay in force";
     COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
         "Always 1 while the collector runs: its version";
 }

@@ -87,6 +87,10 @@ name!(
     /// One back end to which collectors pass everything on.
     TargetName
 );
+name!(
+    /// Who holds a token of a collector.
+    TokenName
+);
 
 /// One start of a process: random, so that counters of two runs are never taken for one. Text outside: 64 bits are more than a
 /// browser's numbers hold.

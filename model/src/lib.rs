@@ -5,6 +5,7 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod beat;
 pub mod catalogue;
 pub mod directed;

@@ -148,7 +148,7 @@ fn read_secret(path: &Path) -> Result<Vec<u8>, KeyError> {
 }
 
 /// Root may let a group read its files (0640), as libpq allows for private keys; anybody else's key must be theirs alone.
-fn is_open_to_others(mode: u32, owner: u32) -> bool {
+pub(crate) fn is_open_to_others(mode: u32, owner: u32) -> bool {
     let forbidden = if owner == 0 { 0o037 } else { 0o077 };
     mode & forbidden != 0
 }

@@ -7,10 +7,11 @@ use anyhow::Context as _;
 use lagmesh_model::fleet::Url;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message as _;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Response, redirect};
 
 use super::answer::Answer;
+use super::credentials::Credentials;
 use crate::spool::Parcel;
 
 /// How long to wait for a connection.
@@ -34,6 +35,12 @@ pub enum BadAuthorities {
 }
 
 impl Authorities {
+    /// Nobody.
+    #[cfg(test)]
+    pub(super) fn none() -> Authorities {
+        Authorities(Some(Vec::new()))
+    }
+
     /// Those of a PEM file, and no others.
     ///
     /// # Errors
@@ -44,19 +51,20 @@ impl Authorities {
     }
 }
 
-/// A client of one collector.
-#[derive(Debug)]
+/// A client of one collector. A copy is the same client.
+#[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
     url: String,
+    token: Option<HeaderValue>,
 }
 
 impl Client {
-    /// A client of the collector at `base`; each request may take until `deadline`.
+    /// A client of the collector at `base`, which shows this `Authorization` there; each request may take until `deadline`.
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(base: &Url, authorities: &Authorities, deadline: Duration) -> anyhow::Result<Client> {
+    pub fn new(base: &Url, credentials: &Credentials, token: Option<&HeaderValue>, deadline: Duration) -> anyhow::Result<Client> {
         // Fails only if somebody has installed one before, which is then the same.
         rustls::crypto::ring::default_provider().install_default().ok();
         let builder = reqwest::Client::builder()
@@ -65,17 +73,21 @@ impl Client {
             .timeout(deadline)
             // A redirect would carry telemetry to where the fleet file does not say.
             .redirect(redirect::Policy::none());
-        let builder = match &authorities.0 {
+        let builder = match &credentials.authorities.0 {
             // Without TLS nobody vouches, and a machine without certificates is good enough.
             _ if !base.is_tls() => builder.tls_certs_only([]),
             Some(certificates) => builder.tls_certs_only(certificates.iter().cloned()),
             None => builder,
         };
+        let builder = match &credentials.identity {
+            Some(identity) if base.is_tls() => builder.identity(identity.clone()),
+            _ => builder,
+        };
         let builder = if base.is_loopback() { builder.no_proxy() } else { builder };
         let http = builder
             .build()
             .with_context(|| format!("set up TLS for {base}; does the machine have certificates of authorities?"))?;
-        Ok(Client { http, url: format!("{base}/v1/metrics") })
+        Ok(Client { http, url: format!("{base}/v1/metrics"), token: token.cloned() })
     }
 
     /// Where it posts to.
@@ -94,6 +106,10 @@ impl Client {
             .header("lagmesh-boot", parcel.boot.to_string())
             .header("lagmesh-batch", parcel.sequence)
             .body(parcel.body.clone());
+        let request = match &self.token {
+            Some(token) => request.header(AUTHORIZATION, token),
+            None => request,
+        };
         match request.send().await {
             Ok(response) => read(response).await,
             Err(e) => Answer::Later { after: None, why: chain(&e) },

@@ -60,6 +60,8 @@ pub struct Around<'a> {
     pub levels: &'a Levels,
     /// How the deliveries go.
     pub deliveries: &'a Deliveries,
+    /// How often replaced credentials were no good.
+    pub reload_failures: u64,
 }
 
 impl Summary {
@@ -198,6 +200,7 @@ impl Summary {
         for (queue, dropped) in [("observations", around.dropped_observations), ("batches", around.dropped_batches)] {
             out.push(Series::counter(&catalogue::AGENT_DROPPED, agent.clone().with(Attribute::Reason, queue), dropped));
         }
+        out.push(Series::counter(&catalogue::AGENT_RELOAD_FAILURES, agent.clone(), around.reload_failures));
         out.push(Series::gauge(&catalogue::AGENT_INFO, agent.with(Attribute::Version, &self.exporter.version), 1.0));
     }
 }

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::{Answer, BODY_WITHIN, Intake, RETRY_AFTER, SLOW, wire};
+use crate::access::Caller;
 use crate::packed::MESSAGE_BYTES_MAX;
 use crate::tally::Transport;
 
@@ -52,8 +53,9 @@ impl MetricsService for Export {
         &self,
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
         let intake = self.intake.clone();
-        let understood = spawn_blocking(move || intake.understand(request.into_inner(), || None)).await;
+        let understood = spawn_blocking(move || intake.understand(request.into_inner(), &caller, || None)).await;
         let (answer, word) = match understood.map_err(|e| Status::internal(format!("the request cannot be read: {e}")))? {
             Ok(understood) => self.intake.take(understood).await,
             Err(refused) => refused,
@@ -62,6 +64,7 @@ impl MetricsService for Export {
         match answer {
             Answer::Accepted { rejected_points, message } => Ok(tonic::Response::new(response(rejected_points, message))),
             Answer::Refused { why, .. } => Err(Status::invalid_argument(why)),
+            Answer::Forbidden { why, .. } => Err(Status::permission_denied(why)),
             Answer::Later { why, .. } => Err(later(&why)),
         }
     }

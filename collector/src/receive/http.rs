@@ -15,6 +15,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Answer, BODY_BYTES_MAX, BODY_WITHIN, Intake, Outcome, RETRY_AFTER, Understood, grpc, wire};
+use crate::access::Caller;
 use crate::packed::{self, BadBody, Encoding, MESSAGE_BYTES_MAX, Packed};
 use crate::tally::Transport;
 
@@ -44,7 +45,7 @@ async fn export(State(intake): State<Intake>, request: Request) -> Response {
 fn word(answer: &Answer) -> &'static str {
     match answer {
         Answer::Accepted { .. } => "accepted",
-        Answer::Refused { reason, .. } | Answer::Later { reason, .. } => reason,
+        Answer::Refused { reason, .. } | Answer::Forbidden { reason, .. } | Answer::Later { reason, .. } => reason,
     }
 }
 
@@ -57,8 +58,9 @@ async fn read(intake: &Intake, request: Request) -> Result<(Result<Understood, O
     let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
     let slow = |_| (StatusCode::SERVICE_UNAVAILABLE, Answer::slow());
     let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
     let worker = intake.clone();
-    match spawn_blocking(move || understand(&worker, encoding, body)).await {
+    match spawn_blocking(move || understand(&worker, &caller, encoding, body)).await {
         Ok(understood) => Ok((understood?, turn)),
         Err(e) => Err(malformed(format!("the body cannot be read: {e}"))),
     }
@@ -92,14 +94,19 @@ fn too_large() -> Refused {
 }
 
 /// Decompresses and decodes a body. This takes milliseconds that no connection should wait for.
-fn understand(intake: &Intake, encoding: Encoding, body: Vec<u8>) -> Result<Result<Understood, Outcome>, Refused> {
+fn understand(
+    intake: &Intake,
+    caller: &Caller,
+    encoding: Encoding,
+    body: Vec<u8>,
+) -> Result<Result<Understood, Outcome>, Refused> {
     let message = packed::unpack(encoding, &body, MESSAGE_BYTES_MAX).map_err(|bad| match bad {
         BadBody::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, Answer::refused("too-large", bad.to_string())),
         BadBody::Corrupt(_) => malformed(bad.to_string()),
     })?;
     let request = ExportMetricsServiceRequest::decode(message.as_slice());
     let request = request.map_err(|e| malformed(format!("the body is no OTLP request: {e}")))?;
-    Ok(intake.understand(request, || Some(Packed::keep(encoding, body, &message))))
+    Ok(intake.understand(request, caller, || Some(Packed::keep(encoding, body, &message))))
 }
 
 fn malformed(why: String) -> Refused {
@@ -134,6 +141,9 @@ fn respond(refusal: StatusCode, answer: Answer) -> Response {
             protobuf(StatusCode::OK, grpc::response(rejected_points, message).encode_to_vec())
         }
         Answer::Refused { why, .. } => protobuf(refusal, wire::Status::new(tonic::Code::InvalidArgument, &why).encode_to_vec()),
+        Answer::Forbidden { why, .. } => {
+            protobuf(StatusCode::FORBIDDEN, wire::Status::new(tonic::Code::PermissionDenied, &why).encode_to_vec())
+        }
         Answer::Later { why, .. } => {
             let status = wire::Status::new(tonic::Code::Unavailable, &why).retry_after(RETRY_AFTER);
             let mut response = protobuf(StatusCode::SERVICE_UNAVAILABLE, status.encode_to_vec());

@@ -6,22 +6,22 @@ use prost::Message as _;
 
 /// `google.rpc.Status`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Status {
+pub(crate) struct Status {
     #[prost(int32, tag = "1")]
-    pub(super) code: i32,
+    pub(crate) code: i32,
     #[prost(string, tag = "2")]
-    pub(super) message: String,
+    pub(crate) message: String,
     #[prost(message, repeated, tag = "3")]
-    pub(super) details: Vec<Any>,
+    pub(crate) details: Vec<Any>,
 }
 
 /// `google.protobuf.Any`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Any {
+pub(crate) struct Any {
     #[prost(string, tag = "1")]
-    pub(super) type_url: String,
+    pub(crate) type_url: String,
     #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
+    pub(crate) value: Vec<u8>,
 }
 
 /// `google.rpc.RetryInfo`.
@@ -41,12 +41,12 @@ struct Delay {
 }
 
 impl Status {
-    pub(super) fn new(code: tonic::Code, message: &str) -> Status {
+    pub(crate) fn new(code: tonic::Code, message: &str) -> Status {
         Status { code: code.into(), message: message.to_owned(), details: Vec::new() }
     }
 
     /// Asks the client to come back.
-    pub(super) fn retry_after(mut self, delay: Duration) -> Status {
+    pub(crate) fn retry_after(mut self, delay: Duration) -> Status {
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
         let info = RetryInfo { retry_delay: Some(Delay { seconds, nanos: 0 }) };
         self.details.push(Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.encode_to_vec() });

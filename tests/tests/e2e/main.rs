@@ -11,6 +11,7 @@ mod page;
 mod prometheus;
 mod replication_faults;
 mod rules;
+mod security;
 mod status_command;
 mod support;
 mod tls;

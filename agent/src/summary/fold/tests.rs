@@ -81,6 +81,7 @@ impl Outside {
             dropped_batches: 4,
             levels: &self.levels,
             deliveries: &self.deliveries,
+            reload_failures: 0,
         };
         summary.snapshot(now, &PeerView::default(), &around)
     }
