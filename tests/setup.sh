@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing for `demo`, `testbed`, `bench` or `test` from the system's packages; says what it does, and does nothing where
 # nothing is missing. Without root it prints the exact command and stops. What only compares (`bench`), or stands in the way of one
-# scenario (pgbouncer), may be missing in the end.
+# scenario (pgbouncer) or test (victoria-metrics), may be missing in the end.
 set -euo pipefail
 
 goal=${1:?usage: tests/setup.sh demo|testbed|bench|test}

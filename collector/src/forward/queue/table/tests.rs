@@ -117,6 +117,22 @@ fn dropped_under_way() {
     assert_eq!(deliver(&mut table, "a"), Some(("2222".to_owned(), None)));
 }
 
+/// Nor does it bring the cursor back, where the snapshot is still kept because another target has got it last.
+#[test]
+fn dropped_under_way_and_held_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = open(&folder, &["a", "b"], Bounds { bytes_max: 4, ..GENEROUS });
+    table.append(b"1111", 3, at(1));
+    let name: TargetName = "a".parse().unwrap();
+    let first = table.fetch(&name).unwrap().unwrap();
+    assert!(deliver(&mut table, "b").is_some());
+    table.append(b"2222", 3, at(2));
+    table.append(b"3333", 3, at(3));
+    table.settle(&name, first.id, &taken(3)).unwrap();
+    assert_eq!((level(&table, "a").taken, &level(&table, "a").lost), (0, &BTreeMap::from([(Reason::QueueFull, 6)])));
+    assert_eq!(deliver(&mut table, "a"), Some(("3333".to_owned(), None)));
+}
+
 /// A new target gets what comes from now on; of one that is gone nothing is waited for any more.
 #[test]
 fn targets_come_and_go() {
