@@ -5,11 +5,13 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lagmesh_daemon::LogArgs;
 use lagmesh_model::document::FileErrors;
 use lagmesh_model::fleet::Fleet;
 
+use crate::history::Keep;
 use crate::listen::{BadTls, Tls};
 
 /// A fleet file is read by people; a larger file is something else [bytes].
@@ -50,6 +52,18 @@ pub struct Args {
     #[arg(long, env = "LAGMESH_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
 
+    /// How long to keep history by buckets of ten seconds, of a minute and of an hour
+    #[arg(long, env = "LAGMESH_HISTORY_KEEP", value_name = "10S,1M,1H", default_value = "48h,14d,400d", value_parser = history_keep)]
+    pub history_keep: HistoryKeep,
+
+    /// How much of the disk the history may take; beyond, the oldest of the finest buckets go first
+    #[arg(long, env = "LAGMESH_HISTORY_MIB_MAX", value_name = "MIB", default_value = "4096", value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub history_mib_max: u64,
+
+    /// Copy store and history of a collector, running or not, into this folder, and exit
+    #[arg(long, value_name = "FOLDER")]
+    pub backup_to: Option<PathBuf>,
+
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -58,6 +72,10 @@ pub struct Args {
     #[arg(long, env = "STATE_DIRECTORY", hide = true, value_delimiter = ':')]
     systemd_state_dir: Vec<PathBuf>,
 }
+
+/// How long each tier of the history is kept, the finest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryKeep([Duration; 3]);
 
 const AFTER_HELP: &str = "Exit codes: 0 stopped as asked, 64 wrong command line, 70 a part of the collector failed, \
     77 not permitted, 78 wrong or unsafe configuration.";
@@ -75,6 +93,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// The folder of the store.
     pub state_dir: PathBuf,
+    /// How much history is kept.
+    pub history: Keep,
 }
 
 /// Why the collector does not start. Displays as one line per mistake.
@@ -141,6 +161,7 @@ impl Config {
                 http_listen: args.http_listen,
                 tls,
                 state_dir: state_dir(args),
+                history: Keep { for_: args.history_keep.0, bytes_max: args.history_mib_max << 20 },
             }),
         }
     }
@@ -154,7 +175,19 @@ fn tls(args: &Args) -> Result<Option<Tls>, ConfigError> {
     tls.map(Some).map_err(|error| ConfigError::Tls { cert: cert.clone(), key: key.clone(), error })
 }
 
-fn state_dir(args: &Args) -> PathBuf {
+/// Three durations, none shorter than the one before: a coarser tier that ends earlier would be of no use.
+fn history_keep(written: &str) -> Result<HistoryKeep, String> {
+    let read = written.split(',').map(|one| humantime::parse_duration(one.trim()).map_err(|e| format!("{one:?}: {e}")));
+    let keep: Vec<Duration> = read.collect::<Result<_, _>>()?;
+    let possible = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+    match <[Duration; 3]>::try_from(keep) {
+        Ok(keep) if keep.is_sorted() && keep.iter().all(|one| possible.contains(one)) => Ok(HistoryKeep(keep)),
+        _ => Err("write three durations from 1h to 3650d, the shortest first, such as 48h,14d,400d".to_owned()),
+    }
+}
+
+/// Where the state is.
+pub fn state_dir(args: &Args) -> PathBuf {
     args.state_dir.as_ref().or(args.systemd_state_dir.first()).cloned().unwrap_or_else(|| STATE_DIR.into())
 }
 

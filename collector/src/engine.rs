@@ -12,6 +12,7 @@ use lagmesh_model::time::Reading;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::history::Feed;
 use crate::judge::{Judge, Memory};
 use crate::merge::View;
 use crate::snapshot;
@@ -46,6 +47,7 @@ pub struct Engine {
     judge: Judge,
     clock: Clock,
     tally: Tally,
+    history: Feed,
     remembered: Option<(Reading, Vec<RegionState>)>,
 }
 
@@ -68,7 +70,7 @@ pub struct Wires {
 
 impl Engine {
     /// Takes up what an earlier run left.
-    pub fn new(fleet: Arc<Fleet>, restored: Restored, clock: Clock, tally: Tally) -> Engine {
+    pub fn new(fleet: Arc<Fleet>, restored: Restored, clock: Clock, tally: Tally, history: Feed) -> Engine {
         let mut view = View::new(fleet.export.interval);
         for sum in restored.retired {
             view.accept_retired(sum);
@@ -77,7 +79,7 @@ impl Engine {
             view.accept(batch, arrived);
         }
         let judge = Judge::new(&fleet, restored.memories);
-        Engine { fleet, view, judge, clock, tally, remembered: None }
+        Engine { fleet, view, judge, clock, tally, history, remembered: None }
     }
 
     /// Judges now.
@@ -122,6 +124,7 @@ impl Engine {
     }
 
     fn take(&mut self, committed: Committed) {
+        self.history.offer(&committed);
         match committed {
             Committed::Batch(batch, arrived) => self.view.accept(batch, arrived),
             Committed::Retired(agent, boot) => self.view.retire(&agent, boot),

@@ -9,6 +9,7 @@ pub mod tally;
 pub mod merge;
 pub mod judge;
 pub mod store;
+pub mod history;
 pub mod receive;
 pub mod snapshot;
 pub mod engine;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::engine::{Engine, Wires};
+use crate::history::{Archive, History};
 use crate::listen::Listener;
 use crate::receive::Intake;
 use crate::serve::Pages;
@@ -105,12 +107,16 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         tally.store_set_aside();
     }
     let boots = restored.batches.len();
+    let history = History::open(&config.state_dir, config.history, &restored.batches, (clock.clone(), tally.clone()))?;
+    let (feed, fed) = History::feed(&tally);
+    supervisor.spawn_thread("history", move || history.run(&fed))?;
+    let archive = Archive::new(config.state_dir.clone(), clock.clone());
 
     let (jobs, jobs_queue) = mpsc::channel(JOBS_QUEUE);
     let (committed_told, committed) = mpsc::channel(COMMITTED_QUEUE);
     supervisor.spawn_thread("store", move || store.run(jobs_queue, &committed_told))?;
 
-    let mut engine = Engine::new(config.fleet.clone(), restored, clock.clone(), tally.clone());
+    let mut engine = Engine::new(config.fleet.clone(), restored, clock.clone(), tally.clone(), feed);
     let (published_told, published) = watch::channel(Arc::new(engine.publish()));
     let (asks, asks_queue) = mpsc::channel(ASKS_QUEUE);
     let wires = Wires {
@@ -125,7 +131,7 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
 
     let intake = Intake::new(config.fleet.clone(), jobs, clock.clone(), tally);
     let pages = Pages { published, asks, readiness: readiness.clone(), clock };
-    let router = serve::hardened(serve::router(pages).merge(receive::http::router(&intake)));
+    let router = serve::hardened(serve::router(pages).merge(history::router(archive)).merge(receive::http::router(&intake)));
     supervisor.spawn("http", http.serve(router, config.tls.clone(), supervisor.shutdown()));
     supervisor.spawn("grpc", grpc.serve(receive::grpc::router(&intake), config.tls.clone(), supervisor.shutdown()));
     notify::spawn(supervisor, readiness.clone(), watchdog);

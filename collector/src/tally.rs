@@ -25,6 +25,43 @@ impl Transport {
     }
 }
 
+/// What the history lacks, or has at a coarser resolution or another time than it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HistoryLoss {
+    /// Batches that it was too slow for: their counts came with the next batch of the same boot.
+    Behind,
+    /// Batches that the disk did not take: likewise.
+    Unwritten,
+    /// Gaps that were given up because there were too many: what still comes for them changes nothing.
+    Gap,
+    /// Batches with an impossible time, put down for their arrival.
+    ImpossibleTime,
+    /// Values of series beyond the number that is kept.
+    TooManySeries,
+    /// Values that came when even the coarsest buckets of their time were gone.
+    TooOld,
+    /// Buckets of series that went before their time because the file was too large.
+    NoRoom,
+    /// Files that could not be read and were set aside.
+    SetAside,
+}
+
+impl HistoryLoss {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HistoryLoss::Behind => "behind",
+            HistoryLoss::Unwritten => "unwritten",
+            HistoryLoss::Gap => "gap",
+            HistoryLoss::ImpossibleTime => "impossible-time",
+            HistoryLoss::TooManySeries => "too-many-series",
+            HistoryLoss::TooOld => "too-old",
+            HistoryLoss::NoRoom => "no-room",
+            HistoryLoss::SetAside => "set-aside",
+        }
+    }
+}
+
 /// Counters, shared by those who count.
 #[derive(Debug, Clone, Default)]
 pub struct Tally(Arc<Mutex<Counts>>);
@@ -34,6 +71,8 @@ struct Counts {
     requests: BTreeMap<(Transport, &'static str), u64>,
     points: BTreeMap<&'static str, u64>,
     stores_set_aside: u64,
+    history_lost: BTreeMap<HistoryLoss, u64>,
+    history_bytes: Option<u64>,
 }
 
 impl Tally {
@@ -54,6 +93,18 @@ impl Tally {
         self.lock().stores_set_aside += 1;
     }
 
+    /// So much is missing of the history.
+    pub fn history_lost(&self, why: HistoryLoss, count: u64) {
+        if count > 0 {
+            *self.lock().history_lost.entry(why).or_insert(0) += count;
+        }
+    }
+
+    /// The history takes so much of the disk.
+    pub fn history_bytes(&self, bytes: u64) {
+        self.lock().history_bytes = Some(bytes);
+    }
+
     /// As series.
     pub fn series(&self) -> Vec<Series> {
         let counts = self.lock();
@@ -65,7 +116,12 @@ impl Tally {
         });
         let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
         let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
-        requests.chain(points).chain([stores]).collect()
+        let lost = counts.history_lost.iter().map(|(why, count)| {
+            counter(&catalogue::COLLECTOR_HISTORY_LOST, Attributes::new().with(Attribute::Reason, why.as_str()), *count)
+        });
+        let bytes = counts.history_bytes;
+        let bytes = bytes.map(|bytes| Series::gauge(&catalogue::COLLECTOR_HISTORY_SIZE, Attributes::new(), bytes as f64));
+        requests.chain(points).chain([stores]).chain(lost).chain(bytes).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

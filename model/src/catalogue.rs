@@ -396,6 +396,10 @@ catalogue! {
         "Data points by outcome (accepted, or the reason of rejection)";
     COLLECTOR_STORES_SET_ASIDE = "lagmesh.collector.stores_set_aside", Counter, One, Collector, [],
         "Store files that could not be read and were set aside: what agents had delivered before is gone from the totals";
+    COLLECTOR_HISTORY_LOST = "lagmesh.collector.history_lost", Counter, One, Collector, [Reason],
+        "What the history lacks or has more coarsely than it was measured, by reason; docs/pipeline.md says what each reason counts";
+    COLLECTOR_HISTORY_SIZE = "lagmesh.collector.history_size", Gauge, Bytes, Collector, [],
+        "What the history takes of the disk";
     COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
         "Always 1 while the collector runs: its version";
 }

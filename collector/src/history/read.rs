@@ -1,0 +1,256 @@
+//! Answers from the file: buckets looked up one by one, added up to the steps that were asked for.
+
+use std::collections::BTreeMap;
+
+use lagmesh_model::catalogue::{Attribute, Kind, Metric};
+use lagmesh_model::series::Attributes;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::Serialize;
+
+use super::ask::{Filters, Plan, Request};
+use super::cell::Cell;
+use super::names;
+use super::table::{TIERS, WIDTHS_S, kept_since, lookup};
+
+/// The most series in one answer.
+const SERIES_MAX: usize = 256;
+/// The most buckets that are looked up for one answer.
+const LOOKUPS_MAX: u64 = 1_000_000;
+/// The clock is looked at once for so many look-ups.
+const LOOKUPS_PER_CHECK: u64 = 512;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// The question is wrong: what to do.
+    #[error("{0}")]
+    Wrong(String),
+    /// It took too long.
+    #[error("the answer took too long: ask for a larger step, a shorter range or fewer series")]
+    Slow,
+    /// The file cannot be read.
+    #[error("the history cannot be read: {0}")]
+    Database(#[from] rusqlite::Error),
+}
+
+/// The course of a metric.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    metric: &'static str,
+    /// In UCUM; of a histogram that of its values.
+    unit: &'static str,
+    kind: &'static str,
+    from: String,
+    to: String,
+    step_s: u64,
+    /// The width of the buckets that were read [s].
+    bucket_s: u64,
+    /// From when on these buckets are whole, if any were dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_since: Option<String>,
+    series: Vec<Course>,
+}
+
+#[derive(Debug, Serialize)]
+struct Course {
+    attributes: BTreeMap<&'static str, String>,
+    points: Vec<Shown>,
+}
+
+/// One step of one series. Steps of which nothing is known are not there.
+#[derive(Debug, Serialize)]
+struct Shown {
+    /// The start of the step.
+    at: String,
+    #[serde(flatten)]
+    value: Numbers,
+    /// If something in it was counted over more than a minute: at most how long [s].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    span_s: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Numbers {
+    Counter {
+        increase: u64,
+    },
+    Histogram {
+        count: u64,
+        sum: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        p50: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        p90: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        p99: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max: Option<f64>,
+    },
+    Gauge {
+        count: u64,
+        min: f64,
+        max: f64,
+        last: f64,
+        /// Of a state: the share of the reports in which it held [0, 1].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        share: Option<f64>,
+    },
+}
+
+/// Counts look-ups and says when it is enough.
+pub(super) struct Patience<'a> {
+    looked: u64,
+    late: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Patience<'a> {
+    /// Ends once `late` says so.
+    pub(super) fn until(late: &'a dyn Fn() -> bool) -> Patience<'a> {
+        Patience { looked: 0, late }
+    }
+
+    fn look(&mut self) -> Result<(), Failed> {
+        self.looked += 1;
+        let check = self.looked.is_multiple_of(LOOKUPS_PER_CHECK);
+        if check && (self.late)() { Err(Failed::Slow) } else { Ok(()) }
+    }
+}
+
+/// The answer to a question.
+pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut Patience<'_>) -> Result<Answer, Failed> {
+    // One view of the file, however long it takes.
+    let view = connection.unchecked_transaction()?;
+    let kept = kept_since(&view)?;
+    let plan = request.plan(kept).map_err(Failed::Wrong)?;
+    let found = find(&view, request.metric, &request.filters)?;
+    let buckets = (plan.to_s - plan.from_s) / WIDTHS_S[plan.tier];
+    if found.len() > SERIES_MAX {
+        let names: Vec<&str> = request.metric.attributes.iter().map(|attribute| attribute.as_str()).collect();
+        let (count, names) = (found.len(), names.join(", "));
+        return Err(Failed::Wrong(format!("{count} series fit, at most {SERIES_MAX} are shown: choose by {names}")));
+    }
+    if buckets.saturating_mul(found.len() as u64) > LOOKUPS_MAX {
+        return Err(Failed::Wrong("too much to read at once: ask for a larger step, a shorter range or fewer series".to_owned()));
+    }
+    let mut series = Vec::new();
+    for (id, attributes) in found {
+        let points = course(&view, id, request.metric, &plan, patience)?;
+        if !points.is_empty() {
+            let attributes = attributes.iter().map(|(name, value)| (name.as_str(), value.to_owned())).collect();
+            series.push(Course { attributes, points });
+        }
+    }
+    let kept_since_s = kept[plan.tier];
+    Ok(Answer {
+        metric: request.metric.name,
+        unit: request.metric.unit.ucum(),
+        kind: kind(request.metric),
+        from: text(plan.from_s),
+        to: text(plan.to_s),
+        step_s: plan.step_s,
+        bucket_s: WIDTHS_S[plan.tier],
+        kept_since: (kept_since_s > 0).then(|| text(kept_since_s)),
+        series,
+    })
+}
+
+/// The series of a metric that fit, in the order of their attributes.
+pub(super) fn find(connection: &Connection, metric: &Metric, filters: &Filters) -> Result<Vec<(u32, Attributes)>, Failed> {
+    let mut all = connection.prepare("SELECT id, attributes FROM series WHERE metric = ?1")?;
+    let mut rows = all.query([metric.name])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, text): (u32, String) = (row.get(0)?, row.get(1)?);
+        if let Some((_, attributes)) = names::read(metric.name, &text).filter(|(_, attributes)| filters.fit(attributes)) {
+            found.push((id, attributes));
+        }
+    }
+    found.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(found)
+}
+
+/// The cells of a series in a tier from one bucket to before another, in order.
+pub(super) fn cells(
+    connection: &Connection,
+    series: u32,
+    tier: usize,
+    range_s: std::ops::Range<u64>,
+    patience: &mut Patience<'_>,
+    mut each: impl FnMut(u64, Cell),
+) -> Result<(), Failed> {
+    let width_s = WIDTHS_S[tier];
+    let mut get = lookup(connection, tier)?;
+    let ends = format!("SELECT min(bucket), max(bucket) FROM {}", TIERS[tier]);
+    let ends = connection.prepare(&ends)?.query_row([], |row| {
+        let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+        Ok(ends.0.zip(ends.1).map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned())))
+    })?;
+    let Some((first_s, last_s)) = ends else { return Ok(()) };
+    let mut bucket_s = range_s.start.max(first_s) / width_s * width_s;
+    while bucket_s < range_s.end && bucket_s <= last_s {
+        patience.look()?;
+        let bytes: Option<Vec<u8>> = get.query_row(params![bucket_s.cast_signed(), series], |row| row.get(0)).optional()?;
+        if let Some(cell) = bytes.as_deref().and_then(|bytes| Cell::read(bytes, bucket_s)) {
+            each(bucket_s, cell);
+        }
+        bucket_s += width_s;
+    }
+    Ok(())
+}
+
+fn course(
+    connection: &Connection,
+    series: u32,
+    metric: &Metric,
+    plan: &Plan,
+    patience: &mut Patience<'_>,
+) -> Result<Vec<Shown>, Failed> {
+    let mut steps: BTreeMap<u64, Cell> = BTreeMap::new();
+    cells(connection, series, plan.tier, plan.from_s..plan.to_s, patience, |bucket_s, cell| {
+        let step_s = bucket_s / plan.step_s * plan.step_s;
+        steps.entry(step_s).and_modify(|held| held.add(&cell)).or_insert(cell);
+    })?;
+    Ok(steps.into_iter().filter_map(|(at_s, cell)| shown(at_s, &cell, metric)).collect())
+}
+
+fn shown(at_s: u64, cell: &Cell, metric: &Metric) -> Option<Shown> {
+    let (value, span_s) = match cell {
+        Cell::Counter(increase, spans) => (Numbers::Counter { increase: u64::try_from(*increase).ok()? }, spans.longest_s()),
+        Cell::Histogram(spread, spans) => {
+            let histogram = spread.histogram()?;
+            let quantile = |q| histogram.quantile_s(q);
+            let numbers = Numbers::Histogram {
+                count: histogram.count(),
+                sum: spread.sum_s(),
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+                max: histogram.max_s(),
+            };
+            (numbers, spans.longest_s())
+        }
+        Cell::Gauge(gauge) => {
+            // Other numbers come by state too, such as how many flows are in it.
+            let is_state = metric.attributes.contains(&Attribute::State) && gauge.min >= 0.0 && gauge.max <= 1.0;
+            let share = is_state.then(|| gauge.ones as f64 / gauge.count as f64);
+            (Numbers::Gauge { count: gauge.count, min: gauge.min, max: gauge.max, last: gauge.last, share }, None)
+        }
+    };
+    Some(Shown { at: text(at_s), value, span_s })
+}
+
+fn kind(metric: &Metric) -> &'static str {
+    match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Histogram => "histogram",
+        Kind::Gauge | Kind::Whole => "gauge",
+    }
+}
+
+/// A moment as RFC 3339 has it; what lies beyond its years is told as its last second.
+pub(super) fn text(seconds: u64) -> String {
+    const END_S: u64 = 253_402_300_799;
+    let since = std::time::Duration::from_secs(seconds.min(END_S));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+}
