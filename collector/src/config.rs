@@ -61,7 +61,7 @@ pub struct Args {
     pub history_mib_max: u64,
 
     /// Copy store and history of a collector, running or not, into this folder, and exit
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, env = "LAGMESH_BACKUP_TO", value_name = "FOLDER")]
     pub backup_to: Option<PathBuf>,
 
     /// How to log.

@@ -108,8 +108,8 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     }
     let boots = restored.batches.len();
     let history = History::open(&config.state_dir, config.history, &restored.batches, (clock.clone(), tally.clone()))?;
-    let (feed, fed) = History::feed(&tally);
-    supervisor.spawn_thread("history", move || history.run(&fed))?;
+    let (feed, fed_queue) = History::feed(&tally);
+    supervisor.spawn_thread("history", move || history.run(&fed_queue))?;
     let archive = Archive::new(config.state_dir.clone(), clock.clone());
 
     let (jobs, jobs_queue) = mpsc::channel(JOBS_QUEUE);

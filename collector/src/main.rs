@@ -37,7 +37,9 @@ fn main() -> ExitCode {
 fn backup(args: &Args, folder: &Path) -> ExitCode {
     match history::backup(&state_dir(args), folder) {
         Ok(copies) => {
-            copies.iter().for_each(|copy| eprintln!("{} is whole", copy.display()));
+            for copy in copies {
+                eprintln!("{} is whole", copy.display());
+            }
             exit::OK.into()
         }
         Err(e) => {

@@ -48,7 +48,8 @@ impl Request {
     /// If something is wrong: what, and what is possible.
     pub(super) fn parse(words: &[(String, String)], now: WallNanos) -> Result<Request, String> {
         let name = words.iter().find(|(word, _)| word == "metric").map(|(_, value)| value.as_str());
-        let metric = self::metric(name.ok_or("metric is missing; for example metric=lagmesh.link.rtt; lagmesh list-metrics has all")?)?;
+        let metric =
+            self::metric(name.ok_or("metric is missing; for example metric=lagmesh.link.rtt; lagmesh list-metrics has all")?)?;
         let now_s = now.0 / 1_000_000_000;
         let (mut from_s, mut to_s, mut step_s) = (None, now_s, None);
         let mut filters = Filters::default();

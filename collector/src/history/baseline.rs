@@ -86,8 +86,8 @@ impl Request {
         let mut refused = None;
         for one in METRICS.into_iter().filter(|one| metric.is_none_or(|metric| metric.name == one.name)) {
             let mut filters = Filters::default();
-            let others = words.iter().filter(|(word, _)| word != "metric");
-            match others.map(|(word, value)| filters.add(one.attributes, word, value, one.name)).collect::<Result<(), _>>() {
+            let mut others = words.iter().filter(|(word, _)| word != "metric");
+            match others.try_for_each(|(word, value)| filters.add(one.attributes, word, value, one.name)) {
                 Ok(()) => request.metrics.push((one, filters)),
                 Err(why) => refused = Some(why),
             }

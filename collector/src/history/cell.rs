@@ -160,7 +160,7 @@ impl Cell {
                     GAUGE_EVEN => &[gauge.last],
                     _ => &[],
                 };
-                values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+                out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
         }
         out
@@ -198,7 +198,9 @@ mod tests {
     fn round_trip() {
         let mut spread = Spread::default();
         let mut histogram = lagmesh_model::histogram::Exponential::new();
-        [0, 1, 80_000_000, u64::MAX].iter().for_each(|ns| histogram.record_ns(*ns));
+        for ns in [0, 1, 80_000_000, u64::MAX] {
+            histogram.record_ns(ns);
+        }
         spread.add(&Spread::of(&histogram), 1);
         let bucket_s = 1_700_000_000;
         let state = Cell::Gauge(Gauge::one(1.0, (bucket_s + 7) * 1_000_000_000, 60_000));

@@ -41,7 +41,7 @@ pub(super) fn book(connection: &Connection) -> Result<Book, rusqlite::Error> {
         runs.push(run(row)?);
     }
     for ((agent, boot), (heard, runs)) in boots {
-        restore(&mut book, &agent, BootId(boot.cast_unsigned()), heard, runs);
+        restore(&mut book, &agent, BootId(boot.cast_unsigned()), (heard, runs));
     }
     Ok(book)
 }
@@ -57,26 +57,28 @@ fn gone(connection: &Connection, book: &mut Book) -> Result<(), rusqlite::Error>
     Ok(())
 }
 
-fn restore(book: &mut Book, agent: &str, boot: BootId, heard: u64, runs: Vec<Option<Run>>) {
+fn restore(streams: &mut Book, agent: &str, boot: BootId, (heard, runs): Stored) {
     let Ok(name) = agent.parse::<AgentName>() else { return };
     if let Some(runs) = runs.into_iter().collect::<Option<Vec<Run>>>().and_then(Runs::restore) {
-        book.restore(name, boot, heard, runs);
+        streams.restore(name, boot, heard, runs);
     } else {
         // Without its last counts all that came before would be counted again with its next batch.
         tracing::warn!(agent, %boot, "stored counts cannot be read; the history of this start of the agent ends");
-        book.restore_gone(name, boot);
+        streams.restore_gone(name, boot);
     }
 }
 
 fn run(row: &Row<'_>) -> Result<Option<Run>, rusqlite::Error> {
     let body = |index| Ok::<_, rusqlite::Error>(unpack(row.get_ref(index)?.as_blob().map_err(rusqlite::Error::from)?));
     let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
-    let point = |from, body| Ok::<_, rusqlite::Error>(Point {
-        sequence: number(from)?,
-        label_ns: number(from + 1)?,
-        start_ns: number(from + 2)?,
-        body,
-    });
+    let point = |from, body| {
+        Ok::<_, rusqlite::Error>(Point {
+            sequence: number(from)?,
+            label_ns: number(from + 1)?,
+            start_ns: number(from + 2)?,
+            body,
+        })
+    };
     let Some(first_body) = body(6)? else { return Ok(None) };
     let first = point(3, first_body)?;
     if number(7)? == first.sequence {

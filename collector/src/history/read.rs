@@ -206,12 +206,12 @@ fn course(
     plan: &Plan,
     patience: &mut Patience<'_>,
 ) -> Result<Vec<Shown>, Failed> {
-    let mut steps: BTreeMap<u64, Cell> = BTreeMap::new();
+    let mut sums: BTreeMap<u64, Cell> = BTreeMap::new();
     cells(connection, series, plan.tier, plan.from_s..plan.to_s, patience, |bucket_s, cell| {
         let step_s = bucket_s / plan.step_s * plan.step_s;
-        steps.entry(step_s).and_modify(|held| held.add(&cell)).or_insert(cell);
+        sums.entry(step_s).and_modify(|held| held.add(&cell)).or_insert(cell);
     })?;
-    Ok(steps.into_iter().filter_map(|(at_s, cell)| shown(at_s, &cell, metric)).collect())
+    Ok(sums.into_iter().filter_map(|(at_s, cell)| shown(at_s, &cell, metric)).collect())
 }
 
 fn shown(at_s: u64, cell: &Cell, metric: &Metric) -> Option<Shown> {

@@ -70,16 +70,16 @@ pub fn router(archive: Archive) -> Router {
     Router::new().route("/v1/history", get(history)).route("/v1/baseline", get(compared)).with_state(archive)
 }
 
-type Words = Query<Vec<(String, String)>>;
+pub(super) type Words = Query<Vec<(String, String)>>;
 
-async fn history(State(archive): State<Archive>, Query(words): Words) -> Response {
+pub(super) async fn history(State(archive): State<Archive>, Query(words): Words) -> Response {
     match ask::Request::parse(&words, archive.clock.now().wall) {
         Ok(request) => archive.ask(move |connection, patience| read::answer(connection, &request, patience)).await,
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),
     }
 }
 
-async fn compared(State(archive): State<Archive>, Query(words): Words) -> Response {
+pub(super) async fn compared(State(archive): State<Archive>, Query(words): Words) -> Response {
     match baseline::Request::parse(&words, archive.clock.now().wall) {
         Ok(request) => archive.ask(move |connection, patience| baseline::answer(connection, &request, patience)).await,
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),

@@ -68,11 +68,13 @@ pub(super) fn sweep(connection: &mut Connection, keep: &Keep, now_s: u64) -> Res
 fn drop_oldest(connection: &mut Connection, tier: usize, until_s: u64) -> Result<u64, rusqlite::Error> {
     let Some(oldest_s) = oldest_s(connection, tier)? else { return Ok(0) };
     let width_s = WIDTHS_S[tier];
-    let since_s = kept_since(connection)?[tier].max(oldest_s).saturating_add(STEP_S.max(width_s)).min(until_s) / width_s * width_s;
+    let since_s =
+        kept_since(connection)?[tier].max(oldest_s).saturating_add(STEP_S.max(width_s)).min(until_s) / width_s * width_s;
     let transaction = connection.transaction()?;
     let sql = format!("DELETE FROM {} WHERE bucket < ?1", TIERS[tier]);
     let dropped = transaction.execute(&sql, [since_s.cast_signed()])?;
-    let sql = "INSERT INTO kept (tier, since) VALUES (?1, ?2) ON CONFLICT (tier) DO UPDATE SET since = max(since, excluded.since)";
+    let sql =
+        "INSERT INTO kept (tier, since) VALUES (?1, ?2) ON CONFLICT (tier) DO UPDATE SET since = max(since, excluded.since)";
     transaction.execute(sql, params![TIERS[tier], since_s.cast_signed()])?;
     transaction.commit()?;
     Ok(dropped as u64)
