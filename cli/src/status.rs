@@ -1,7 +1,5 @@
 //! `lagmesh status`: what a collector or an agent says now.
 
-mod fetch;
-
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,9 +7,9 @@ use std::time::Duration;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 
 use crate::Failure;
+use crate::fetch::Source;
 use crate::table::{self, Style, Tone};
 use crate::terminal;
-use fetch::Source;
 
 /// Where a collector serves, if nobody says otherwise.
 const COLLECTOR: &str = "http://127.0.0.1:8622";
@@ -67,7 +65,7 @@ enum Output {
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
     let url = base(args, std::env::var("LAGMESH_URL").ok().filter(|url| !url.is_empty()));
-    let source = Source::new(&url, args.ca_file.as_deref())?;
+    let source = Source::new(&url, "/v1/status", &[], args.ca_file.as_deref())?;
     let Some(every_s) = args.watch else {
         let body = source.fetch().await?;
         out.write_all(show(&body, args.output, terminal::style())?.as_bytes())?;

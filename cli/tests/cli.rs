@@ -154,7 +154,7 @@ fn status_of_nobody() {
     let err = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
     assert!(
-        err.starts_with(&format!("lagmesh: no status from {url}/v1/status: "))
+        err.starts_with(&format!("lagmesh: no answer from {url}/v1/status: "))
             && err.contains("refused")
             && err.contains("--local"),
         "{err}"

@@ -42,12 +42,12 @@ pub use sweep::Keep;
 use table::Table;
 pub use table::{HistoryError, WIDTHS_S};
 
-/// Batches that may wait for the history's thread: several seconds of a fleet of hundreds.
-const FED_QUEUE: usize = 1024;
+/// Batches that may wait for the history's thread: several seconds of a fleet of hundreds, a hundred mebibytes at worst.
+const FED_QUEUE: usize = 256;
 /// How often is written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// Cells in memory at which is written before that.
-const PENDING_MAX: usize = 500_000;
+const PENDING_MAX: usize = 200_000;
 /// How often old buckets are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 

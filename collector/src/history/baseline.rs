@@ -1,14 +1,12 @@
 //! The last hour against the same hour a week ago: what is usual at this hour of this day. Where history does not reach back so far,
 //! against yesterday.
 
-use std::collections::BTreeMap;
-
 use lagmesh_model::catalogue::{self, Metric};
+use lagmesh_model::history::{Baseline, Baselines, Hour};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::Attributes;
 use lagmesh_model::time::WallNanos;
 use rusqlite::Connection;
-use serde::Serialize;
 
 use super::ask::{self, Filters};
 use super::cell::Cell;
@@ -33,42 +31,6 @@ const SERIES_MAX: usize = 4096;
 pub(super) struct Request {
     metrics: Vec<(&'static Metric, Filters)>,
     now_s: u64,
-}
-
-/// All baselines that were asked for.
-#[derive(Debug, Serialize)]
-pub(super) struct Answer {
-    /// The hour that is compared.
-    from: String,
-    to: String,
-    series: Vec<Compared>,
-}
-
-/// One series.
-#[derive(Debug, Serialize)]
-struct Compared {
-    metric: &'static str,
-    attributes: BTreeMap<&'static str, String>,
-    now: Hour,
-    /// The hour before that it is compared with: "week" or "day" ago.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    against: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    then: Option<Hour>,
-    /// The median now over that of then.
-    p50_ratio: Known<f64>,
-    /// The same of the 99th percentile.
-    p99_ratio: Known<f64>,
-}
-
-/// The distribution of an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
-struct Hour {
-    samples: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p50_s: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    p99_s: Option<f64>,
 }
 
 impl Request {
@@ -101,7 +63,7 @@ impl Request {
 }
 
 /// The answer to a question.
-pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut Patience<'_>) -> Result<Answer, Failed> {
+pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut Patience<'_>) -> Result<Baselines, Failed> {
     let view = connection.unchecked_transaction()?;
     let to_s = request.now_s / 60 * 60;
     let from_s = to_s.saturating_sub(HOUR_S);
@@ -118,7 +80,7 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
             }
         }
     }
-    Ok(Answer { from: text(from_s), to: text(to_s), series })
+    Ok(Baselines { from: text(from_s), to: text(to_s), series })
 }
 
 /// What was measured within an hour. What was counted over more than an hour is not of this one.
@@ -134,9 +96,9 @@ fn hour(view: &Connection, id: u32, range_s: std::ops::Range<u64>, patience: &mu
     Ok(sum)
 }
 
-fn compare(metric: &Metric, attributes: &Attributes, now: &Spread, week: &Spread, day: &Spread) -> Compared {
-    let now = Hour::of(now);
-    let (week, day) = (("week", Hour::of(week)), ("day", Hour::of(day)));
+fn compare(metric: &Metric, attributes: &Attributes, now: &Spread, week: &Spread, day: &Spread) -> Baseline {
+    let now = of(now);
+    let (week, day) = (("week", of(week)), ("day", of(day)));
     let against = [week, day].into_iter().find(|(_, hour)| hour.samples >= MEDIAN_COUNT_MIN);
     let ratio = |count_min: u64, quantile: fn(&Hour) -> Option<f64>| {
         let Some((_, then)) = against else { return Known::unknown("nothing to compare with a week or a day ago") };
@@ -148,22 +110,20 @@ fn compare(metric: &Metric, attributes: &Attributes, now: &Spread, week: &Spread
             _ => Known::unknown("it was zero then"),
         }
     };
-    Compared {
-        metric: metric.name,
-        attributes: attributes.iter().map(|(name, value)| (name.as_str(), value.to_owned())).collect(),
+    Baseline {
+        metric: metric.name.to_owned(),
+        attributes: attributes.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_owned())).collect(),
         now,
-        against: against.map(|(word, _)| word),
+        against: against.map(|(word, _)| word.to_owned()),
         then: against.map(|(_, hour)| hour),
         p50_ratio: ratio(MEDIAN_COUNT_MIN, |hour| hour.p50_s),
         p99_ratio: ratio(P99_COUNT_MIN, |hour| hour.p99_s),
     }
 }
 
-impl Hour {
-    fn of(spread: &Spread) -> Hour {
-        let Some(histogram) = spread.histogram() else { return Hour::default() };
-        Hour { samples: histogram.count(), p50_s: histogram.quantile_s(0.5), p99_s: histogram.quantile_s(0.99) }
-    }
+fn of(spread: &Spread) -> Hour {
+    let Some(histogram) = spread.histogram() else { return Hour::default() };
+    Hour { samples: histogram.count(), p50_s: histogram.quantile_s(0.5), p99_s: histogram.quantile_s(0.99) }
 }
 
 #[cfg(test)]
@@ -178,7 +138,7 @@ mod tests {
         Spread::of(&histogram)
     }
 
-    fn compared(now: &Spread, week: &Spread, day: &Spread) -> Compared {
+    fn compared(now: &Spread, week: &Spread, day: &Spread) -> Baseline {
         compare(&catalogue::LINK_RTT, &Attributes::new(), now, week, day)
     }
 
@@ -187,11 +147,11 @@ mod tests {
     fn ratios() {
         let nothing = Spread::default();
         let twice = compared(&spread(600, 20), &spread(600, 10), &spread(600, 20));
-        assert_eq!(twice.against, Some("week"));
+        assert_eq!(twice.against.as_deref(), Some("week"));
         assert!(matches!(twice.p50_ratio, Known::Known { value } if (value - 2.0).abs() < 0.05));
         assert!(matches!(twice.p99_ratio, Known::Known { value } if (value - 2.0).abs() < 0.05));
         let yesterday = compared(&spread(100, 20), &nothing, &spread(100, 20));
-        assert_eq!(yesterday.against, Some("day"));
+        assert_eq!(yesterday.against.as_deref(), Some("day"));
         assert!(matches!(yesterday.p50_ratio, Known::Known { value } if (value - 1.0).abs() < 1e-9));
         assert!(matches!(yesterday.p99_ratio, Known::Unknown { .. }));
         for (now, then) in [(&spread(100, 20), &nothing), (&nothing, &spread(100, 20)), (&spread(29, 1), &spread(100, 1))] {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lagmesh_model::catalogue::{Attribute, Kind, Metric};
+use lagmesh_model::catalogue::{Attribute, Metric};
+use lagmesh_model::history::{Course, History, Numbers, Point};
 use lagmesh_model::series::Attributes;
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::Serialize;
 
 use super::ask::{Filters, Plan, Request};
 use super::cell::Cell;
@@ -33,71 +33,6 @@ pub(super) enum Failed {
     Database(#[from] rusqlite::Error),
 }
 
-/// The course of a metric.
-#[derive(Debug, Serialize)]
-pub(super) struct Answer {
-    metric: &'static str,
-    /// In UCUM; of a histogram that of its values.
-    unit: &'static str,
-    kind: &'static str,
-    from: String,
-    to: String,
-    step_s: u64,
-    /// The width of the buckets that were read [s].
-    bucket_s: u64,
-    /// From when on these buckets are whole, if any were dropped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kept_since: Option<String>,
-    series: Vec<Course>,
-}
-
-#[derive(Debug, Serialize)]
-struct Course {
-    attributes: BTreeMap<&'static str, String>,
-    points: Vec<Shown>,
-}
-
-/// One step of one series. Steps of which nothing is known are not there.
-#[derive(Debug, Serialize)]
-struct Shown {
-    /// The start of the step.
-    at: String,
-    #[serde(flatten)]
-    value: Numbers,
-    /// If something in it was counted over more than a minute: at most how long [s].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span_s: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Numbers {
-    Counter {
-        increase: u64,
-    },
-    Histogram {
-        count: u64,
-        sum: f64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        p50: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        p90: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        p99: Option<f64>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        max: Option<f64>,
-    },
-    Gauge {
-        count: u64,
-        min: f64,
-        max: f64,
-        last: f64,
-        /// Of a state: the share of the reports in which it held [0, 1].
-        #[serde(skip_serializing_if = "Option::is_none")]
-        share: Option<f64>,
-    },
-}
-
 /// Counts look-ups and says when it is enough.
 pub(super) struct Patience<'a> {
     looked: u64,
@@ -118,7 +53,7 @@ impl<'a> Patience<'a> {
 }
 
 /// The answer to a question.
-pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut Patience<'_>) -> Result<Answer, Failed> {
+pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut Patience<'_>) -> Result<History, Failed> {
     // One view of the file, however long it takes.
     let view = connection.unchecked_transaction()?;
     let kept = kept_since(&view)?;
@@ -137,15 +72,14 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
     for (id, attributes) in found {
         let points = course(&view, id, request.metric, &plan, patience)?;
         if !points.is_empty() {
-            let attributes = attributes.iter().map(|(name, value)| (name.as_str(), value.to_owned())).collect();
+            let attributes = attributes.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_owned())).collect();
             series.push(Course { attributes, points });
         }
     }
     let kept_since_s = kept[plan.tier];
-    Ok(Answer {
-        metric: request.metric.name,
-        unit: request.metric.unit.ucum(),
-        kind: kind(request.metric),
+    Ok(History {
+        metric: request.metric.name.to_owned(),
+        unit: request.metric.unit.ucum().to_owned(),
         from: text(plan.from_s),
         to: text(plan.to_s),
         step_s: plan.step_s,
@@ -205,7 +139,7 @@ fn course(
     metric: &Metric,
     plan: &Plan,
     patience: &mut Patience<'_>,
-) -> Result<Vec<Shown>, Failed> {
+) -> Result<Vec<Point>, Failed> {
     let mut sums: BTreeMap<u64, Cell> = BTreeMap::new();
     cells(connection, series, plan.tier, plan.from_s..plan.to_s, patience, |bucket_s, cell| {
         let step_s = bucket_s / plan.step_s * plan.step_s;
@@ -214,8 +148,8 @@ fn course(
     Ok(sums.into_iter().filter_map(|(at_s, cell)| shown(at_s, &cell, metric)).collect())
 }
 
-fn shown(at_s: u64, cell: &Cell, metric: &Metric) -> Option<Shown> {
-    let (value, span_s) = match cell {
+fn shown(at_s: u64, cell: &Cell, metric: &Metric) -> Option<Point> {
+    let (numbers, span_s) = match cell {
         Cell::Counter(increase, spans) => (Numbers::Counter { increase: u64::try_from(*increase).ok()? }, spans.longest_s()),
         Cell::Histogram(spread, spans) => {
             let histogram = spread.histogram()?;
@@ -237,15 +171,7 @@ fn shown(at_s: u64, cell: &Cell, metric: &Metric) -> Option<Shown> {
             (Numbers::Gauge { count: gauge.count, min: gauge.min, max: gauge.max, last: gauge.last, share }, None)
         }
     };
-    Some(Shown { at: text(at_s), value, span_s })
-}
-
-fn kind(metric: &Metric) -> &'static str {
-    match metric.kind {
-        Kind::Counter => "counter",
-        Kind::Histogram => "histogram",
-        Kind::Gauge | Kind::Whole => "gauge",
-    }
+    Some(Point { at: text(at_s), numbers, span_s })
 }
 
 /// A moment as RFC 3339 has it; what lies beyond its years is told as its last second.

@@ -324,3 +324,15 @@ fn an_impossible_time_is_that_of_the_arrival() {
     let lost = running.tally.series().into_iter().find(|series| series.metric.name == catalogue::COLLECTOR_HISTORY_LOST.name);
     assert_eq!(lost.map(|series| series.value), Some(Value::Counter(3)));
 }
+
+/// A count that began anew within a boot, or a series that was gone for a while, counts from zero: nothing is negative and nothing is huge.
+#[test]
+fn what_began_anew_counts_from_zero() {
+    let folder = tempdir().unwrap();
+    let mut running = history(folder.path());
+    let (much, little) = (Life::even("one", 1, 9, 20), Life { agent: "one", boot: 1, steps: vec![(1, 20); 9] });
+    take(&mut running, [much.batch(1), much.batch(2), little.batch(3)]);
+    take(&mut running, [Batch { series: Vec::new(), ..much.batch(4) }, little.batch(5)]);
+    running.write();
+    assert_eq!(sums(folder.path(), 0), (20 + 3 + 5, 20 + 3 + 5));
+}

@@ -2,7 +2,7 @@ use axum::http::StatusCode;
 
 use super::*;
 use crate::history::ask::Request;
-use crate::history::read::{Answer, Failed, Patience, answer};
+use crate::history::read::{Failed, Patience, answer};
 use crate::history::{baseline, serve};
 
 fn words(written: &str) -> Vec<(String, String)> {
@@ -10,7 +10,7 @@ fn words(written: &str) -> Vec<(String, String)> {
     written.split('&').map(pair).collect()
 }
 
-fn asked(folder: &Path, now_s: u64, written: &str) -> Result<Answer, Failed> {
+fn asked(folder: &Path, now_s: u64, written: &str) -> Result<lagmesh_model::history::History, Failed> {
     let request = Request::parse(&words(written), wall(now_s)).map_err(Failed::Wrong)?;
     answer(&reader(folder).unwrap(), &request, &mut Patience::until(&|| false))
 }

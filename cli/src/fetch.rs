@@ -1,4 +1,4 @@
-//! Asking a program for its status over HTTP.
+//! Asking a program over HTTP.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,16 +13,19 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The largest answer that is read [bytes].
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Somebody who has a status.
+/// The part of a refusal that is shown [characters].
+const REFUSAL_MAX: usize = 500;
+
+/// Somebody who has an answer.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     http: reqwest::Client,
-    url: String,
+    url: reqwest::Url,
 }
 
 impl Source {
-    /// The program at a base URL; `ca_file` may name who vouches for it.
-    pub(super) fn new(base: &str, ca_file: Option<&Path>) -> Result<Source, Failure> {
+    /// A page of the program at a base URL, asked with such words; `ca_file` may name who vouches for it.
+    pub(crate) fn new(base: &str, path: &str, words: &[(String, String)], ca_file: Option<&Path>) -> Result<Source, Failure> {
         let base: Url = base.parse().map_err(|error| Failure::Config(format!("{base}: {error}")))?;
         // Fails only if somebody has installed one before, which is then the same.
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -38,19 +41,27 @@ impl Source {
         };
         let builder = if base.is_loopback() { builder.no_proxy() } else { builder };
         let http = builder.build().map_err(|error| Failure::Config(format!("set up TLS for {base}: {}", chain(&error))))?;
-        Ok(Source { http, url: format!("{base}/v1/status") })
+        let mut url =
+            reqwest::Url::parse(&format!("{base}{path}")).map_err(|error| Failure::Config(format!("{base}: {error}")))?;
+        if !words.is_empty() {
+            url.query_pairs_mut().extend_pairs(words);
+        }
+        Ok(Source { http, url })
     }
 
     /// What it says.
-    pub(super) async fn fetch(&self) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn fetch(&self) -> Result<Vec<u8>, Failure> {
         let failed = |why: String| {
             Failure::Refused(format!(
-                "no status from {}: {why}\n\
+                "no answer from {}: {why}\n\
                  Check that the program runs and listens there; --url names a collector or an agent, --local the agent on this machine.",
                 self.url
             ))
         };
-        let mut response = self.http.get(&self.url).send().await.map_err(|error| failed(chain(&error)))?;
+        let mut response = self.http.get(self.url.clone()).send().await.map_err(|error| failed(chain(&error)))?;
+        if response.status() == reqwest::StatusCode::BAD_REQUEST {
+            return Err(Failure::Refused(refusal(&mut response).await));
+        }
         if !response.status().is_success() {
             return Err(failed(format!("it answers {}", response.status())));
         }
@@ -63,6 +74,19 @@ impl Source {
         }
         Ok(body)
     }
+}
+
+/// What the program says to a question that makes no sense to it, without control characters.
+async fn refusal(response: &mut reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > 4 * REFUSAL_MAX {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&body);
+    text.trim().chars().take(REFUSAL_MAX).map(|one| if one.is_control() { ' ' } else { one }).collect()
 }
 
 fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
