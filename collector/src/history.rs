@@ -1,7 +1,7 @@
 //! The course of everything that agents measure, in a file of its own: `history.db`.
 //!
 //! One thread owns the file and is fed from what the store has on disk. Counts are turned into increments between neighbouring batches of a
-//! boot ([`book`]) and added to buckets of ten seconds, a minute and an hour. Buckets and what says which batches they hold are written in
+//! boot (`book.rs`) and added to buckets of ten seconds, a minute and an hour. Buckets and what says which batches they hold are written in
 //! one transaction, and increments are always taken from what is in the file, so nothing is counted twice whatever dies when: what was not
 //! written yet comes with the next batch of its boot, at a coarser resolution. For the same reason history never holds anybody up: if it
 //! falls behind, batches are skipped and counted.

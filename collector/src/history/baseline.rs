@@ -75,7 +75,8 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
             }
             let mut hour = |ago_s: u64| hour(&view, id, from_s.saturating_sub(ago_s)..to_s.saturating_sub(ago_s), patience);
             let (now, week, day) = (hour(0)?, hour(7 * DAY_S)?, hour(DAY_S)?);
-            if now.count() > 0 || week.count() > 0 || day.count() > 0 {
+            let nothing = Spread::default();
+            if [&now, &week, &day].iter().any(|hour| **hour != nothing) {
                 series.push(compare(metric, &attributes, &now, &week, &day));
             }
         }

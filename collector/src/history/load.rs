@@ -37,7 +37,8 @@ pub(super) fn book(connection: &Connection) -> Result<Book, rusqlite::Error> {
     let mut rows = stored.query([])?;
     while let Some(row) = rows.next()? {
         let (heard, runs) = boots.entry((row.get(0)?, row.get(1)?)).or_default();
-        *heard = row.get::<_, i64>(2)?.cast_unsigned();
+        // Only runs that change are written, so the newest of them says when the boot was last heard of.
+        *heard = (*heard).max(row.get::<_, i64>(2)?.cast_unsigned());
         runs.push(run(row)?);
     }
     for ((agent, boot), (heard, runs)) in boots {

@@ -3,7 +3,7 @@
 //! Buckets are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever asks
 //! for a series looks its buckets up one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::book::{Book, Changes, FINEST_S, GONE_MAX};
 use super::cell::Cell;
 use super::load;
 use super::names::attributes_text;
-use super::runs::{Point, Run};
+use super::runs::{Point, Run, Runs};
 use crate::store::{StoreError, is_damage, set_aside};
 
 /// The layout of the tables.
@@ -128,11 +128,7 @@ impl Table {
         drop(add);
         let late = write_cells(&transaction, &changes.cells, kept)?;
         for (agent, boot, heard, runs) in &changes.boots {
-            let (agent, boot, heard) = (agent.as_str(), boot.0.cast_signed(), heard.cast_signed());
-            transaction.prepare("DELETE FROM run WHERE agent = ?1 AND boot = ?2")?.execute(params![agent, boot])?;
-            for run in runs.iter() {
-                put_run(&transaction, agent, boot, heard, run)?;
-            }
+            write_runs(&transaction, (agent.as_str(), boot.0.cast_signed()), heard.cast_signed(), runs)?;
         }
         for (agent, boot) in &changes.gone {
             give_up(&transaction, agent, *boot)?;
@@ -215,6 +211,23 @@ fn statements(connection: &Connection, tier: usize) -> Result<(Statement<'_>, St
 /// The statement that finds a cell by bucket and series.
 pub(super) fn lookup(connection: &Connection, tier: usize) -> Result<Statement<'_>, rusqlite::Error> {
     connection.prepare(&format!("SELECT cell FROM {} WHERE bucket = ?1 AND series = ?2", TIERS[tier]))
+}
+
+/// Writes what has changed of the runs of a boot: bodies are large, and those of old gaps stay as they are.
+fn write_runs(transaction: &Connection, (agent, boot): (&str, i64), heard: i64, runs: &Runs) -> Result<(), rusqlite::Error> {
+    let mut stored = transaction.prepare("SELECT first, last FROM run WHERE agent = ?1 AND boot = ?2")?;
+    let stored = stored.query_map(params![agent, boot], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let stored: BTreeSet<(i64, i64)> = stored.collect::<Result<_, _>>()?;
+    let ends = |run: &Run| (run.first.sequence.cast_signed(), run.last.sequence.cast_signed());
+    let held: BTreeSet<(i64, i64)> = runs.iter().map(ends).collect();
+    for (first, _) in stored.difference(&held) {
+        let sql = "DELETE FROM run WHERE agent = ?1 AND boot = ?2 AND first = ?3";
+        transaction.execute(sql, params![agent, boot, first])?;
+    }
+    for run in runs.iter().filter(|run| !stored.contains(&ends(run))) {
+        put_run(transaction, agent, boot, heard, run)?;
+    }
+    Ok(())
 }
 
 fn put_run(transaction: &Connection, agent: &str, boot: i64, heard: i64, run: &Run) -> Result<(), rusqlite::Error> {
