@@ -199,3 +199,20 @@ fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three durations, the shortest first; anything else is refused with what to write.
+    #[test]
+    fn how_long_history_is_kept() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(history_keep("48h,14d,400d"), Ok(HistoryKeep([hour * 48, hour * 24 * 14, hour * 24 * 400])));
+        assert_eq!(history_keep("48h,14d,400d"), Ok(HistoryKeep(Keep::default().for_)));
+        for wrong in ["", "48h", "48h,14d", "14d,48h,400d", "48h,14d,400d,800d", "1s,14d,400d", "48h,14d,99999d", "two,14d,400d"]
+        {
+            assert!(history_keep(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -9,6 +9,7 @@
 mod ask;
 mod backup;
 mod baseline;
+mod block;
 mod body;
 mod book;
 mod cell;

@@ -40,7 +40,7 @@ pub enum HistoryLoss {
     TooManySeries,
     /// Values that came when even the coarsest buckets of their time were gone.
     TooOld,
-    /// Buckets of series that went before their time because the file was too large.
+    /// Rows of buckets of one series that went before their time because the file was too large.
     NoRoom,
     /// Files that could not be read and were set aside.
     SetAside,

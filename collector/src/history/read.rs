@@ -1,4 +1,4 @@
-//! Answers from the file: buckets looked up one by one, added up to the steps that were asked for.
+//! Answers from the file: rows looked up one by one, their buckets added up to the steps that were asked for.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,17 @@ use lagmesh_model::series::Attributes;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::ask::{Filters, Plan, Request};
+use super::block::Block;
 use super::cell::Cell;
 use super::names;
-use super::table::{TIERS, WIDTHS_S, kept_since, lookup};
+use super::table::{BLOCKS_S, TIERS, WIDTHS_S, kept_since, lookup};
 
 /// The most series in one answer.
 const SERIES_MAX: usize = 256;
-/// The most buckets that are looked up for one answer.
-const LOOKUPS_MAX: u64 = 1_000_000;
+/// The most rows that are looked up for one answer.
+const LOOKUPS_MAX: u64 = 100_000;
 /// The clock is looked at once for so many look-ups.
-const LOOKUPS_PER_CHECK: u64 = 512;
+const LOOKUPS_PER_CHECK: u64 = 16;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -59,13 +60,13 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
     let kept = kept_since(&view)?;
     let plan = request.plan(kept).map_err(Failed::Wrong)?;
     let found = find(&view, request.metric, &request.filters)?;
-    let buckets = (plan.to_s - plan.from_s) / WIDTHS_S[plan.tier];
+    let rows = (plan.to_s - plan.from_s) / BLOCKS_S[plan.tier] + 1;
     if found.len() > SERIES_MAX {
         let names: Vec<&str> = request.metric.attributes.iter().map(|attribute| attribute.as_str()).collect();
         let (count, names) = (found.len(), names.join(", "));
         return Err(Failed::Wrong(format!("{count} series fit, at most {SERIES_MAX} are shown: choose by {names}")));
     }
-    if buckets.saturating_mul(found.len() as u64) > LOOKUPS_MAX {
+    if rows.saturating_mul(found.len() as u64) > LOOKUPS_MAX {
         return Err(Failed::Wrong("too much to read at once: ask for a larger step, a shorter range or fewer series".to_owned()));
     }
     let mut series = Vec::new();
@@ -113,22 +114,24 @@ pub(super) fn cells(
     patience: &mut Patience<'_>,
     mut each: impl FnMut(u64, Cell),
 ) -> Result<(), Failed> {
-    let width_s = WIDTHS_S[tier];
+    let (width_s, block_s) = (WIDTHS_S[tier], BLOCKS_S[tier]);
     let mut get = lookup(connection, tier)?;
-    let ends = format!("SELECT min(bucket), max(bucket) FROM {}", TIERS[tier]);
+    let ends = format!("SELECT min(block), max(block) FROM {}", TIERS[tier]);
     let ends = connection.prepare(&ends)?.query_row([], |row| {
         let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
         Ok(ends.0.zip(ends.1).map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned())))
     })?;
     let Some((first_s, last_s)) = ends else { return Ok(()) };
-    let mut bucket_s = range_s.start.max(first_s) / width_s * width_s;
-    while bucket_s < range_s.end && bucket_s <= last_s {
+    let mut start_s = range_s.start.max(first_s) / block_s * block_s;
+    while start_s < range_s.end && start_s <= last_s {
         patience.look()?;
-        let bytes: Option<Vec<u8>> = get.query_row(params![bucket_s.cast_signed(), series], |row| row.get(0)).optional()?;
-        if let Some(cell) = bytes.as_deref().and_then(|bytes| Cell::read(bytes, bucket_s)) {
-            each(bucket_s, cell);
+        let row: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
+        for (bucket_s, cell) in (Block { start_s, width_s }).cells(row.as_deref().unwrap_or_default()) {
+            if range_s.contains(&bucket_s) {
+                each(bucket_s, cell);
+            }
         }
-        bucket_s += width_s;
+        start_s += block_s;
     }
     Ok(())
 }

@@ -1,14 +1,12 @@
-//! What is too old, or too much, goes: in small steps, so that batches never wait for long, and a clock that is wrong for an hour does not
-//! take a year of history with it.
+//! What is too old, or too much, goes: a row of each series at a time, so that batches never wait for
+//! long, and a clock that is wrong for an hour does not take a year of history with it.
 
 use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use super::table::{TIERS, WIDTHS_S, kept_since};
+use super::table::{BLOCKS_S, TIERS, kept_since};
 
-/// How much history one step drops of a tier at most, if its buckets are not wider [s].
-const STEP_S: u64 = 600;
 /// Steps in one sweep when the file is too large.
 const STEPS_MAX: usize = 12;
 
@@ -31,7 +29,7 @@ impl Default for Keep {
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Swept {
-    /// Cells that went before their time because the file was too large.
+    /// Rows that went before their time because the file was too large.
     pub(super) crowded_out: u64,
     /// What is in use of the file [bytes].
     pub(super) bytes: u64,
@@ -64,14 +62,13 @@ pub(super) fn sweep(connection: &mut Connection, keep: &Keep, now_s: u64) -> Res
     Ok(swept)
 }
 
-/// Drops one step of the oldest of a tier, nothing from `until_s` on. Returns how many cells that were.
+/// Drops the oldest rows of a tier, nothing from `until_s` on. Returns how many that were.
 fn drop_oldest(connection: &mut Connection, tier: usize, until_s: u64) -> Result<u64, rusqlite::Error> {
     let Some(oldest_s) = oldest_s(connection, tier)? else { return Ok(0) };
-    let width_s = WIDTHS_S[tier];
-    let since_s =
-        kept_since(connection)?[tier].max(oldest_s).saturating_add(STEP_S.max(width_s)).min(until_s) / width_s * width_s;
+    let block_s = BLOCKS_S[tier];
+    let since_s = kept_since(connection)?[tier].max(oldest_s).saturating_add(block_s).min(until_s) / block_s * block_s;
     let transaction = connection.transaction()?;
-    let sql = format!("DELETE FROM {} WHERE bucket < ?1", TIERS[tier]);
+    let sql = format!("DELETE FROM {} WHERE block < ?1", TIERS[tier]);
     let dropped = transaction.execute(&sql, [since_s.cast_signed()])?;
     let sql =
         "INSERT INTO kept (tier, since) VALUES (?1, ?2) ON CONFLICT (tier) DO UPDATE SET since = max(since, excluded.since)";
@@ -81,7 +78,7 @@ fn drop_oldest(connection: &mut Connection, tier: usize, until_s: u64) -> Result
 }
 
 fn oldest_s(connection: &Connection, tier: usize) -> Result<Option<u64>, rusqlite::Error> {
-    let sql = format!("SELECT min(bucket) FROM {}", TIERS[tier]);
+    let sql = format!("SELECT min(block) FROM {}", TIERS[tier]);
     Ok(connection.query_row(&sql, [], |row| row.get::<_, Option<i64>>(0))?.map(i64::cast_unsigned))
 }
 

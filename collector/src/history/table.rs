@@ -1,7 +1,7 @@
 //! The file and its tables.
 //!
-//! Buckets are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever asks
-//! for a series looks its buckets up one by one.
+//! Rows are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever asks
+//! for a series looks its rows up one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use lagmesh_model::ids::{AgentName, BootId};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Statement, params};
 
+use super::block::Block;
 use super::body::{Body, SeriesId};
 use super::book::{Book, Changes, FINEST_S, GONE_MAX};
 use super::cell::Cell;
@@ -29,8 +30,13 @@ const ZSTD_LEVEL: i32 = 1;
 /// The write-ahead log is cut to this after a checkpoint [bytes].
 const LOG_BYTES_MAX: i64 = 64 << 20;
 
+/// The pages of a new file [bytes].
+const PAGE_BYTES: i64 = 16_384;
+
 /// The widths of the buckets, the finest first; each divides the next [s].
 pub const WIDTHS_S: [u64; 3] = [FINEST_S, 60, 3600];
+/// What the buckets of one row span together; multiples of the widths [s].
+pub(super) const BLOCKS_S: [u64; 3] = [300, 1800, 43_200];
 /// Their tables.
 pub(super) const TIERS: [&str; 3] = ["cell_10s", "cell_1m", "cell_1h"];
 
@@ -46,9 +52,9 @@ CREATE TABLE IF NOT EXISTS run (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS gone (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, boot INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS kept (tier TEXT PRIMARY KEY, since INTEGER NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS cell_10s (bucket INTEGER, series INTEGER, cell BLOB NOT NULL, PRIMARY KEY (bucket, series)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cell_1m (bucket INTEGER, series INTEGER, cell BLOB NOT NULL, PRIMARY KEY (bucket, series)) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cell_1h (bucket INTEGER, series INTEGER, cell BLOB NOT NULL, PRIMARY KEY (bucket, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cell_10s (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cell_1m (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cell_1h (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
 ";
 
 /// Why the history cannot be used.
@@ -97,6 +103,8 @@ impl Table {
         touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_WAIT)?;
+        // Half an hour of a distribution by minutes fits into a page of this size; what does not is stored apart and wastes room.
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
         // Buckets and what says which batches they hold are written together: a transaction that a power loss takes back takes back
@@ -180,23 +188,22 @@ fn write_cells(
 ) -> Result<u64, rusqlite::Error> {
     let mut late = 0;
     for (tier, width_s) in WIDTHS_S.into_iter().enumerate() {
-        let mut wide: BTreeMap<(u64, SeriesId), Cell> = BTreeMap::new();
+        let block_s = BLOCKS_S[tier];
+        let mut rows: BTreeMap<(u64, SeriesId), BTreeMap<u64, Cell>> = BTreeMap::new();
         for ((bucket_s, series), cell) in cells {
             let bucket_s = bucket_s / width_s * width_s;
             if bucket_s < kept[tier] {
                 late += u64::from(tier + 1 == WIDTHS_S.len());
                 continue;
             }
-            wide.entry((bucket_s, *series)).and_modify(|held| held.add(cell)).or_insert_with(|| cell.clone());
+            let row = rows.entry((bucket_s / block_s * block_s, *series)).or_default();
+            row.entry(bucket_s).and_modify(|held| held.add(cell)).or_insert_with(|| cell.clone());
         }
         let (mut get, mut put) = statements(transaction, tier)?;
-        for ((bucket_s, series), mut cell) in wide {
-            let bucket = bucket_s.cast_signed();
-            let held: Option<Vec<u8>> = get.query_row(params![bucket, series], |row| row.get(0)).optional()?;
-            if let Some(held) = held.as_deref().and_then(|bytes| Cell::read(bytes, bucket_s)) {
-                cell.add(&held);
-            }
-            put.execute(params![bucket, series, cell.bytes(bucket_s)])?;
+        for ((start_s, series), added) in rows {
+            let held: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
+            let row = Block { start_s, width_s }.with(&held.unwrap_or_default(), added);
+            put.execute(params![start_s.cast_signed(), series, row])?;
         }
     }
     Ok(late)
@@ -204,13 +211,13 @@ fn write_cells(
 
 fn statements(connection: &Connection, tier: usize) -> Result<(Statement<'_>, Statement<'_>), rusqlite::Error> {
     let name = TIERS[tier];
-    let put = format!("INSERT OR REPLACE INTO {name} (bucket, series, cell) VALUES (?1, ?2, ?3)");
+    let put = format!("INSERT OR REPLACE INTO {name} (block, series, cells) VALUES (?1, ?2, ?3)");
     Ok((lookup(connection, tier)?, connection.prepare(&put)?))
 }
 
-/// The statement that finds a cell by bucket and series.
+/// The statement that finds a row by block and series.
 pub(super) fn lookup(connection: &Connection, tier: usize) -> Result<Statement<'_>, rusqlite::Error> {
-    connection.prepare(&format!("SELECT cell FROM {} WHERE bucket = ?1 AND series = ?2", TIERS[tier]))
+    connection.prepare(&format!("SELECT cells FROM {} WHERE block = ?1 AND series = ?2", TIERS[tier]))
 }
 
 /// Writes what has changed of the runs of a boot: bodies are large, and those of old gaps stay as they are.

@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::tempdir;
 
+use super::block::Block;
 use super::cell::Cell;
 use super::runs::RUNS_MAX;
 use super::sweep::sweep;
-use super::table::{FILE, TIERS, reader};
+use super::table::{BLOCKS_S, FILE, TIERS, reader};
 use super::*;
 use crate::merge::{Key, View};
 
@@ -100,13 +101,15 @@ fn dump(folder: &Path) -> BTreeMap<(usize, u64, String), Cell> {
     let connection = reader(folder).unwrap();
     let mut all = BTreeMap::new();
     for (tier, table) in TIERS.iter().enumerate() {
-        let sql = format!("SELECT bucket, metric || attributes, cell FROM {table} JOIN series ON series = id");
+        let sql = format!("SELECT block, metric || attributes, cells FROM {table} JOIN series ON series = id");
         let mut rows = connection.prepare(&sql).unwrap();
         let mut rows = rows.query([]).unwrap();
         while let Some(row) = rows.next().unwrap() {
-            let bucket_s = row.get::<_, i64>(0).unwrap().cast_unsigned();
-            let cell = Cell::read(&row.get::<_, Vec<u8>>(2).unwrap(), bucket_s).unwrap();
-            all.insert((tier, bucket_s, row.get(1).unwrap()), cell);
+            let block = Block { start_s: row.get::<_, i64>(0).unwrap().cast_unsigned(), width_s: WIDTHS_S[tier] };
+            for (bucket_s, cell) in block.cells(&row.get::<_, Vec<u8>>(2).unwrap()) {
+                assert!(bucket_s - block.start_s < BLOCKS_S[tier]);
+                all.insert((tier, bucket_s, row.get(1).unwrap()), cell);
+            }
         }
     }
     all

@@ -61,6 +61,13 @@ impl<'a> Cursor<'a> {
         Some(*first)
     }
 
+    /// So many bytes.
+    pub(super) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
     /// The next number with a fraction.
     pub(super) fn fraction(&mut self) -> Option<f64> {
         let (first, rest): (&'a [u8; 8], _) = self.0.split_first_chunk()?;

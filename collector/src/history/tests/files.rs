@@ -1,5 +1,13 @@
 use super::*;
 
+/// Adds so many counters, each of which counts the batches.
+fn add_stamps(batch: &mut Batch, peers: usize) {
+    for n in 0..peers {
+        let peer = Attributes::new().with(Attribute::Region, "a").with(Attribute::Peer, format!("p{n}"));
+        batch.series.push(Series::counter(&catalogue::LINK_STAMPS, peer.with(Attribute::Stamps, "kernel"), batch.sequence));
+    }
+}
+
 /// What a disk that is full does not take is not lost but for its resolution, and nothing is counted twice once there is room again.
 #[test]
 fn a_full_disk_costs_resolution_only() {
@@ -17,10 +25,7 @@ fn a_full_disk_costs_resolution_only() {
     // So many series that they need a page.
     let wide = |sequence: u64| {
         let mut batch = life.batch(sequence);
-        for n in 0..2000 {
-            let peer = link().with(Attribute::Peer, format!("p{n}"));
-            batch.series.push(Series::counter(&catalogue::LINK_STAMPS, peer.with(Attribute::Stamps, "kernel"), sequence));
-        }
+        add_stamps(&mut batch, 2000);
         batch
     };
     take(&mut running, [wide(2), wide(3)]);
@@ -43,19 +48,19 @@ fn old_buckets_go_by_tier() {
     let mut running = history(folder.path());
     take(&mut running, (1..=400).filter(|sequence| *sequence != 10).map(|sequence| life.batch(sequence)));
     running.write();
-    let keep = Keep { for_: [1800, 3600, 36_000].map(Duration::from_secs), ..Keep::default() };
+    let keep = Keep { for_: [1800, 3000, 36_000].map(Duration::from_secs), ..Keep::default() };
     let now_s = START_S + 10_000 + 4000;
     for _ in 0..20 {
         sweep(running.table.connection(), &keep, now_s).unwrap();
     }
     let oldest = |tier| of_tier(folder.path(), tier).into_keys().next().unwrap().0;
-    assert_eq!(oldest(0), now_s - 1800);
-    assert_eq!(oldest(1), (now_s - 3600) / 60 * 60);
+    assert_eq!(oldest(0), (now_s - 1800) / 300 * 300, "rows of five minutes");
+    assert_eq!(oldest(1), (now_s - 3000) / 1800 * 1800, "rows of half an hour");
     assert_eq!(oldest(2), (START_S + 10_010) / 3600 * 3600);
     let total = sums(folder.path(), 2);
     take(&mut running, [life.batch(10)]);
     running.write();
-    assert_eq!(oldest(0), now_s - 1800, "what came late is not put into a tier that no longer has its time");
+    assert_eq!(oldest(0), (now_s - 1800) / 300 * 300, "what came late is not put into a tier that no longer has its time");
     assert_eq!(sums(folder.path(), 2), total);
 }
 
@@ -69,7 +74,7 @@ fn a_wrong_clock_takes_little() {
     running.write();
     sweep(running.table.connection(), &Keep::default(), START_S + 86_400 * 3650).unwrap();
     let left = of_tier(folder.path(), 0).into_keys().filter(|(_, name)| name.starts_with("lagmesh.link.rtt")).count();
-    assert_eq!(left, 400 - 60, "ten minutes are gone");
+    assert_eq!(left, 400 - 19, "the row with the first 19 is gone");
 }
 
 /// A file that grows too large loses the oldest of the finest tier first, and says how much.
@@ -78,14 +83,19 @@ fn bytes_are_bounded() {
     let life = Life::even("one", 1, 400, 20);
     let folder = tempdir().unwrap();
     let mut running = history(folder.path());
-    take(&mut running, life.all());
+    // As many series as fill pages.
+    let wide = life.all().map(|mut batch| {
+        add_stamps(&mut batch, 60);
+        batch
+    });
+    take(&mut running, wide);
     running.write();
     let unbounded = sweep(running.table.connection(), &Keep::default(), START_S).unwrap();
     assert_eq!(unbounded.crowded_out, 0);
-    let keep = Keep { bytes_max: unbounded.bytes - 8192, ..Keep::default() };
+    let keep = Keep { bytes_max: unbounded.bytes - 16_384, ..Keep::default() };
     let swept = sweep(running.table.connection(), &keep, START_S).unwrap();
     assert!(swept.crowded_out > 0 && swept.bytes <= keep.bytes_max, "{swept:?}");
-    assert_eq!(sums(folder.path(), 1), (4000, 4000), "coarser tiers have all of it");
+    assert_eq!(sums(folder.path(), 1), (4000 + 60 * 400, 4000), "coarser tiers have all of it");
     let keep = Keep { bytes_max: 0, ..Keep::default() };
     for _ in 0..10 {
         sweep(running.table.connection(), &keep, START_S).unwrap();
