@@ -4,6 +4,8 @@ mod bootstrap;
 mod check;
 mod database;
 mod failure;
+mod fetch;
+mod history;
 mod metrics;
 mod prune;
 mod status;
@@ -32,12 +34,14 @@ Examples:
   lagmesh status                                    what does the collector on this machine say?
   lagmesh status --local --watch                    what does the agent on this machine see?
   lagmesh token --name grafana --role read          let somebody in
+  lagmesh history lagmesh.link.rtt peer=tokyo       how did it go in the last hours?
 
 Exit codes: 0 done, 1 refused or not reached, 64 wrong command line, 78 wrong fleet file.";
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Command {
     Status(status::Args),
+    History(history::Args),
     Check(check::Args),
     Bootstrap(bootstrap::Args),
     Prune(prune::Args),
@@ -55,6 +59,7 @@ pub fn run(args: &Args) -> u8 {
     let done = runtime.block_on(async {
         match &args.command {
             Command::Status(args) => status::run(args, &mut out).await,
+            Command::History(args) => history::run(args, &mut out).await,
             Command::Check(args) => check::run(args, &mut out),
             Command::Bootstrap(args) => bootstrap::run(args, &mut out).await,
             Command::Prune(args) => prune::run(args, &mut out).await,

@@ -1,17 +1,14 @@
 //! `lagmesh status`: what a collector or an agent says now.
 
-mod fetch;
-
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 
 use crate::Failure;
+use crate::fetch::{Credentials, Source};
 use crate::table::{self, Style, Tone};
 use crate::terminal;
-use fetch::{Credentials, Source};
 
 /// Where a collector serves, if nobody says otherwise.
 const COLLECTOR: &str = "http://127.0.0.1:8622";
@@ -52,21 +49,9 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Output,
 
-    /// Certificate authorities (PEM) that may vouch for the server [default: those of the system]
-    #[arg(long, env = "LAGMESH_CA_FILE", value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-
-    /// A file with the token that a collector wants
-    #[arg(long, env = "LAGMESH_TOKEN_FILE", value_name = "FILE")]
-    token_file: Option<PathBuf>,
-
-    /// The certificate chain (PEM) to show, where something in between wants one
-    #[arg(long, env = "LAGMESH_CERT_FILE", value_name = "FILE", requires = "key_file")]
-    cert_file: Option<PathBuf>,
-
-    /// The private key (PEM) of that certificate
-    #[arg(long, env = "LAGMESH_KEY_FILE", value_name = "FILE", requires = "cert_file")]
-    key_file: Option<PathBuf>,
+    /// What to show, and whom to believe.
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -79,7 +64,7 @@ enum Output {
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
     let url = base(args, std::env::var("LAGMESH_URL").ok().filter(|url| !url.is_empty()));
-    let source = Source::new(&url, &shown(args))?;
+    let source = Source::new(&url, "/v1/status", &[], &args.credentials)?;
     let Some(every_s) = args.watch else {
         let body = source.fetch().await?;
         out.write_all(show(&body, args.output, terminal::style())?.as_bytes())?;
@@ -105,14 +90,6 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
 /// Text over what stood there before. The screen is never cleared as a whole, which would flicker.
 fn redrawn(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
-}
-
-fn shown(args: &Args) -> Credentials<'_> {
-    Credentials {
-        ca_file: args.ca_file.as_deref(),
-        token_file: args.token_file.as_deref(),
-        identity: args.cert_file.as_deref().zip(args.key_file.as_deref()),
-    }
 }
 
 /// Whom to ask. The environment names the usual collector, so `--local` passes over it.

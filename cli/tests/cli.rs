@@ -67,7 +67,7 @@ fn bad_fleets() {
             "fleet.toml:90: collector.name: \"main\" is the name of the collector of line 86 already\n",
         ),
         ("agent.new-york.example.com:8620", "foo", "fleet.toml:29: region.agent.mesh: \"foo\" is not host:port\n"),
-        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:123: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
+        ("loss_exit = 0.005", "loss_exit = 0.02", "fleet.toml:139: mesh.loss_exit: 0.02 must be below loss_enter (0.01)\n"),
     ] {
         assert!(GOOD.contains(from), "{from}");
         let (code, out, err) = check(&GOOD.replacen(from, to, 1));
@@ -154,7 +154,7 @@ fn status_of_nobody() {
     let err = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
     assert!(
-        err.starts_with(&format!("lagmesh: no status from {url}/v1/status: "))
+        err.starts_with(&format!("lagmesh: no answer from {url}/v1/status: "))
             && err.contains("refused")
             && err.contains("--local"),
         "{err}"

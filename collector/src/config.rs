@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lagmesh_daemon::LogArgs;
 use lagmesh_model::document::FileErrors;
@@ -15,6 +16,7 @@ use crate::access::files::{BadFile, Files};
 use crate::access::limit::Rate;
 use crate::access::rules::Rules;
 use crate::forward::{ForwardArgs, ForwardError, ForwardSettings};
+use crate::history::Keep;
 use crate::listen::Tls;
 
 /// A fleet file is read by people; a larger file is something else [bytes].
@@ -72,6 +74,17 @@ pub struct Args {
     /// The ways out.
     #[command(flatten)]
     pub forward: ForwardArgs,
+    /// How long to keep history by buckets of ten seconds, of a minute and of an hour
+    #[arg(long, env = "LAGMESH_HISTORY_KEEP", value_name = "10S,1M,1H", default_value = "48h,14d,400d", value_parser = history_keep)]
+    pub history_keep: HistoryKeep,
+
+    /// How much of the disk the history may take; beyond, the oldest of the finest buckets go first
+    #[arg(long, env = "LAGMESH_HISTORY_MIB_MAX", value_name = "MIB", default_value = "4096", value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    pub history_mib_max: u64,
+
+    /// Copy store and history of a collector, running or not, into this folder, and exit
+    #[arg(long, env = "LAGMESH_BACKUP_TO", value_name = "FOLDER")]
+    pub backup_to: Option<PathBuf>,
 
     /// How to log.
     #[command(flatten)]
@@ -81,6 +94,10 @@ pub struct Args {
     #[arg(long, env = "STATE_DIRECTORY", hide = true, value_delimiter = ':')]
     systemd_state_dir: Vec<PathBuf>,
 }
+
+/// How long each tier of the history is kept, the finest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryKeep([Duration; 3]);
 
 const AFTER_HELP: &str = "Exit codes: 0 stopped as asked, 64 wrong command line, 70 a part of the collector failed, \
     77 not permitted, 78 wrong or unsafe configuration.";
@@ -106,6 +123,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The ways out.
     pub forward: ForwardSettings,
+    /// How much history is kept.
+    pub history: Keep,
 }
 
 /// Why the collector does not start. Displays as one line per mistake.
@@ -184,6 +203,7 @@ impl Config {
                 tls,
                 state_dir: state_dir(args),
                 forward,
+                history: Keep { for_: args.history_keep.0, bytes_max: args.history_mib_max << 20 },
             }),
         }
     }
@@ -197,7 +217,19 @@ fn limits(args: &Args) -> Limits {
     Limits { requests: rate(args.client_requests_per_s), bytes: rate(args.client_bytes_per_s) }
 }
 
-fn state_dir(args: &Args) -> PathBuf {
+/// Three durations, none shorter than the one before: a coarser tier that ends earlier would be of no use.
+fn history_keep(written: &str) -> Result<HistoryKeep, String> {
+    let read = written.split(',').map(|one| humantime::parse_duration(one.trim()).map_err(|e| format!("{one:?}: {e}")));
+    let keep: Vec<Duration> = read.collect::<Result<_, _>>()?;
+    let possible = Duration::from_secs(3600)..=Duration::from_secs(3650 * 86_400);
+    match <[Duration; 3]>::try_from(keep) {
+        Ok(keep) if keep.is_sorted() && keep.iter().all(|one| possible.contains(one)) => Ok(HistoryKeep(keep)),
+        _ => Err("write three durations from 1h to 3650d, the shortest first, such as 48h,14d,400d".to_owned()),
+    }
+}
+
+/// Where the state is.
+pub fn state_dir(args: &Args) -> PathBuf {
     args.state_dir.as_ref().or(args.systemd_state_dir.first()).cloned().unwrap_or_else(|| STATE_DIR.into())
 }
 
@@ -208,4 +240,21 @@ fn read_text(path: &Path, bytes_max: u64) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {bytes_max} bytes")));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three durations, the shortest first; anything else is refused with what to write.
+    #[test]
+    fn how_long_history_is_kept() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!(history_keep("48h,14d,400d"), Ok(HistoryKeep([hour * 48, hour * 24 * 14, hour * 24 * 400])));
+        assert_eq!(history_keep("48h,14d,400d"), Ok(HistoryKeep(Keep::default().for_)));
+        for wrong in ["", "48h", "48h,14d", "14d,48h,400d", "48h,14d,400d,800d", "1s,14d,400d", "48h,14d,99999d", "two,14d,400d"]
+        {
+            assert!(history_keep(wrong).is_err(), "{wrong}");
+        }
+    }
 }

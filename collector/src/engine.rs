@@ -13,6 +13,7 @@ use lagmesh_model::time::Reading;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use crate::history::Feed;
 use crate::judge::{Judge, Memory};
 use crate::merge::View;
 use crate::snapshot;
@@ -50,6 +51,7 @@ pub struct Engine {
     judge: Judge,
     clock: Clock,
     tally: Tally,
+    history: Feed,
     remembered: Option<(Reading, Vec<RegionState>)>,
 }
 
@@ -72,7 +74,7 @@ pub struct Wires {
 
 impl Engine {
     /// Takes up what an earlier run left.
-    pub fn new(fleet: Arc<Fleet>, restored: Restored, clock: Clock, tally: Tally) -> Engine {
+    pub fn new(fleet: Arc<Fleet>, restored: Restored, clock: Clock, tally: Tally, history: Feed) -> Engine {
         let mut view = View::new(fleet.export.interval);
         for sum in restored.retired {
             view.accept_retired(sum);
@@ -81,7 +83,7 @@ impl Engine {
             view.accept(batch, arrived);
         }
         let judge = Judge::new(&fleet, restored.memories);
-        Engine { fleet, view, judge, clock, tally, remembered: None }
+        Engine { fleet, view, judge, clock, tally, history, remembered: None }
     }
 
     /// Judges now.
@@ -127,6 +129,7 @@ impl Engine {
     }
 
     fn take(&mut self, committed: Committed) {
+        self.history.offer(&committed);
         match committed {
             Committed::Batch(batch, arrived) => self.view.accept(batch, arrived),
             Committed::Retired(agent, boot) => self.view.retire(&agent, boot),

@@ -11,6 +11,7 @@ pub mod merge;
 pub mod judge;
 pub mod packed;
 pub mod store;
+pub mod history;
 pub mod receive;
 pub mod snapshot;
 pub mod engine;
@@ -32,6 +33,7 @@ use crate::access::{Access, layer, reload};
 use crate::config::Config;
 use crate::engine::{Engine, Wires};
 use crate::forward::ForwardContext;
+use crate::history::{Archive, History};
 use crate::listen::{Listener, SharedTls};
 use crate::receive::Intake;
 use crate::serve::Pages;
@@ -122,12 +124,16 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         tally.store_set_aside();
     }
     let boots = restored.batches.len();
+    let history = History::open(&config.state_dir, config.history, &restored.batches, (clock.clone(), tally.clone()))?;
+    let (feed, fed_queue) = History::feed(&tally);
+    supervisor.spawn_thread("history", move || history.run(&fed_queue))?;
+    let archive = Archive::new(config.state_dir.clone(), clock.clone());
 
     let (jobs, jobs_queue) = mpsc::channel(JOBS_QUEUE);
     let (committed_told, committed) = mpsc::channel(COMMITTED_QUEUE);
     supervisor.spawn_thread("store", move || store.run(jobs_queue, &committed_told))?;
 
-    let mut engine = Engine::new(config.fleet.clone(), restored, clock.clone(), tally.clone());
+    let mut engine = Engine::new(config.fleet.clone(), restored, clock.clone(), tally.clone(), feed);
     let (published_told, published) = watch::channel(Arc::new(engine.publish()));
     let (asks, asks_queue) = mpsc::channel(ASKS_QUEUE);
     let wires = Wires {
@@ -156,7 +162,7 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
 
     let intake = Intake::new(config.fleet.clone(), jobs, clock.clone(), tally);
     let pages = Pages { published, asks, readiness: readiness.clone(), clock };
-    let routes = serve::router(pages).merge(receive::http::router(&intake));
+    let routes = serve::router(pages).merge(history::router(archive)).merge(receive::http::router(&intake));
     let routes = serve::hardened(layer::guarded(routes, &access, Transport::Http));
     supervisor.spawn("http", http.serve(routes, tls.clone(), access.clone(), supervisor.shutdown()));
     let routes = layer::guarded(receive::grpc::router(&intake), &access, Transport::Grpc);

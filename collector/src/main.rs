@@ -1,9 +1,10 @@
 //! The program: arguments -> configuration -> logging -> runtime -> run -> exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use lagmesh_collector::Collector;
-use lagmesh_collector::config::{Args, Config};
+use lagmesh_collector::config::{Args, Config, state_dir};
+use lagmesh_collector::{Collector, history};
 use lagmesh_daemon::{Shutdown, Supervisor, args, cancel_on_signal, exit};
 
 fn main() -> ExitCode {
@@ -11,6 +12,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code.into(),
     };
+    if let Some(folder) = &args.backup_to {
+        return backup(&args, folder);
+    }
     let config = match Config::read(&args) {
         Ok(config) => config,
         Err(e) => {
@@ -30,6 +34,22 @@ fn main() -> ExitCode {
     // A file that hangs must not hold up the end.
     runtime.shutdown_background();
     code.into()
+}
+
+/// Copies what a collector keeps; needs neither a fleet file nor the collector.
+fn backup(args: &Args, folder: &Path) -> ExitCode {
+    match history::backup(&state_dir(args), folder) {
+        Ok(copies) => {
+            for copy in copies {
+                eprintln!("{} is whole", copy.display());
+            }
+            exit::OK.into()
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            exit::SOFTWARE.into()
+        }
+    }
 }
 
 async fn run(config: Config) -> u8 {

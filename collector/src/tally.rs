@@ -31,6 +31,43 @@ impl Transport {
     }
 }
 
+/// What the history lacks, or has at a coarser resolution or another time than it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HistoryLoss {
+    /// Batches that it was too slow for: their counts came with the next batch of the same boot.
+    Behind,
+    /// Batches that the disk did not take: likewise.
+    Unwritten,
+    /// Gaps that were given up because there were too many: what still comes for them changes nothing.
+    Gap,
+    /// Batches with an impossible time, put down for their arrival.
+    ImpossibleTime,
+    /// Values of series beyond the number that is kept.
+    TooManySeries,
+    /// Values that came when even the coarsest buckets of their time were gone.
+    TooOld,
+    /// Rows of buckets of one series that went before their time because the file was too large.
+    NoRoom,
+    /// Files that could not be read and were set aside.
+    SetAside,
+}
+
+impl HistoryLoss {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HistoryLoss::Behind => "behind",
+            HistoryLoss::Unwritten => "unwritten",
+            HistoryLoss::Gap => "gap",
+            HistoryLoss::ImpossibleTime => "impossible-time",
+            HistoryLoss::TooManySeries => "too-many-series",
+            HistoryLoss::TooOld => "too-old",
+            HistoryLoss::NoRoom => "no-room",
+            HistoryLoss::SetAside => "set-aside",
+        }
+    }
+}
+
 /// Counters, shared by those who count.
 #[derive(Debug, Clone, Default)]
 pub struct Tally(Arc<Mutex<Counts>>, Board);
@@ -42,6 +79,8 @@ struct Counts {
     stores_set_aside: u64,
     refusals: BTreeMap<&'static str, u64>,
     reload_failures: BTreeMap<&'static str, u64>,
+    history_lost: BTreeMap<HistoryLoss, u64>,
+    history_bytes: Option<u64>,
 }
 
 impl Tally {
@@ -77,6 +116,18 @@ impl Tally {
         *self.lock().reload_failures.entry(what).or_insert(0) += 1;
     }
 
+    /// So much is missing of the history.
+    pub fn history_lost(&self, why: HistoryLoss, count: u64) {
+        if count > 0 {
+            *self.lock().history_lost.entry(why).or_insert(0) += count;
+        }
+    }
+
+    /// The history takes so much of the disk.
+    pub fn history_bytes(&self, bytes: u64) {
+        self.lock().history_bytes = Some(bytes);
+    }
+
     /// As series.
     pub fn series(&self, now: Reading) -> Vec<Series> {
         let counts = self.lock();
@@ -95,7 +146,21 @@ impl Tally {
             let count = counts.reload_failures.get(what).copied().unwrap_or(0);
             counter(&catalogue::COLLECTOR_RELOAD_FAILURES, reason(what), count)
         });
-        requests.chain(points).chain([stores]).chain(refusals).chain(reloads).chain(self.1.series(now)).collect()
+        let lost = counts
+            .history_lost
+            .iter()
+            .map(|(why, count)| counter(&catalogue::COLLECTOR_HISTORY_LOST, reason(why.as_str()), *count));
+        let bytes = counts.history_bytes;
+        let bytes = bytes.map(|bytes| Series::gauge(&catalogue::COLLECTOR_HISTORY_SIZE, Attributes::new(), bytes as f64));
+        requests
+            .chain(points)
+            .chain([stores])
+            .chain(refusals)
+            .chain(reloads)
+            .chain(lost)
+            .chain(bytes)
+            .chain(self.1.series(now))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

@@ -422,6 +422,10 @@ catalogue! {
         "Requests and connections that were refused for who sent them, by reason";
     COLLECTOR_RELOAD_FAILURES = "lagmesh.collector.reload_failures", Counter, One, Collector, [Reason],
         "Replaced files that are no good (certificates, tokens): the old ones stay in force";
+    COLLECTOR_HISTORY_LOST = "lagmesh.collector.history_lost", Counter, One, Collector, [Reason],
+        "What the history lacks or has more coarsely than it was measured, by reason; docs/pipeline.md says what each reason counts";
+    COLLECTOR_HISTORY_SIZE = "lagmesh.collector.history_size", Gauge, Bytes, Collector, [],
+        "What the history takes of the disk";
     COLLECTOR_INFO = "lagmesh.collector.info", Gauge, One, Collector, [Version],
         "Always 1 while the collector runs: its version";
 }

@@ -14,6 +14,7 @@ pub mod document;
 pub mod exposition;
 pub mod fleet;
 pub mod histogram;
+pub mod history;
 pub mod ids;
 pub mod interval;
 pub mod known;

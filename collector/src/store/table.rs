@@ -17,7 +17,7 @@ use crate::packed::Packed;
 /// The layout of the tables.
 const LAYOUT: i64 = 1;
 /// The file's name in the state folder.
-const FILE: &str = "collector.db";
+pub(crate) const FILE: &str = "collector.db";
 /// How long to wait for a lock; only somebody who looks with another program can hold one.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
@@ -222,12 +222,13 @@ impl Transaction<'_> {
     }
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
+/// Whether the file itself is no good.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
 }
 
 /// Moves the file out of the way, with what belongs to it. An older `.bad` file gives way: one is enough to find out why.
-fn set_aside(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn set_aside(path: &Path) -> Result<(), StoreError> {
     let beside = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);

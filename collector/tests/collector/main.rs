@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt as _;
 
 use lagmesh_collector::listen::CONNECTIONS_MAX;
 use lagmesh_daemon::limits::open_files;
+use lagmesh_model::history::{History, Numbers};
 use lagmesh_model::state::LinkState;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -272,6 +273,45 @@ async fn silent_connections_do_not_lock_others_out() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert_eq!(collector.get("/health").await, "alive\n");
+}
+
+/// How many probes the history has in all.
+async fn history_probes(collector: &Collector) -> u64 {
+    let text = collector.get("/v1/history?metric=lagmesh.link.probes&outcome=in-time&from=-10m&step=10s").await;
+    let told: History = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let points = told.series.into_iter().flat_map(|course| course.points);
+    points.map(|point| if let Numbers::Counter { increase } = point.numbers { increase } else { panic!("{point:?}") }).sum()
+}
+
+/// What a collector took is in its history once, although it is killed before it has written any; a copy made while it runs is whole.
+#[tokio::test]
+async fn history_survives_a_kill() {
+    let home = Home::new();
+    let collector = home.start(&[]);
+    for sequence in 1..=3 {
+        post(&collector, body(&batch(1, sequence)), &[PROTOBUF]).await;
+    }
+    collector.kill();
+    let collector = home.start(&[]);
+    assert_eq!(history_probes(&collector).await, 30);
+    for sequence in [2, 4] {
+        post(&collector, body(&batch(1, sequence)), &[PROTOBUF]).await;
+    }
+    collector.until_metric(PROBES, 40.0).await;
+    assert_eq!(collector.stop().await.code(), Some(0));
+    let collector = home.start(&[]);
+    assert_eq!(history_probes(&collector).await, 40);
+    let wrong = reqwest::get(collector.url("/v1/history?metric=rtt")).await.unwrap();
+    assert_eq!(wrong.status(), 400);
+    assert!(collector.get("/v1/baseline?region=a").await.contains("\"series\":["));
+
+    let copy = Home::new();
+    let state = copy.path("state");
+    let backup = home.output(&["--backup-to", state.to_str().unwrap()]);
+    assert_eq!(backup.status.code(), Some(0), "{}", String::from_utf8_lossy(&backup.stderr));
+    let restored = copy.start(&[]);
+    assert_eq!(history_probes(&restored).await, 40);
+    restored.until_metric(PROBES, 40.0).await;
 }
 
 /// SIGTERM ends it cleanly, even with a connection open.

@@ -1,11 +1,11 @@
-//! Asking a program for its status over HTTP.
+//! Asking a program over HTTP.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_model::fleet::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{StatusCode, redirect};
 
 use crate::Failure;
 
@@ -16,29 +16,41 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// A token has 72 characters; a larger file holds something else [bytes].
 const TOKEN_BYTES_MAX: usize = 1024;
+/// The part of a refusal that is shown [characters].
+const REFUSAL_MAX: usize = 500;
 
-/// Files with what to show, and whom to believe.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Credentials<'c> {
-    /// Who vouches for the server; `None`: the authorities of the system.
-    pub(super) ca_file: Option<&'c Path>,
-    /// The token.
-    pub(super) token_file: Option<&'c Path>,
-    /// Certificate and key.
-    pub(super) identity: Option<(&'c Path, &'c Path)>,
+/// What to show a server, and whom to believe.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the flags")]
+pub(crate) struct Credentials {
+    /// Certificate authorities (PEM) that may vouch for the server [default: those of the system]
+    #[arg(long, env = "LAGMESH_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// A file with the token that a collector wants
+    #[arg(long, env = "LAGMESH_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// The certificate chain (PEM) to show, where something in between wants one
+    #[arg(long, env = "LAGMESH_CERT_FILE", value_name = "FILE", requires = "key_file")]
+    pub(crate) cert_file: Option<PathBuf>,
+
+    /// The private key (PEM) of that certificate
+    #[arg(long, env = "LAGMESH_KEY_FILE", value_name = "FILE", requires = "cert_file")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
-/// Somebody who has a status.
+/// Somebody who has an answer.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(crate) struct Source {
     http: reqwest::Client,
-    url: String,
+    url: reqwest::Url,
     token: Option<HeaderValue>,
 }
 
 impl Source {
-    /// The program at a base URL.
-    pub(super) fn new(base: &str, credentials: &Credentials<'_>) -> Result<Source, Failure> {
+    /// A page of the program at a base URL, asked with such words.
+    pub(crate) fn new(base: &str, path: &str, words: &[(String, String)], credentials: &Credentials) -> Result<Source, Failure> {
         let base: Url = base.parse().map_err(|error| Failure::Config(format!("{base}: {error}")))?;
         // Fails only if somebody has installed one before, which is then the same.
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -46,39 +58,53 @@ impl Source {
             .user_agent(concat!("lagmesh/", env!("CARGO_PKG_VERSION")))
             .timeout(DEADLINE)
             .redirect(redirect::Policy::none());
-        let builder = match credentials.ca_file {
+        let builder = match &credentials.ca_file {
             // Without TLS nobody vouches, and a machine without certificates is good enough.
             _ if !base.is_tls() => builder.tls_certs_only([]),
             Some(file) => builder.tls_certs_only(authorities(file)?),
             None => builder,
         };
-        let builder = match credentials.identity {
+        let builder = match credentials.cert_file.as_ref().zip(credentials.key_file.as_ref()) {
             Some((cert, key)) => builder.identity(identity(cert, key)?),
             None => builder,
         };
-        let token = credentials.token_file.map(token).transpose()?;
+        let token = credentials.token_file.as_deref().map(token).transpose()?;
         if token.is_some() && !base.is_tls() && !base.is_loopback() {
             return Err(Failure::Config(format!("{base}: the token would go over the network for all to read; use https")));
         }
         let builder = if base.is_loopback() { builder.no_proxy() } else { builder };
         let http = builder.build().map_err(|error| Failure::Config(format!("set up TLS for {base}: {}", chain(&error))))?;
-        Ok(Source { http, url: format!("{base}/v1/status"), token })
+        let mut url =
+            reqwest::Url::parse(&format!("{base}{path}")).map_err(|error| Failure::Config(format!("{base}: {error}")))?;
+        if !words.is_empty() {
+            url.query_pairs_mut().extend_pairs(words);
+        }
+        Ok(Source { http, url, token })
     }
 
     /// What it says.
-    pub(super) async fn fetch(&self) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn fetch(&self) -> Result<Vec<u8>, Failure> {
         let failed = |why: String| {
             Failure::Refused(format!(
-                "no status from {}: {why}\n\
+                "no answer from {}: {why}\n\
                  Check that the program runs and listens there; --url names a collector or an agent, --local the agent on this machine.",
                 self.url
             ))
         };
-        let request = self.http.get(&self.url);
+        let request = self.http.get(self.url.clone());
         let request = if let Some(token) = &self.token { request.header(AUTHORIZATION, token) } else { request };
         let mut response = request.send().await.map_err(|error| failed(chain(&error)))?;
-        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
-            return Err(refused(&self.url, response).await);
+        let status = response.status();
+        if status == StatusCode::BAD_REQUEST {
+            return Err(Failure::Refused(refusal(&mut response).await));
+        }
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
+            let why = refusal(&mut response).await;
+            return Err(Failure::Refused(format!(
+                "no answer from {}: it says {status}: {why}\n\
+                 --token-file names a file with the token that `lagmesh token` has made for you, with the role read or operate.",
+                self.url
+            )));
         }
         if !response.status().is_success() {
             return Err(failed(format!("it answers {}", response.status())));
@@ -92,18 +118,6 @@ impl Source {
         }
         Ok(body)
     }
-}
-
-/// What somebody says who answers and does not want us.
-async fn refused(url: &str, mut response: Response) -> Failure {
-    let first = response.chunk().await.ok().flatten().unwrap_or_default();
-    let text = String::from_utf8_lossy(&first[..first.len().min(500)]).into_owned();
-    let why: String = text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
-    Failure::Refused(format!(
-        "no status from {url}: it answers {}: {why}\n\
-         --token-file names a file with the token that `lagmesh token` has made for you, with the role read or operate.",
-        response.status()
-    ))
 }
 
 fn token(file: &Path) -> Result<HeaderValue, Failure> {
@@ -123,6 +137,19 @@ fn identity(cert: &Path, key: &Path) -> Result<reqwest::Identity, Failure> {
     let pem = [read(key)?, b"\n".to_vec(), read(cert)?].concat();
     let bad = |error| Failure::Config(format!("{} with {}: {}", cert.display(), key.display(), chain(&error)));
     reqwest::Identity::from_pem(&pem).map_err(bad)
+}
+
+/// What the program says to a question that makes no sense to it, without control characters.
+async fn refusal(response: &mut reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > 4 * REFUSAL_MAX {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&body);
+    text.trim().chars().take(REFUSAL_MAX).map(|one| if one.is_control() { ' ' } else { one }).collect()
 }
 
 fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {

@@ -1,0 +1,274 @@
+//! The file and its tables.
+//!
+//! Rows are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever asks
+//! for a series looks its rows up one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lagmesh_model::ids::{AgentName, BootId};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Statement, params};
+
+use super::block::Block;
+use super::body::{Body, SeriesId};
+use super::book::{Book, Changes, FINEST_S, GONE_MAX};
+use super::cell::Cell;
+use super::load;
+use super::names::attributes_text;
+use super::runs::{Point, Run, Runs};
+use crate::store::{StoreError, is_damage, set_aside};
+
+/// The layout of the tables.
+const LAYOUT: i64 = 1;
+/// The file's name in the state folder.
+pub(crate) const FILE: &str = "history.db";
+/// How long to wait for a lock; only somebody who looks with another program can hold one.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// Bodies are written every few seconds and hardly ever read: speed counts.
+const ZSTD_LEVEL: i32 = 1;
+/// The write-ahead log is cut to this after a checkpoint [bytes].
+const LOG_BYTES_MAX: i64 = 64 << 20;
+
+/// The pages of a new file [bytes].
+const PAGE_BYTES: i64 = 16_384;
+
+/// The widths of the buckets, the finest first; each divides the next [s].
+pub const WIDTHS_S: [u64; 3] = [FINEST_S, 60, 3600];
+/// What the buckets of one row span together; multiples of the widths [s].
+pub(super) const BLOCKS_S: [u64; 3] = [300, 1800, 43_200];
+/// Their tables.
+pub(super) const TIERS: [&str; 3] = ["cell_10s", "cell_1m", "cell_1h"];
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS series (
+    id INTEGER PRIMARY KEY, metric TEXT NOT NULL, attributes TEXT NOT NULL, UNIQUE (metric, attributes)
+) STRICT;
+CREATE TABLE IF NOT EXISTS run (
+    agent TEXT NOT NULL, boot INTEGER NOT NULL, heard INTEGER NOT NULL,
+    first INTEGER NOT NULL, first_label INTEGER NOT NULL, first_start INTEGER NOT NULL, first_body BLOB NOT NULL,
+    last INTEGER NOT NULL, last_label INTEGER NOT NULL, last_start INTEGER NOT NULL, last_body BLOB NOT NULL,
+    PRIMARY KEY (agent, boot, first)
+) STRICT;
+CREATE TABLE IF NOT EXISTS gone (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, boot INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS kept (tier TEXT PRIMARY KEY, since INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS cell_10s (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cell_1m (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cell_1h (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
+";
+
+/// Why the history cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The folder or the file cannot be used.
+    #[error(transparent)]
+    File(#[from] StoreError),
+    /// A newer version wrote the file.
+    #[error("{} has layout {found}, this version knows {LAYOUT}: run the newer version, or move the file away", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] rusqlite::Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    connection: Connection,
+}
+
+impl Table {
+    /// Opens the file; one that cannot be read is set aside and a new one is made. Says whether that was so.
+    pub(super) fn open(folder: &Path) -> Result<(Table, bool), HistoryError> {
+        let unusable = |error| StoreError::Io { path: folder.to_owned(), error };
+        std::fs::create_dir_all(folder).map_err(unusable)?;
+        let path = folder.join(FILE);
+        match Table::try_open(&path) {
+            Err(HistoryError::Database(e)) if is_damage(&e) => {
+                tracing::error!(file = %path.display(), error = %e, "history cannot be read, set aside as .bad; it starts anew");
+                set_aside(&path)?;
+                Ok((Table::try_open(&path)?, true))
+            }
+            opened => Ok((opened?, false)),
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Table, HistoryError> {
+        // SQLite says only "unable to open"; the operating system says why.
+        let touched = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_WAIT)?;
+        // Half an hour of a distribution by minutes fits into a page of this size; what does not is stored apart and wastes room.
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "journal_size_limit", LOG_BYTES_MAX)?;
+        // Buckets and what says which batches they hold are written together: a transaction that a power loss takes back takes back
+        // both, and the next batch of each boot brings the counts again. So nothing here is worth an fsync of its own.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        sound(&connection)?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > LAYOUT {
+            return Err(HistoryError::Newer { path: path.to_owned(), found });
+        }
+        connection.execute_batch(TABLES)?;
+        connection.pragma_update(None, "user_version", LAYOUT)?;
+        Ok(Table { connection })
+    }
+
+    /// The streams as they were stored.
+    pub(super) fn load(&self) -> Result<Book, rusqlite::Error> {
+        load::book(&self.connection)
+    }
+
+    /// Writes everything in one transaction. Returns how many cells came too late for every tier.
+    pub(super) fn write(&mut self, changes: &Changes) -> Result<u64, rusqlite::Error> {
+        let kept = kept_since(&self.connection)?;
+        let transaction = self.connection.transaction()?;
+        let mut add = transaction.prepare("INSERT INTO series (id, metric, attributes) VALUES (?1, ?2, ?3)")?;
+        for name in &changes.names {
+            add.execute(params![name.id, name.metric, attributes_text(&name.attributes)])?;
+        }
+        drop(add);
+        let late = write_cells(&transaction, &changes.cells, kept)?;
+        for (agent, boot, heard, runs) in &changes.boots {
+            write_runs(&transaction, (agent.as_str(), boot.0.cast_signed()), heard.cast_signed(), runs)?;
+        }
+        for (agent, boot) in &changes.gone {
+            give_up(&transaction, agent, *boot)?;
+        }
+        transaction.commit()?;
+        Ok(late)
+    }
+
+    /// For what is done to old buckets.
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+/// A second connection to the file of a running collector, which can only read.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub(super) fn reader(folder: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(folder.join(FILE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    Ok(connection)
+}
+
+/// Checks the pages of a file.
+pub(super) fn sound(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
+    Err(rusqlite::Error::SqliteFailure(damage, Some(found)))
+}
+
+/// From when on each tier is whole [s since the Unix epoch]; 0 if nothing was ever dropped.
+pub(super) fn kept_since(connection: &Connection) -> Result<[u64; 3], rusqlite::Error> {
+    let mut kept = [0; 3];
+    for (since, tier) in kept.iter_mut().zip(TIERS) {
+        let mut stored = connection.prepare("SELECT since FROM kept WHERE tier = ?1")?;
+        *since = stored.query_row([tier], |row| row.get::<_, i64>(0)).optional()?.map_or(0, i64::cast_unsigned);
+    }
+    Ok(kept)
+}
+
+fn write_cells(
+    transaction: &Connection,
+    cells: &BTreeMap<(u64, SeriesId), Cell>,
+    kept: [u64; 3],
+) -> Result<u64, rusqlite::Error> {
+    let mut late = 0;
+    for (tier, width_s) in WIDTHS_S.into_iter().enumerate() {
+        let block_s = BLOCKS_S[tier];
+        let mut rows: BTreeMap<(u64, SeriesId), BTreeMap<u64, Cell>> = BTreeMap::new();
+        for ((bucket_s, series), cell) in cells {
+            let bucket_s = bucket_s / width_s * width_s;
+            if bucket_s < kept[tier] {
+                late += u64::from(tier + 1 == WIDTHS_S.len());
+                continue;
+            }
+            let row = rows.entry((bucket_s / block_s * block_s, *series)).or_default();
+            row.entry(bucket_s).and_modify(|held| held.add(cell)).or_insert_with(|| cell.clone());
+        }
+        let (mut get, mut put) = statements(transaction, tier)?;
+        for ((start_s, series), added) in rows {
+            let held: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
+            let row = Block { start_s, width_s }.with(&held.unwrap_or_default(), added);
+            put.execute(params![start_s.cast_signed(), series, row])?;
+        }
+    }
+    Ok(late)
+}
+
+fn statements(connection: &Connection, tier: usize) -> Result<(Statement<'_>, Statement<'_>), rusqlite::Error> {
+    let name = TIERS[tier];
+    let put = format!("INSERT OR REPLACE INTO {name} (block, series, cells) VALUES (?1, ?2, ?3)");
+    Ok((lookup(connection, tier)?, connection.prepare(&put)?))
+}
+
+/// The statement that finds a row by block and series.
+pub(super) fn lookup(connection: &Connection, tier: usize) -> Result<Statement<'_>, rusqlite::Error> {
+    connection.prepare(&format!("SELECT cells FROM {} WHERE block = ?1 AND series = ?2", TIERS[tier]))
+}
+
+/// Writes what has changed of the runs of a boot: bodies are large, and those of old gaps stay as they are.
+fn write_runs(transaction: &Connection, (agent, boot): (&str, i64), heard: i64, runs: &Runs) -> Result<(), rusqlite::Error> {
+    let mut stored = transaction.prepare("SELECT first, last FROM run WHERE agent = ?1 AND boot = ?2")?;
+    let stored = stored.query_map(params![agent, boot], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let stored: BTreeSet<(i64, i64)> = stored.collect::<Result<_, _>>()?;
+    let ends = |run: &Run| (run.first.sequence.cast_signed(), run.last.sequence.cast_signed());
+    let held: BTreeSet<(i64, i64)> = runs.iter().map(ends).collect();
+    for (first, _) in stored.difference(&held) {
+        let sql = "DELETE FROM run WHERE agent = ?1 AND boot = ?2 AND first = ?3";
+        transaction.execute(sql, params![agent, boot, first])?;
+    }
+    for run in runs.iter().filter(|run| !stored.contains(&ends(run))) {
+        put_run(transaction, agent, boot, heard, run)?;
+    }
+    Ok(())
+}
+
+fn put_run(transaction: &Connection, agent: &str, boot: i64, heard: i64, run: &Run) -> Result<(), rusqlite::Error> {
+    let sql = "INSERT INTO run VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let numbers = |point: &Point| [point.sequence, point.label_ns, point.start_ns].map(u64::cast_signed);
+    let (first, last) = (numbers(&run.first), numbers(&run.last));
+    // A run of one batch has its body once.
+    let last_body = if run.first == run.last { Vec::new() } else { pack(&run.last.body) };
+    transaction.prepare(sql)?.execute(params![
+        agent,
+        boot,
+        heard,
+        first[0],
+        first[1],
+        first[2],
+        pack(&run.first.body),
+        last[0],
+        last[1],
+        last[2],
+        last_body
+    ])?;
+    Ok(())
+}
+
+fn give_up(transaction: &Connection, agent: &AgentName, boot: BootId) -> Result<(), rusqlite::Error> {
+    let (name, number) = (agent.as_str(), boot.0.cast_signed());
+    transaction.execute("DELETE FROM run WHERE agent = ?1 AND boot = ?2", params![name, number])?;
+    transaction.execute("INSERT INTO gone (agent, boot) VALUES (?1, ?2)", params![name, number])?;
+    let newest = "SELECT ordinal FROM gone WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
+    let sql = format!("DELETE FROM gone WHERE agent = ?1 AND ordinal NOT IN ({newest})");
+    transaction.execute(&sql, params![name, i64::try_from(GONE_MAX).unwrap_or(i64::MAX)])?;
+    Ok(())
+}
+
+fn pack(body: &Body) -> Vec<u8> {
+    zstd::stream::encode_all(body.as_bytes(), ZSTD_LEVEL).expect("memory takes what is written to it")
+}
