@@ -23,7 +23,6 @@ mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
-mod varint;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

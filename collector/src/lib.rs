@@ -7,6 +7,7 @@ pub mod access;
 pub mod listen;
 pub mod config;
 pub mod tally;
+mod varint;
 pub mod merge;
 pub mod judge;
 pub mod packed;

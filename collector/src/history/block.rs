@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::cell::Cell;
-use super::varint::{Cursor, put};
+use crate::varint::{Cursor, put};
 
 /// The buckets of a row: where they begin, and how wide each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::iter;
 
 use super::cell::{Cell, Spans};
 use super::spread::Spread;
-use super::varint::{Cursor, put};
+use crate::varint::{Cursor, put};
 
 /// Number of a series in the dictionary.
 pub(super) type SeriesId = u32;

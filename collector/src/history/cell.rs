@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use super::spread::Spread;
-use super::varint::{Cursor, put, put_signed};
+use crate::varint::{Cursor, put, put_signed};
 
 /// Increments over at most this long need no mark [s]: they belong to the bucket of the coarser tiers in any case.
 const SPAN_UNMARKED_S: u64 = 60;

@@ -5,7 +5,7 @@
 
 use lagmesh_model::histogram::Exponential;
 
-use super::varint::{Cursor, put, put_signed};
+use crate::varint::{Cursor, put, put_signed};
 
 /// The most buckets that are read: all that there are between 1 ns and 2^64 ns.
 const BUCKETS_MAX: usize = 2050;

@@ -74,7 +74,7 @@ impl Boot {
         }
         for (one, points) in self.series.iter().zip(&mut self.recent) {
             if let Some(points) = points {
-                points.insert(self.sequence, one.value.clone());
+                points.insert(self.sequence, &one.value);
                 points.keep_since(&self.seen);
             }
         }
@@ -99,7 +99,7 @@ impl Boot {
         for one in series {
             let Some(place) = self.places.get(&Key::of(&one)) else { continue };
             if let Some(points) = &mut self.recent[*place] {
-                points.insert(sequence, one.value);
+                points.insert(sequence, &one.value);
                 points.keep_since(&self.seen);
             }
         }
@@ -160,7 +160,8 @@ impl Boot {
 
     /// How a count has grown during the last minute; `None` until two exports say so.
     pub fn growth(&self, key: &Key) -> Option<Growth> {
-        self.recent[*self.places.get(key)?].as_ref()?.growth(&self.seen)
+        let place = *self.places.get(key)?;
+        self.recent[place].as_ref()?.growth(&self.seen, &self.series[place].value)
     }
 
     /// The histograms and counters of a metric of which recent points are kept.

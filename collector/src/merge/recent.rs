@@ -8,6 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 use lagmesh_model::histogram::Exponential;
 use lagmesh_model::series::Value;
 
+use crate::varint::{Cursor, put, put_signed};
+
 /// The most batches over which "recent" may reach, however short the export interval is: bounds the points kept per series.
 pub const NEWEST_POINTS_MAX: u64 = 64;
 
@@ -43,16 +45,29 @@ impl Seen {
     }
 }
 
-/// The newest points of one cumulative series, in the order of their batches.
+/// The newest points of one cumulative series, in the order of their batches. A minute of them is kept of every distribution, so they are
+/// packed.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Points(VecDeque<(u64, Value)>);
+pub(super) struct Points(VecDeque<(u64, Point)>);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Point {
+    Counter(u64),
+    Histogram(Packed),
+}
 
 impl Points {
-    pub(super) fn insert(&mut self, sequence: u64, value: Value) {
+    /// Takes in a value; one that is no count is none of these.
+    pub(super) fn insert(&mut self, sequence: u64, value: &Value) {
+        let point = match value {
+            Value::Counter(count) => Point::Counter(*count),
+            Value::Histogram(histogram) => Point::Histogram(Packed::of(histogram)),
+            Value::Gauge(_) | Value::Whole(_) => return,
+        };
         if self.0.back().is_none_or(|(last, _)| *last < sequence) {
-            self.0.push_back((sequence, value));
+            self.0.push_back((sequence, point));
         } else if let Err(place) = self.0.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
-            self.0.insert(place, (sequence, value));
+            self.0.insert(place, (sequence, point));
         }
     }
 
@@ -63,21 +78,69 @@ impl Points {
         }
     }
 
-    pub(super) fn growth(&self, seen: &Seen) -> Option<Growth> {
-        let (newest, value) = self.0.back()?;
-        let oldest = seen.oldest().filter(|oldest| oldest < newest)?;
-        self.since(value, oldest)
+    /// The growth within the window; `newest` is the value of the newest point.
+    pub(super) fn growth(&self, seen: &Seen, newest: &Value) -> Option<Growth> {
+        let (last, _) = self.0.back()?;
+        let oldest = seen.oldest().filter(|oldest| oldest < last)?;
+        let then = self.0.binary_search_by_key(&oldest, |(sequence, _)| *sequence).ok().map(|place| &self.0[place].1);
+        // A batch that arrived without the series stands for a count that had not begun.
+        match (newest, then) {
+            (Value::Counter(now), None) => Some(Growth::Count(*now)),
+            (Value::Counter(now), Some(Point::Counter(then))) => now.checked_sub(*then).map(Growth::Count),
+            (Value::Histogram(now), None) => Some(Growth::Distribution((**now).clone())),
+            (Value::Histogram(now), Some(Point::Histogram(then))) => now.since(&then.histogram()?).map(Growth::Distribution),
+            _ => None,
+        }
+    }
+}
+
+/// A distribution in few bytes: of most buckets the count takes two or three.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Packed(Box<[u8]>);
+
+impl Packed {
+    fn of(histogram: &Exponential) -> Packed {
+        let (offset, counts) = histogram.dense();
+        let (min_ns, max_ns) = histogram.extremes_ns();
+        let mut out = Vec::with_capacity(24 + 3 * counts.len());
+        put_signed(&mut out, offset);
+        put(&mut out, histogram.zero_count());
+        put(&mut out, histogram.sum_ns());
+        put(&mut out, min_ns.unwrap_or(0));
+        put(&mut out, max_ns.unwrap_or(0));
+        for count in counts {
+            put(&mut out, *count);
+        }
+        Packed(out.into_boxed_slice())
     }
 
-    /// The growth since the batch `earlier`. A batch that arrived without the series stands for a count that had not begun.
-    fn since(&self, value: &Value, earlier: u64) -> Option<Growth> {
-        let place = self.0.binary_search_by_key(&earlier, |(sequence, _)| *sequence);
-        match (value, place.ok().map(|place| &self.0[place].1)) {
-            (Value::Counter(now), None) => Some(Growth::Count(*now)),
-            (Value::Counter(now), Some(Value::Counter(then))) => now.checked_sub(*then).map(Growth::Count),
-            (Value::Histogram(now), None) => Some(Growth::Distribution((**now).clone())),
-            (Value::Histogram(now), Some(Value::Histogram(then))) => now.since(then).map(Growth::Distribution),
-            _ => None,
+    fn histogram(&self) -> Option<Exponential> {
+        let mut cursor = Cursor(&self.0);
+        let (offset, zero_count, sum_ns) = (cursor.signed()?, cursor.number()?, cursor.number()?);
+        let extremes_ns = (cursor.number(), cursor.number());
+        let mut counts = Vec::new();
+        while !cursor.is_empty() {
+            counts.push(cursor.number()?);
+        }
+        Exponential::from_parts(offset, counts, zero_count, sum_ns, extremes_ns).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What is packed comes out as it was, to the last nanosecond.
+        #[test]
+        fn packed_comes_out(values in proptest::collection::vec(prop_oneof![Just(0_u64), 1_u64..1_000_000_000_000], 0..200)) {
+            let mut histogram = Exponential::new();
+            for ns in &values {
+                histogram.record_ns(*ns);
+            }
+            prop_assert_eq!(Packed::of(&histogram).histogram(), Some(histogram));
         }
     }
 }

@@ -221,6 +221,12 @@ impl Exponential {
         (!self.is_empty()).then_some(self.max_ns as f64 / 1e9)
     }
 
+    /// The smallest and the largest value [ns]; `None` if there are none.
+    pub fn extremes_ns(&self) -> (Option<u64>, Option<u64>) {
+        let known = |ns| (!self.is_empty()).then_some(ns);
+        (known(self.min_ns), known(self.max_ns))
+    }
+
     /// The nearest-rank quantile, `q` in [0, 1], within 1.14 % [s]; `None` if there are no values or `q` is out of range.
     pub fn quantile_s(&self, q: f64) -> Option<f64> {
         if !(0.0..=1.0).contains(&q) || self.is_empty() {

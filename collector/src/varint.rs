@@ -2,7 +2,7 @@
 //! read may be any bytes.
 
 /// A number.
-pub(super) fn put(out: &mut Vec<u8>, number: impl Into<u128>) {
+pub(crate) fn put(out: &mut Vec<u8>, number: impl Into<u128>) {
     let mut left: u128 = number.into();
     while let Some(more) = (left >> 7 != 0).then_some(left >> 7) {
         out.push(low_bits(left) | 0x80);
@@ -12,7 +12,7 @@ pub(super) fn put(out: &mut Vec<u8>, number: impl Into<u128>) {
 }
 
 /// A number that may be negative.
-pub(super) fn put_signed(out: &mut Vec<u8>, number: impl Into<i128>) {
+pub(crate) fn put_signed(out: &mut Vec<u8>, number: impl Into<i128>) {
     let number: i128 = number.into();
     put(out, (number << 1 ^ number >> 127).cast_unsigned());
 }
@@ -23,16 +23,16 @@ fn low_bits(number: u128) -> u8 {
 
 /// What is left to read.
 #[derive(Debug, Clone)]
-pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
+pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Cursor<'a> {
     /// Whether nothing is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The next number; `None` if there is none, or one that does not fit.
-    pub(super) fn number<N: TryFrom<u128>>(&mut self) -> Option<N> {
+    pub(crate) fn number<N: TryFrom<u128>>(&mut self) -> Option<N> {
         let mut number = 0_u128;
         for place in 0..19_u32 {
             let byte = self.byte()?;
@@ -49,27 +49,27 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next number that may be negative.
-    pub(super) fn signed<N: TryFrom<i128>>(&mut self) -> Option<N> {
+    pub(crate) fn signed<N: TryFrom<i128>>(&mut self) -> Option<N> {
         let folded: u128 = self.number()?;
         N::try_from((folded >> 1).cast_signed() ^ -(folded & 1).cast_signed()).ok()
     }
 
     /// The next byte.
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
     /// So many bytes.
-    pub(super) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(bytes)
     }
 
     /// The next number with a fraction.
-    pub(super) fn fraction(&mut self) -> Option<f64> {
+    pub(crate) fn fraction(&mut self) -> Option<f64> {
         let (first, rest): (&'a [u8; 8], _) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(f64::from_le_bytes(*first))
