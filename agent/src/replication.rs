@@ -10,6 +10,7 @@ mod confirmed;
 pub mod decide;
 mod evidence;
 mod facts;
+mod followers;
 mod lag;
 mod ledger;
 mod node;
@@ -33,6 +34,7 @@ use lagmesh_model::status;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
 use crate::measurement::{NodeEvent, NodeNews, PeerView, SettledBeat, Sighting, Write};
+use followers::Mates;
 use node::NodeTrack;
 use told::{Heard, Told};
 use track::{Track, age};
@@ -134,7 +136,16 @@ impl Replications {
 
     /// The nodes of the region.
     pub fn nodes(&self, now: Reading) -> Vec<status::Node> {
-        self.nodes.values().map(|node| node.status(&self.region, now)).collect()
+        let status = |(name, node): (&NodeName, &NodeTrack)| node.status(&self.region, &self.mates(name, now), now);
+        self.nodes.iter().map(status).collect()
+    }
+
+    /// The other nodes of a node's cluster, each with the slots that it uses as far as it is ours.
+    fn mates(&self, of: &NodeName, now: Reading) -> Mates {
+        let slots =
+            |node: &NodeName| self.nodes.get(node).into_iter().flat_map(|track| track.slots_used(now.raw).map(str::to_owned));
+        let others = self.clusters.values().filter(|cluster| cluster.holds(of)).flat_map(|cluster| cluster.members.keys());
+        Mates { slots: others.filter(|node| *node != of).map(|node| (node.clone(), slots(node).collect())).collect() }
     }
 
     /// Brings the states up to date.

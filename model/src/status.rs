@@ -1,6 +1,7 @@
 //! What `/v1/status` says, of an agent and of a collector alike: the one contract between programs, pages and the command line.
 
 mod clocks;
+mod followers;
 mod reach;
 mod writes;
 
@@ -26,6 +27,7 @@ use crate::state::{
 use crate::time::WallNanos;
 
 pub use clocks::{Clocks, WallOffset};
+pub use followers::{Follower, Followers, Sending};
 pub use reach::{LogReach, Reach};
 pub use writes::{Ledger, Slot, Slots};
 
@@ -329,6 +331,9 @@ pub struct Node {
     /// Its replication slots.
     #[serde(default = "untold")]
     pub slots: Known<Slots>,
+    /// Those who receive its log, by its own word; an agent tells it of a node out of recovery, a collector does not.
+    #[serde(default = "untold")]
+    pub followers: Known<Followers>,
     /// Age of the newest evidence [s].
     pub evidence_age_s: Known<f64>,
 }

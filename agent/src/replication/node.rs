@@ -17,6 +17,7 @@ use lagmesh_postgres::layout::Stream;
 use crate::measurement::{Commit, NodeNews, Write};
 use crate::replication::decide;
 use crate::replication::facts::FactsTrack;
+use crate::replication::followers::{FollowersTrack, Mates};
 use crate::replication::ledger::LedgerTrack;
 use crate::replication::track::age;
 use crate::replication::wal::WalMeter;
@@ -59,6 +60,8 @@ pub(super) struct NodeTrack {
     beat: Option<(BeatId, RawNanos)>,
     /// What the ledger says.
     pub(super) ledger: LedgerTrack,
+    /// Who follows it, by its own word.
+    followers: FollowersTrack,
     /// What else it says of itself.
     pub(super) around: FactsTrack,
     /// When the newest evidence came, whatever it was.
@@ -122,6 +125,7 @@ impl NodeTrack {
             polled: None,
             beat: None,
             ledger: LedgerTrack::new(ledger_interval),
+            followers: FollowersTrack::default(),
             around: FactsTrack::default(),
             heard: None,
             totals: NodeTotals::default(),
@@ -245,7 +249,7 @@ impl NodeTrack {
     }
 
     /// What `/v1/status` says of it.
-    pub(super) fn status(&self, region: &RegionName, now: Reading) -> status::Node {
+    pub(super) fn status(&self, region: &RegionName, mates: &Mates, now: Reading) -> status::Node {
         let facts = || self.facts.as_ref().ok_or("the node has not been reached yet");
         let look = self.looks.0.as_ref();
         let standby = |lsn: fn(&StandbySample) -> Option<Lsn>| look.and_then(|look| lsn(&look.sample).map(|lsn| (lsn, look.at)));
@@ -271,6 +275,7 @@ impl NodeTrack {
             },
             ledger: self.ledger.status(now.raw),
             slots: self.around.slots(now.raw),
+            followers: self.followers.status(mates, self.stale_after(), now.raw),
             evidence_age_s: match self.heard {
                 Some(at) => Known::known(age(now.raw, at).as_secs_f64()),
                 None => Known::unknown("the node has not been reached yet"),
@@ -284,6 +289,7 @@ impl NodeTrack {
         self.replay.new_epoch();
         (self.written, self.conflict, self.polled, self.beat, self.heard) = (None, None, None, None, None);
         (self.subscriber, self.apply_error) = (None, None);
+        self.followers.end();
         self.ledger.end();
         self.around.new_epoch();
     }
@@ -294,7 +300,7 @@ impl NodeTrack {
         self.around.end_of_beats();
     }
 
-    fn look_at_writer(&mut self, WriterSample { inserted, confirmed, .. }: &WriterSample, began: Reading, now: Reading) {
+    fn look_at_writer(&mut self, WriterSample { inserted, confirmed, senders, .. }: &WriterSample, began: Reading, now: Reading) {
         self.looks = (None, None);
         self.written = inserted.map(|lsn| (lsn, now.raw));
         let log = (self.system(), self.timeline());
@@ -303,6 +309,7 @@ impl NodeTrack {
         }
         // Across two epochs it is known on no clock when that was.
         if began.epoch == now.epoch {
+            self.followers.see(*inserted, senders, began.raw);
             self.around.see_reaches(confirmed, log, (began.raw, now.raw));
         }
     }
@@ -314,6 +321,7 @@ impl NodeTrack {
         }
         let at = now.raw;
         self.written = None;
+        self.followers.end();
         let before = self.looks.0.take();
         let counted = |sample: &StandbySample| sample.conflicts;
         if let (Some(now), Some(then)) = (counted(&sample), before.as_ref().and_then(|look| counted(&look.sample)))

@@ -9,13 +9,14 @@ use lagmesh_model::status::{self, Seconds};
 use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::Stream;
 
+use crate::replication::followers::Mates;
 use crate::replication::lag::{Lag, Lags};
 use crate::replication::node::NodeTrack;
 
 impl NodeTrack {
     /// Everything about the node.
     pub(super) fn series(&self, region: &RegionName, now: Reading, out: &mut Vec<Series>) {
-        let status = self.status(region, now);
+        let status = self.status(region, &Mates::default(), now);
         let node = Attributes::new()
             .with(Attribute::Cluster, &status.cluster)
             .with(Attribute::Region, region)

@@ -132,6 +132,7 @@ fn node(name: &str, region: &str, role: NodeRole) -> Node {
         beat: Known::unknown("not read"),
         ledger: Known::unknown("not read"),
         slots: Known::unknown("not read"),
+        followers: Known::unknown("not read"),
         evidence_age_s: Known::known(1.5),
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn node(view: &View, cluster: &Cluster, node: &Node, now: Reading) ->
         beat: Known::unknown(AT_THE_AGENT),
         ledger: known(source.as_ref(), |witness| writes::ledger(witness, &attributes), no_ledger()),
         slots: known(source.as_ref(), |witness| writes::slots(witness, &attributes), unsaid()),
+        followers: Known::unknown(AT_THE_AGENT),
         evidence_age_s: evidence_age(&sources, &node.region),
     }
 }

@@ -28,6 +28,8 @@ pub struct WriterSample {
 pub struct WalSender {
     /// The follower's `application_name`; several may share one.
     pub application_name: String,
+    /// The slot at this server through which it gets its log, if it uses one.
+    pub slot: Option<String>,
     /// What it does, or why that cannot be seen.
     pub sample: Result<WalSenderSample, MissingGrant>,
 }
@@ -88,10 +90,11 @@ fn sql(catalogue: &Catalogue) -> String {
     } else {
         "NULL::bigint".to_owned()
     };
-    let own = own_slots(catalogue);
+    let (own, held) = (own_slots(catalogue), held_slots(catalogue));
     format!(
         "SELECT pg_catalog.pg_is_in_recovery(), {flushed}, {inserted}, pid, application_name, {}, pg_catalog.host(client_addr), {}, {}, {}, {}, \
-         {reply_age}, own.slots, own.confirmed FROM ({own}) AS own (slots, confirmed) LEFT JOIN pg_catalog.pg_stat_replication ON true",
+         {reply_age}, own.slots, own.confirmed, held.slot FROM ({own}) AS own (slots, confirmed) LEFT JOIN pg_catalog.pg_stat_replication ON true \
+         LEFT JOIN ({held}) AS held (process, slot) ON held.process = pid",
         column("state", "text"),
         column("sent_lsn", "pg_lsn"),
         column("flush_lsn", "pg_lsn"),
@@ -110,6 +113,14 @@ fn own_slots(catalogue: &Catalogue) -> String {
          FROM pg_catalog.pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL AND NOT temporary ORDER BY slot_name LIMIT {SLOTS_MAX}) \
          AS logical"
     )
+}
+
+/// The slots that are read from now, by the process that does.
+fn held_slots(catalogue: &Catalogue) -> &'static str {
+    if !catalogue.has("pg_get_replication_slots") || !catalogue.has_column("pg_replication_slots", "active_pid") {
+        return "SELECT NULL::integer, NULL::text WHERE false";
+    }
+    "SELECT active_pid, pg_catalog.min(slot_name::text) FROM pg_catalog.pg_replication_slots WHERE active_pid IS NOT NULL GROUP BY active_pid"
 }
 
 fn confirmed(own: &Row) -> Result<Vec<(String, Lsn)>, Error> {
@@ -134,5 +145,5 @@ fn sender(row: &Row) -> Result<Option<WalSender>, Error> {
             reply_age_ns: row.try_get(11)?,
         }),
     };
-    Ok(Some(WalSender { application_name: row.try_get(4)?, sample }))
+    Ok(Some(WalSender { application_name: row.try_get(4)?, slot: row.try_get(14)?, sample }))
 }

@@ -82,6 +82,21 @@ async fn missing_grants_are_named() {
     assert!(matches!(sample.receiver, Receiver::Hidden(_)) && sample.replayed.is_some());
 }
 
+/// A follower is told with the slot through which it reads, and one that is gone is missing in the very next look.
+#[tokio::test]
+async fn a_lost_follower_is_missing_at_once() {
+    let primary = Server::start(&Settings::default());
+    primary.run("SELECT pg_create_physical_replication_slot('seat')").await;
+    let replica = primary.standby("replica_one", "primary_slot_name = 'seat'");
+    primary.until("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'", "1").await;
+    let w = primary.superuser().await;
+    let there = writer(&w).await.senders;
+    assert_eq!((there.len(), there[0].slot.as_deref()), (1, Some("seat")), "{there:?}");
+    drop(replica);
+    primary.until("SELECT count(*) FROM pg_stat_replication", "0").await;
+    assert_eq!(writer(&w).await.senders, []);
+}
+
 /// Pausing shows, a receiver that is gone shows as absent, and a promotion shows at once: role and timeline.
 #[tokio::test]
 async fn pause_loss_and_promotion() {
