@@ -1,6 +1,7 @@
 //! What a status says, as text for a terminal. Pure: the status goes in, a string comes out.
 
 mod clocks;
+mod followers;
 mod grid;
 mod matrix;
 mod notes;
@@ -74,6 +75,7 @@ pub fn agent(status: &AgentStatus, style: Style) -> String {
         section("REPLICATION", REPLICATION, &parts::replications(&status.replications, style), style),
         section("NODES", "", &parts::nodes(&status.nodes, style), style),
         section("SLOTS", SLOTS, &writes::slots(&status.nodes, style), style),
+        section("FOLLOWERS", FOLLOWERS, &followers::render(&status.nodes, style), style),
         section("EXPORT", "", &parts::exports(&status.exports, style), style),
     ]
     .concat()
@@ -83,6 +85,8 @@ const LINKS: &str = "median round trip, loss and state of the last minute, by UD
 const CLOCKS: &str = "the column's wall clock minus the row's, by what all agents have measured together";
 const PATHS: &str = "shortest one-way delays, variation and losses of the last minute; changes since the agent started";
 const SLOTS: &str = "log that is kept for others; exhausted if log goes on as in the last minute and nobody reads";
+const FOLLOWERS: &str =
+    "who receives a writer's log, by the writer's word; the age of a reply holds the difference of two wall clocks";
 const REPLICATION: &str = "apply lag of the newest beat; staleness: how old what users read is";
 
 /// Nothing where there is nothing to show.
