@@ -44,6 +44,8 @@ pub use table::{HistoryError, WIDTHS_S};
 
 /// Batches that may wait for the history's thread: several seconds of a fleet of hundreds, a hundred mebibytes at worst.
 const FED_QUEUE: usize = 256;
+/// How far its thread steps back behind the others.
+const NICENESS: i32 = 10;
 /// How often is written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// Cells in memory at which is written before that.
@@ -133,6 +135,8 @@ impl History {
     /// # Errors
     /// Never: a disk that fails costs resolution, and may recover.
     pub fn run(mut self, queue: &FedQueue) -> anyhow::Result<()> {
+        // What keeps agents waiting goes first. Where the system does not allow that, everything works all the same.
+        rustix::process::nice(NICENESS).ok();
         let start = self.clock.now().raw;
         let (mut written, mut swept) = (start, None);
         loop {
