@@ -93,7 +93,7 @@ fn bad_fleets() {
     assert_eq!(code, Some(78));
     assert_eq!(
         err,
-        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:102: mesh.flows: 0 is outside 1 to 64\n"
+        "fleet.toml:11: insecure: must be true or false, not an integer\nfleet.toml:118: mesh.flows: 0 is outside 1 to 64\n"
     );
 }
 

@@ -45,7 +45,7 @@ fn row(node: &str, follower: &Follower, is_past: bool) -> Vec<Cell> {
     let size = |of: fn(&Sending) -> Option<u64>| cell(sending.and_then(of).map_or_else(hidden, bytes));
     vec![
         Cell::plain(node),
-        Cell::plain(&follower_name(follower)),
+        Cell::plain(follower_name(follower)),
         cell(sending.map_or_else(hidden, |sending| sending.state.clone())),
         cell(sending.and_then(|sending| sending.sync_state.clone()).unwrap_or_else(hidden)),
         size(|sending| sending.unsent_bytes),
