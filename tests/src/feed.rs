@@ -183,7 +183,9 @@ mod tests {
     fn batches_are_as_asked() {
         let mut feed = Feed::new(0, 1, 1..101, Content { gauges: true, buckets: 60 }).unwrap();
         feed.next_batch();
-        let batch = feed.next_batch();
+        let mut batch = feed.next_batch();
+        // As they travel.
+        batch.series.sort_by_key(|series| series.metric.name);
         assert_eq!(batch.series.len(), 100 * (GAUGES_PER_PEER + HISTOGRAMS_PER_PEER));
         assert_eq!(GAUGES_PER_PEER * 100, 800);
         assert_eq!(feed.rtt.buckets().count(), 60);
