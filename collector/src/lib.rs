@@ -8,6 +8,7 @@ pub mod listen;
 pub mod config;
 pub mod tally;
 mod varint;
+mod sqlite;
 pub mod merge;
 pub mod judge;
 pub mod packed;

@@ -18,9 +18,9 @@ use crate::judge::Memory;
 use crate::merge::News;
 use crate::packed::Packed;
 use ledger::Ledger;
+pub(crate) use table::FILE;
 pub use table::StoreError;
 use table::Table;
-pub(crate) use table::{FILE, is_damage, set_aside};
 
 /// The boots of one agent that are kept one by one; older ones live on in the sum of the retired.
 pub const BOOTS_MAX: usize = 8;

@@ -16,6 +16,7 @@ use super::config::{ForwardSettings, read_headers};
 use super::points::Point;
 use super::remote_write::{self, Sent, Target};
 use super::{JOB, otlp};
+use crate::receive::wire;
 
 /// How long to wait for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -152,7 +153,7 @@ async fn read(mut response: Response, sent: Option<Sent>) -> Answer {
         }
     }
     let protobuf = content_type.is_some_and(|content_type| content_type.starts_with("application/x-protobuf"));
-    let refusal = if protobuf { Refusal::decode(body.as_slice()).ok() } else { None };
+    let refusal = if protobuf { wire::Status::decode(body.as_slice()).ok() } else { None };
     let text = refusal.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), |refusal| refusal.message);
     match (Answer::of(status, retry_after.as_deref(), &text), sent) {
         (Answer::Taken { .. }, Some(sent)) => unwritten(sent, written),
@@ -173,13 +174,6 @@ fn unwritten(sent: Sent, written: [Option<u64>; 2]) -> Answer {
         _ => Some(format!("it says that it has not written {count} of {} samples", sent.samples + sent.histograms)),
     };
     Answer::Taken { unwritten: count, why }
-}
-
-/// `google.rpc.Status`, in which OTLP tells why a request is not taken: the one field that is for people.
-#[derive(prost::Message)]
-struct Refusal {
-    #[prost(string, tag = "2")]
-    message: String,
 }
 
 /// What an OTLP receiver says that it dropped of what it took.

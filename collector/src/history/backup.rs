@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::table::{self, sound};
-use crate::store;
+use super::table;
+use crate::{sqlite, store};
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ fn copy(source: &Path, copy: &Path) -> Result<PathBuf, BackupError> {
     from.busy_timeout(std::time::Duration::from_secs(5)).map_err(failed)?;
     from.execute("VACUUM INTO ?1", [partial.to_string_lossy()]).map_err(failed)?;
     let made = Connection::open_with_flags(&partial, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    sound(&made).map_err(failed)?;
+    sqlite::check(&made).map_err(failed)?;
     drop(made);
     File::open(&partial).and_then(|file| file.sync_all()).map_err(io)?;
     fs::rename(&partial, copy).map_err(io)?;

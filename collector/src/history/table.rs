@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_model::ids::{AgentName, BootId};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Statement, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Statement, params};
 
 use super::block::Block;
 use super::body::{Body, SeriesId};
@@ -17,7 +17,8 @@ use super::cell::Cell;
 use super::load;
 use super::names::attributes_text;
 use super::runs::{Point, Run, Runs};
-use crate::store::{StoreError, is_damage, set_aside};
+use crate::sqlite;
+use crate::store::StoreError;
 
 /// The layout of the tables.
 const LAYOUT: i64 = 1;
@@ -88,9 +89,9 @@ impl Table {
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let path = folder.join(FILE);
         match Table::try_open(&path) {
-            Err(HistoryError::Database(e)) if is_damage(&e) => {
+            Err(HistoryError::Database(e)) if sqlite::is_damage(&e) => {
                 tracing::error!(file = %path.display(), error = %e, "history cannot be read, set aside as .bad; it starts anew");
-                set_aside(&path)?;
+                sqlite::set_aside(&path).map_err(|(path, error)| StoreError::Io { path, error })?;
                 Ok((Table::try_open(&path)?, true))
             }
             opened => Ok((opened?, false)),
@@ -110,7 +111,7 @@ impl Table {
         // Buckets and what says which batches they hold are written together: a transaction that a power loss takes back takes back
         // both, and the next batch of each boot brings the counts again. So nothing here is worth an fsync of its own.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        sound(&connection)?;
+        sqlite::check(&connection)?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > LAYOUT {
             return Err(HistoryError::Newer { path: path.to_owned(), found });
@@ -159,16 +160,6 @@ pub(super) fn reader(folder: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open_with_flags(folder.join(FILE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.busy_timeout(BUSY_WAIT)?;
     Ok(connection)
-}
-
-/// Checks the pages of a file.
-pub(super) fn sound(connection: &Connection) -> Result<(), rusqlite::Error> {
-    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if found == "ok" {
-        return Ok(());
-    }
-    let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
-    Err(rusqlite::Error::SqliteFailure(damage, Some(found)))
 }
 
 /// From when on each tier is whole [s since the Unix epoch]; 0 if nothing was ever dropped.

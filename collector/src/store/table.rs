@@ -7,12 +7,13 @@ use std::time::Duration;
 use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Ledger, RETIRED_MAX, Restored};
 use crate::judge::Memory;
 use crate::merge::{self, Sequences};
 use crate::packed::Packed;
+use crate::sqlite;
 
 /// The layout of the tables.
 const LAYOUT: i64 = 1;
@@ -71,9 +72,9 @@ impl Table {
         std::fs::create_dir_all(folder).map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
         let path = folder.join(FILE);
         match Table::try_open(&path) {
-            Err(StoreError::Database(e)) if is_damage(&e) => {
+            Err(StoreError::Database(e)) if sqlite::is_damage(&e) => {
                 tracing::error!(file = %path.display(), error = %e, "store cannot be read, set aside as .bad; totals start anew");
-                set_aside(&path)?;
+                sqlite::set_aside(&path).map_err(|(path, error)| StoreError::Io { path, error })?;
                 Ok((Table::try_open(&path)?, true))
             }
             opened => Ok((opened?, false)),
@@ -88,11 +89,7 @@ impl Table {
         connection.busy_timeout(BUSY_WAIT)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
-        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if sound != "ok" {
-            let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
-            return Err(rusqlite::Error::SqliteFailure(damage, Some(sound)).into());
-        }
+        sqlite::check(&connection)?;
         let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if found > LAYOUT {
             return Err(StoreError::Newer { path: path.to_owned(), found });
@@ -220,26 +217,4 @@ impl Transaction<'_> {
     pub(super) fn commit(self) -> Result<(), StoreError> {
         Ok(self.0.commit()?)
     }
-}
-
-/// Whether the file itself is no good.
-pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
-}
-
-/// Moves the file out of the way, with what belongs to it. An older `.bad` file gives way: one is enough to find out why.
-pub(crate) fn set_aside(path: &Path) -> Result<(), StoreError> {
-    let beside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    std::fs::rename(path, beside(".bad")).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
-    for suffix in ["-wal", "-shm"] {
-        match std::fs::remove_file(beside(suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::Io { path: beside(suffix), error }),
-            _ => {}
-        }
-    }
-    Ok(())
 }

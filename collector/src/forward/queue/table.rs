@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use lagmesh_model::ids::TargetName;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::super::answer::Reason;
 use super::super::plan::Outcome;
+use crate::sqlite;
 #[cfg(test)]
 use open::QueueError;
 
@@ -232,16 +233,12 @@ impl Table {
 
     /// A file that turns out to be damaged is set aside; nothing in it is worth waiting for.
     fn mend(&mut self, error: &rusqlite::Error) {
-        if is_damage(error)
+        if sqlite::is_damage(error)
             && let Err(e) = self.start_again(&error.to_string())
         {
             tracing::error!(error = %e, "start the forward queue again");
         }
     }
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
 }
 
 fn write_loss(db: &Connection, target: &str, reason: Reason, points: u64) -> rusqlite::Result<()> {

@@ -1,6 +1,5 @@
 //! How the queue's file is opened, and what happens to one that is no good.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,8 @@ use lagmesh_model::ids::TargetName;
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::super::super::answer::Reason;
-use super::{Bounds, FORGET, Level, Table, is_damage, write_loss};
+use super::{Bounds, FORGET, Level, Table, write_loss};
+use crate::sqlite;
 
 /// The file's name in the state folder.
 const FILE: &str = "forward.db";
@@ -93,7 +93,7 @@ impl Table {
         fs::create_dir_all(folder).map_err(|error| QueueError::Io { path: folder.to_owned(), error })?;
         let path = folder.join(FILE);
         match connect(&path) {
-            Err(Bad::Sqlite(e)) if is_damage(&e) => Table::anew(&path, targets, bounds, &e.to_string()),
+            Err(Bad::Sqlite(e)) if sqlite::is_damage(&e) => Table::anew(&path, targets, bounds, &e.to_string()),
             Err(bad) => Err(explained(bad, &path)),
             Ok(db) => Table::over(db, &path, targets, bounds),
         }
@@ -118,7 +118,8 @@ impl Table {
     }
 
     fn anew(path: &Path, targets: &[TargetName], bounds: Bounds, why: &str) -> Result<Table, QueueError> {
-        set_aside(path, why).map_err(|error| QueueError::Io { path: path.to_owned(), error })?;
+        tracing::error!(path = %path.display(), why, "forward queue is no good, set aside as .bad, starting with an empty one");
+        sqlite::set_aside(path).map_err(|(path, error)| QueueError::Io { path, error })?;
         let db = connect(path).map_err(|bad| explained(bad, path))?;
         let mut table = Table::over(db, path, targets, bounds)?;
         // How much was in it is not known: one says that something was.
@@ -190,34 +191,11 @@ fn connect(path: &Path) -> Result<Connection, Bad> {
     // A transaction that has returned is on the disk.
     db.pragma_update(None, "synchronous", "FULL")?;
     db.execute_batch("BEGIN EXCLUSIVE; COMMIT")?;
-    let sound: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if sound != "ok" {
-        let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
-        return Err(rusqlite::Error::SqliteFailure(damage, Some(sound)).into());
-    }
+    sqlite::check(&db)?;
     match db.query_row("PRAGMA user_version", [], |row| row.get(0))? {
         0 => db.execute_batch(&format!("BEGIN; {TABLES} COMMIT"))?,
         LAYOUT => {}
         found => return Err(Bad::Newer(found)),
     }
     Ok(db)
-}
-
-/// Moves a bad file out of the way, in the place of one that was bad before.
-fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    let beside = |suffix: &str| {
-        let mut name = OsString::from(path);
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let aside = beside(".bad");
-    tracing::error!(path = %path.display(), why, kept_as = %aside.display(), "forward queue is no good, starting with an empty one");
-    fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        match fs::remove_file(beside(suffix)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -168,7 +168,7 @@ fn damage_in_use() {
     let mut table = open(&folder, &["a"], GENEROUS);
     table.append(b"one", 5, at(1));
     assert!(deliver(&mut table, "a").is_some());
-    let damage = rusqlite::ffi::Error { code: ErrorCode::DatabaseCorrupt, extended_code: 11 };
+    let damage = rusqlite::ffi::Error { code: rusqlite::ErrorCode::DatabaseCorrupt, extended_code: 11 };
     table.mend(&rusqlite::Error::SqliteFailure(damage, None));
     assert_eq!((level(&table, "a").taken, &level(&table, "a").lost), (5, &BTreeMap::from([(Reason::Corrupt, 1)])));
     table.append(b"two", 5, at(2));
