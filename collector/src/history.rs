@@ -1,10 +1,10 @@
 //! The course of everything that agents measure, in a file of its own: `history.db`.
 //!
 //! One thread owns the file and is fed from what the store has on disk. Counts are turned into increments between neighbouring batches of a
-//! boot (`book.rs`) and added to buckets of ten seconds, a minute and an hour. Buckets and what says which batches they hold are written in
-//! one transaction, and increments are always taken from what is in the file, so nothing is counted twice whatever dies when: what was not
-//! written yet comes with the next batch of its boot, at a coarser resolution. For the same reason history never holds anybody up: if it
-//! falls behind, batches are skipped and counted.
+//! boot (`book.rs`) and added to buckets of ten seconds, a minute and an hour: first as they come (`fresh.rs`), then many at once to the rows
+//! of their series. Increments and what says which batches they hold are written in one transaction, and increments are always taken from
+//! what is in the file, so nothing is counted twice whatever dies when: what was not written yet comes with the next batch of its boot, at a
+//! coarser resolution. For the same reason history never holds anybody up: if it falls behind, batches are skipped and counted.
 
 mod ask;
 mod backup;
@@ -13,6 +13,7 @@ mod block;
 mod body;
 mod book;
 mod cell;
+mod fresh;
 mod load;
 mod names;
 mod read;
@@ -25,6 +26,8 @@ mod table;
 mod tests;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -37,6 +40,7 @@ use crate::store::Committed;
 use crate::tally::{HistoryLoss, Tally};
 pub use backup::{BackupError, backup};
 use book::Book;
+use fresh::Parts;
 pub use serve::{Archive, router};
 pub use sweep::Keep;
 use table::Table;
@@ -48,8 +52,8 @@ const FED_QUEUE: usize = 256;
 const NICENESS: i32 = 10;
 /// How often is written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
-/// Cells in memory at which is written before that.
-const PENDING_MAX: usize = 200_000;
+/// What is not written at which is written before that [bytes].
+const PENDING_BYTES_MAX: usize = 4 << 20;
 /// How often old buckets are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -64,17 +68,21 @@ enum Fed {
 #[derive(Debug, Clone)]
 pub struct Feed {
     fed: SyncSender<Fed>,
+    waiting: Arc<AtomicUsize>,
     tally: Tally,
 }
 
 impl Feed {
     /// Offers what is on disk. Never waits: what there is no room for is skipped, and the next batch of its boot holds it too.
     pub fn offer(&self, committed: &Committed) {
-        let fed = match committed {
+        // To make what is fed and then to find no room would cost most when there is least time.
+        let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < FED_QUEUE;
+        let fed = has_room.then(|| match committed {
             Committed::Batch(batch, arrived) => Fed::Batch(without_wholes(batch), arrived.wall),
             Committed::Retired(agent, boot) => Fed::Retired(agent.clone(), *boot),
-        };
-        if self.fed.try_send(fed).is_err() {
+        });
+        if !fed.is_some_and(|fed| self.fed.try_send(fed).is_ok()) {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.tally.history_lost(HistoryLoss::Behind, 1);
         }
     }
@@ -95,6 +103,8 @@ pub struct History {
     keep: Keep,
     clock: Clock,
     tally: Tally,
+    /// What is in the file and has not settled.
+    parts: Parts,
     /// Batches that were taken in and are not written.
     unwritten: u64,
 }
@@ -116,7 +126,9 @@ impl History {
             tally.history_lost(HistoryLoss::SetAside, 1);
         }
         let book = Some(table.load()?);
-        let mut history = History { table, book, keep, clock, tally, unwritten: 0 };
+        let (mut parts, now) = (Parts::default(), clock.now().raw);
+        table.fresh_parts()?.into_iter().for_each(|(part, bytes)| parts.grew(part, bytes, now));
+        let mut history = History { table, book, keep, clock, tally, parts, unwritten: 0 };
         for (batch, arrived) in restored {
             history.take(batch, arrived.wall);
         }
@@ -127,7 +139,8 @@ impl History {
     /// The way in, and what [`History::run`] reads.
     pub fn feed(tally: &Tally) -> (Feed, FedQueue) {
         let (fed, queue) = sync_channel(FED_QUEUE);
-        (Feed { fed, tally: tally.clone() }, FedQueue(queue))
+        let waiting = Arc::new(AtomicUsize::new(0));
+        (Feed { fed, waiting: waiting.clone(), tally: tally.clone() }, FedQueue { fed: queue, waiting })
     }
 
     /// Works until nobody feeds it any more; then writes what is left.
@@ -140,7 +153,8 @@ impl History {
         let start = self.clock.now().raw;
         let (mut written, mut swept) = (start, None);
         loop {
-            match queue.0.recv_timeout(WRITE_EVERY) {
+            let wait = if self.parts.due(self.clock.now().raw).is_some() { Duration::ZERO } else { WRITE_EVERY };
+            match queue.next(wait) {
                 Ok(Fed::Batch(batch, arrived)) => self.take(&batch, arrived),
                 Ok(Fed::Retired(agent, boot)) => {
                     if let Some(book) = &mut self.book {
@@ -151,10 +165,13 @@ impl History {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now = self.clock.now();
-            let full = self.book.as_ref().is_some_and(|book| book.pending() > PENDING_MAX);
+            let full = self.book.as_ref().is_some_and(|book| book.pending_bytes() > PENDING_BYTES_MAX);
             if full || is_due(Some(written), now.raw, WRITE_EVERY) {
                 self.write();
                 written = now.raw;
+            }
+            if let Some(part) = self.parts.due(now.raw) {
+                self.settle(part);
             }
             if is_due(swept, now.raw, SWEEP_EVERY) {
                 self.sweep(now.wall);
@@ -188,7 +205,10 @@ impl History {
             }
         };
         match self.table.write(&changes) {
-            Ok(late) => self.tally.history_lost(HistoryLoss::TooOld, late),
+            Ok(grown) => {
+                let now = self.clock.now().raw;
+                grown.into_iter().for_each(|(part, bytes)| self.parts.grew(part, bytes, now));
+            }
             Err(e) => {
                 tracing::error!(error = %e, batches = self.unwritten, "write the history; is the disk full?");
                 self.tally.history_lost(HistoryLoss::Unwritten, self.unwritten);
@@ -196,6 +216,20 @@ impl History {
             }
         }
         self.unwritten = 0;
+    }
+
+    /// Moves what is fresh of a part to its rows. What cannot be moved now stays as it is, and is tried again after a while.
+    fn settle(&mut self, part: u32) {
+        match self.table.settle(part) {
+            Ok(late) => {
+                self.parts.settled(part);
+                self.tally.history_lost(HistoryLoss::TooOld, late);
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "add to the rows of the history; is the disk full?");
+                self.parts.put_off(self.clock.now().raw);
+            }
+        }
     }
 
     fn reload(&mut self) {
@@ -221,7 +255,18 @@ impl History {
 
 /// What waits for the history's thread.
 #[derive(Debug)]
-pub struct FedQueue(Receiver<Fed>);
+pub struct FedQueue {
+    fed: Receiver<Fed>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl FedQueue {
+    fn next(&self, within: Duration) -> Result<Fed, RecvTimeoutError> {
+        let fed = self.fed.recv_timeout(within)?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(fed)
+    }
+}
 
 fn is_due(last: Option<RawNanos>, now: RawNanos, every: Duration) -> bool {
     last.is_none_or(|last| now.checked_since(last).is_none_or(|passed| passed >= every))

@@ -9,8 +9,9 @@ use lagmesh_model::time::WallNanos;
 use rusqlite::Connection;
 
 use super::ask::{self, Filters};
+use super::body::SeriesId;
 use super::cell::Cell;
-use super::read::{Failed, Patience, cells, find, text};
+use super::read::{Failed, Patience, Rows, find, text};
 use super::spread::Spread;
 
 /// What has a baseline.
@@ -69,11 +70,13 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
     let from_s = to_s.saturating_sub(HOUR_S);
     let mut series = Vec::new();
     for (metric, filters) in &request.metrics {
-        for (id, attributes) in find(&view, metric, filters)? {
+        let found = find(&view, metric, filters)?;
+        let rows = Rows::of(&view, found.iter().map(|(id, _)| *id), patience)?;
+        for (id, attributes) in found {
             if series.len() == SERIES_MAX {
                 return Err(Failed::Wrong(format!("more than {SERIES_MAX} series fit: choose by region, peer, cluster or node")));
             }
-            let mut hour = |ago_s: u64| hour(&view, id, from_s.saturating_sub(ago_s)..to_s.saturating_sub(ago_s), patience);
+            let mut hour = |ago_s: u64| hour(&rows, id, from_s.saturating_sub(ago_s)..to_s.saturating_sub(ago_s), patience);
             let (now, week, day) = (hour(0)?, hour(7 * DAY_S)?, hour(DAY_S)?);
             let nothing = Spread::default();
             if [&now, &week, &day].iter().any(|hour| **hour != nothing) {
@@ -85,9 +88,9 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
 }
 
 /// What was measured within an hour. What was counted over more than an hour is not of this one.
-fn hour(view: &Connection, id: u32, range_s: std::ops::Range<u64>, patience: &mut Patience<'_>) -> Result<Spread, Failed> {
+fn hour(rows: &Rows<'_>, id: SeriesId, range_s: std::ops::Range<u64>, patience: &mut Patience<'_>) -> Result<Spread, Failed> {
     let mut sum = Spread::default();
-    cells(view, id, TIER, range_s, patience, |_, cell| {
+    rows.cells(id, TIER, range_s, patience, |_, cell| {
         if let Cell::Histogram(spread, spans) = cell
             && spans.longest_s().is_none_or(|span_s| span_s <= HOUR_S)
         {

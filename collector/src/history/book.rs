@@ -12,8 +12,9 @@ use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::{Batch, Value};
 use lagmesh_model::time::WallNanos;
 
-use super::body::{Body, Cumulative, SeriesId};
+use super::body::{Body, Cumulative};
 use super::cell::{Cell, Gauge};
+use super::fresh::Fresh;
 use super::names::{Name, Names};
 use super::runs::{Point, Runs};
 use super::spread::Spread;
@@ -45,8 +46,8 @@ pub(super) struct Taken {
 /// What is to be written.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// What is to be added, by bucket of the finest tier [s] and series.
-    pub(super) cells: BTreeMap<(u64, SeriesId), Cell>,
+    /// What is to be added to the buckets.
+    pub(super) fresh: Fresh,
     /// New series.
     pub(super) names: Vec<Name>,
     /// Boots whose runs changed.
@@ -60,7 +61,7 @@ pub(super) struct Changes {
 pub(super) struct Book {
     names: Names,
     agents: BTreeMap<AgentName, Boots>,
-    cells: BTreeMap<(u64, SeriesId), Cell>,
+    fresh: Fresh,
     changed: BTreeSet<(AgentName, BootId)>,
     gone: Vec<(AgentName, BootId)>,
     /// Orders boots by when they were last heard of.
@@ -91,14 +92,14 @@ impl Book {
         self.agents.entry(agent).or_default().give_up(boot);
     }
 
-    /// How many cells are not written yet.
-    pub(super) fn pending(&self) -> usize {
-        self.cells.len()
+    /// How much is not written yet [bytes].
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.fresh.bytes()
     }
 
     /// Whether there is nothing to write.
     pub(super) fn is_clean(&self) -> bool {
-        self.cells.is_empty() && self.changed.is_empty() && self.gone.is_empty()
+        self.fresh.bytes() == 0 && self.changed.is_empty() && self.gone.is_empty()
     }
 
     /// Takes a batch in.
@@ -120,10 +121,10 @@ impl Book {
         *heard = self.ordinal;
         let (before, after) = runs.neighbours(point.sequence);
         if let Some(after) = after {
-            increments(&mut self.cells, before, after, -1);
-            increments(&mut self.cells, Some(&point), after, 1);
+            increments(&mut self.fresh, before, after, -1);
+            increments(&mut self.fresh, Some(&point), after, 1);
         }
-        increments(&mut self.cells, before, &point, 1);
+        increments(&mut self.fresh, before, &point, 1);
         taken.gap_given_up = runs.insert(point);
         self.changed.insert((agent.clone(), boot));
         self.give_up_beyond(agent);
@@ -148,7 +149,7 @@ impl Book {
         };
         let boots = std::mem::take(&mut self.changed).into_iter().filter_map(runs_of).collect();
         Changes {
-            cells: std::mem::take(&mut self.cells),
+            fresh: std::mem::take(&mut self.fresh),
             names: self.names.take_added(),
             boots,
             gone: std::mem::take(&mut self.gone),
@@ -172,7 +173,7 @@ impl Book {
                 Value::Histogram(histogram) => counts.push((id, Cumulative::Histogram(Spread::of(histogram)))),
                 Value::Gauge(value) => {
                     let gauge = Gauge::one(*value, label_ns, batch.sequence);
-                    put(&mut self.cells, bucket_s(label_ns), id, &Cell::Gauge(gauge));
+                    self.fresh.put(bucket_s(label_ns), id, &Cell::Gauge(gauge));
                 }
                 Value::Whole(_) => {}
             }
@@ -202,19 +203,12 @@ impl Boots {
 }
 
 /// Adds what was gained from one batch to the next, or takes it away. Before the first batch that is known counts began at zero.
-fn increments(cells: &mut BTreeMap<(u64, SeriesId), Cell>, before: Option<&Point>, next: &Point, sign: i64) {
+fn increments(fresh: &mut Fresh, before: Option<&Point>, next: &Point, sign: i64) {
     let begin_ns = before.map_or(next.start_ns, |before| before.label_ns);
     let span_ns = next.label_ns.saturating_sub(begin_ns);
     let earlier = before.map(|before| &*before.body);
     for (id, cell) in next.body.since(earlier, span_ns, sign) {
-        put(cells, bucket_s(next.label_ns), id, &cell);
-    }
-}
-
-fn put(cells: &mut BTreeMap<(u64, SeriesId), Cell>, bucket_s: u64, id: SeriesId, cell: &Cell) {
-    match cells.entry((bucket_s, id)) {
-        std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(cell.clone())),
-        std::collections::btree_map::Entry::Occupied(mut held) => held.get_mut().add(cell),
+        fresh.put(bucket_s(next.label_ns), id, &cell);
     }
 }
 

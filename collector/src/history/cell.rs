@@ -130,16 +130,22 @@ impl Cell {
     /// The bytes that are stored. What is told of time is told from the start of the bucket [s].
     pub(super) fn bytes(&self, bucket_s: u64) -> Vec<u8> {
         let mut out = Vec::new();
+        self.put(&mut out, bucket_s);
+        out
+    }
+
+    /// The same, put behind what is there.
+    pub(super) fn put(&self, out: &mut Vec<u8>, bucket_s: u64) {
         match self {
             Cell::Counter(sum, spans) => {
                 out.push(COUNTER);
-                put_signed(&mut out, *sum);
-                spans.put(&mut out);
+                put_signed(out, *sum);
+                spans.put(out);
             }
             Cell::Histogram(sum, spans) => {
                 out.push(HISTOGRAM);
-                sum.put(&mut out);
-                spans.put(&mut out);
+                sum.put(out);
+                spans.put(out);
             }
             Cell::Gauge(gauge) => {
                 let bits = [gauge.min, gauge.max, gauge.last].map(f64::to_bits);
@@ -151,10 +157,10 @@ impl Cell {
                     _ => GAUGE_EVEN,
                 };
                 out.push(tag);
-                put(&mut out, gauge.count);
-                put(&mut out, gauge.ones);
-                put(&mut out, gauge.last_at.0.saturating_sub(bucket_s * 1000));
-                put(&mut out, gauge.last_at.1);
+                put(out, gauge.count);
+                put(out, gauge.ones);
+                put(out, gauge.last_at.0.saturating_sub(bucket_s * 1000));
+                put(out, gauge.last_at.1);
                 let values: &[f64] = match tag {
                     GAUGE => &[gauge.min, gauge.max, gauge.last],
                     GAUGE_EVEN => &[gauge.last],
@@ -163,7 +169,6 @@ impl Cell {
                 out.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             }
         }
-        out
     }
 
     /// The cell of such bytes; `None` if they are none.

@@ -12,8 +12,8 @@ use super::book::Book;
 use super::names::{self, Name};
 use super::runs::{Point, Run, Runs};
 
-/// The largest body that is read [bytes]: none is written that comes near.
-const BODY_BYTES_MAX: u64 = 64 << 20;
+/// The most that is unpacked in one piece [bytes]: none is written that comes near.
+const UNPACKED_BYTES_MAX: u64 = 64 << 20;
 
 /// A boot with what could be read of its runs, in order; `None` for a run that could not.
 type Stored = (u64, Vec<Option<Run>>);
@@ -70,7 +70,10 @@ fn restore(streams: &mut Book, agent: &str, boot: BootId, (heard, runs): Stored)
 }
 
 fn run(row: &Row<'_>) -> Result<Option<Run>, rusqlite::Error> {
-    let body = |index| Ok::<_, rusqlite::Error>(unpack(row.get_ref(index)?.as_blob().map_err(rusqlite::Error::from)?));
+    let body = |index| {
+        let bytes = unpack(row.get_ref(index)?.as_blob().map_err(rusqlite::Error::from)?);
+        Ok::<_, rusqlite::Error>(bytes.and_then(Body::from_bytes).map(Arc::new))
+    };
     let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
     let point = |from, body| {
         Ok::<_, rusqlite::Error>(Point {
@@ -89,9 +92,10 @@ fn run(row: &Row<'_>) -> Result<Option<Run>, rusqlite::Error> {
     Ok(Some(Run { first, last: point(7, last_body)? }))
 }
 
-fn unpack(bytes: &[u8]) -> Option<Arc<Body>> {
+/// What was packed; `None` if it cannot be read.
+pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut unpacked = Vec::new();
     let decoder = zstd::stream::read::Decoder::with_buffer(bytes).ok()?;
-    decoder.take(BODY_BYTES_MAX).read_to_end(&mut unpacked).ok()?;
-    Body::from_bytes(unpacked).map(Arc::new)
+    decoder.take(UNPACKED_BYTES_MAX).read_to_end(&mut unpacked).ok()?;
+    Some(unpacked)
 }

@@ -1,6 +1,6 @@
 //! Answers from the file: rows looked up one by one, their buckets added up to the steps that were asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lagmesh_model::catalogue::{Attribute, Metric};
 use lagmesh_model::history::{Course, History, Numbers, Point};
@@ -9,9 +9,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::ask::{Filters, Plan, Request};
 use super::block::Block;
+use super::body::SeriesId;
 use super::cell::Cell;
+use super::fresh::{added_up, entries, part_of, widened};
 use super::names;
-use super::table::{BLOCKS_S, TIERS, WIDTHS_S, kept_since, lookup};
+use super::table::{self, BLOCKS_S, TIERS, WIDTHS_S, kept_since, lookup};
 
 /// The most series in one answer.
 const SERIES_MAX: usize = 256;
@@ -69,9 +71,9 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
     if rows.saturating_mul(found.len() as u64) > LOOKUPS_MAX {
         return Err(Failed::Wrong("too much to read at once: ask for a larger step, a shorter range or fewer series".to_owned()));
     }
-    let mut series = Vec::new();
+    let (rows, mut series) = (Rows::of(&view, found.iter().map(|(id, _)| *id), patience)?, Vec::new());
     for (id, attributes) in found {
-        let points = course(&view, id, request.metric, &plan, patience)?;
+        let points = course(&rows, id, request.metric, &plan, patience)?;
         if !points.is_empty() {
             let attributes = attributes.iter().map(|(name, value)| (name.as_str().to_owned(), value.to_owned())).collect();
             series.push(Course { attributes, points });
@@ -91,12 +93,12 @@ pub(super) fn answer(connection: &Connection, request: &Request, patience: &mut 
 }
 
 /// The series of a metric that fit, in the order of their attributes.
-pub(super) fn find(connection: &Connection, metric: &Metric, filters: &Filters) -> Result<Vec<(u32, Attributes)>, Failed> {
+pub(super) fn find(connection: &Connection, metric: &Metric, filters: &Filters) -> Result<Vec<(SeriesId, Attributes)>, Failed> {
     let mut all = connection.prepare("SELECT id, attributes FROM series WHERE metric = ?1")?;
     let mut rows = all.query([metric.name])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, text): (u32, String) = (row.get(0)?, row.get(1)?);
+        let (id, text): (SeriesId, String) = (row.get(0)?, row.get(1)?);
         if let Some((_, attributes)) = names::read(metric.name, &text).filter(|(_, attributes)| filters.fit(attributes)) {
             found.push((id, attributes));
         }
@@ -105,46 +107,90 @@ pub(super) fn find(connection: &Connection, metric: &Metric, filters: &Filters) 
     Ok(found)
 }
 
-/// The cells of a series in a tier from one bucket to before another, in order.
-pub(super) fn cells(
-    connection: &Connection,
-    series: u32,
-    tier: usize,
-    range_s: std::ops::Range<u64>,
-    patience: &mut Patience<'_>,
-    mut each: impl FnMut(u64, Cell),
-) -> Result<(), Failed> {
-    let (width_s, block_s) = (WIDTHS_S[tier], BLOCKS_S[tier]);
-    let mut get = lookup(connection, tier)?;
-    let ends = format!("SELECT min(block), max(block) FROM {}", TIERS[tier]);
-    let ends = connection.prepare(&ends)?.query_row([], |row| {
-        let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
-        Ok(ends.0.zip(ends.1).map(|(first, last)| (first.cast_unsigned(), last.cast_unsigned())))
-    })?;
-    let Some((first_s, last_s)) = ends else { return Ok(()) };
-    let mut start_s = range_s.start.max(first_s) / block_s * block_s;
-    while start_s < range_s.end && start_s <= last_s {
-        patience.look()?;
-        let row: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
-        for (bucket_s, cell) in (Block { start_s, width_s }).cells(row.as_deref().unwrap_or_default()) {
-            if range_s.contains(&bucket_s) {
-                each(bucket_s, cell);
+/// Some series as one view of the file has them.
+pub(super) struct Rows<'a> {
+    view: &'a Connection,
+    kept: [u64; 3],
+    /// What has not settled in rows of the tiers: the buckets of the finest [s] and their cells as stored.
+    fresh: BTreeMap<SeriesId, Vec<(u64, Vec<u8>)>>,
+}
+
+impl<'a> Rows<'a> {
+    /// Those of these series.
+    pub(super) fn of(
+        view: &'a Connection,
+        series: impl Iterator<Item = SeriesId>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Rows<'a>, Failed> {
+        let mut fresh: BTreeMap<SeriesId, Vec<(u64, Vec<u8>)>> = series.map(|id| (id, Vec::new())).collect();
+        let parts: BTreeSet<u32> = fresh.keys().map(|id| part_of(*id)).collect();
+        for part in parts {
+            for piece in table::fresh(view, part)? {
+                patience.look()?;
+                for (bucket_s, id, cell) in entries(part, &piece) {
+                    if let Some(held) = fresh.get_mut(&id) {
+                        held.push((bucket_s, cell.to_vec()));
+                    }
+                }
             }
         }
-        start_s += block_s;
+        Ok(Rows { view, kept: kept_since(view)?, fresh })
     }
-    Ok(())
+
+    /// The cells of a series in a tier from one bucket to before another, each bucket once.
+    pub(super) fn cells(
+        &self,
+        series: SeriesId,
+        tier: usize,
+        range_s: std::ops::Range<u64>,
+        patience: &mut Patience<'_>,
+        mut each: impl FnMut(u64, Cell),
+    ) -> Result<(), Failed> {
+        let (width_s, block_s) = (WIDTHS_S[tier], BLOCKS_S[tier]);
+        let mut fresh = self.fresh(series, tier, &range_s);
+        let mut get = lookup(self.view, tier)?;
+        let ends = format!("SELECT min(block), max(block) FROM {}", TIERS[tier]);
+        let (first_s, last_s) = self.view.prepare(&ends)?.query_row([], |row| {
+            let ends: (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
+            Ok((ends.0.map_or(u64::MAX, i64::cast_unsigned), ends.1.map_or(0, i64::cast_unsigned)))
+        })?;
+        let mut start_s = range_s.start.max(first_s) / block_s * block_s;
+        while start_s < range_s.end && start_s <= last_s {
+            patience.look()?;
+            let row: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
+            for (bucket_s, mut cell) in (Block { start_s, width_s }).cells(row.as_deref().unwrap_or_default()) {
+                if range_s.contains(&bucket_s) {
+                    if let Some(more) = fresh.remove(&bucket_s) {
+                        cell.add(&more);
+                    }
+                    each(bucket_s, cell);
+                }
+            }
+            start_s += block_s;
+        }
+        fresh.into_iter().for_each(|(bucket_s, cell)| each(bucket_s, cell));
+        Ok(())
+    }
+
+    /// What is to be added to the buckets of a tier. What is older than the tier is not.
+    fn fresh(&self, series: SeriesId, tier: usize, range_s: &std::ops::Range<u64>) -> BTreeMap<u64, Cell> {
+        let held = self.fresh.get(&series).into_iter().flatten();
+        let cells = added_up(held.map(|(bucket_s, bytes)| (*bucket_s, series, bytes.as_slice())));
+        let mut cells = widened(&cells, WIDTHS_S[tier]);
+        cells.retain(|bucket_s, _| range_s.contains(bucket_s) && *bucket_s >= self.kept[tier]);
+        cells
+    }
 }
 
 fn course(
-    connection: &Connection,
-    series: u32,
+    rows: &Rows<'_>,
+    series: SeriesId,
     metric: &Metric,
     plan: &Plan,
     patience: &mut Patience<'_>,
 ) -> Result<Vec<Point>, Failed> {
     let mut sums: BTreeMap<u64, Cell> = BTreeMap::new();
-    cells(connection, series, plan.tier, plan.from_s..plan.to_s, patience, |bucket_s, cell| {
+    rows.cells(series, plan.tier, plan.from_s..plan.to_s, patience, |bucket_s, cell| {
         let step_s = bucket_s / plan.step_s * plan.step_s;
         sums.entry(step_s).and_modify(|held| held.add(&cell)).or_insert(cell);
     })?;

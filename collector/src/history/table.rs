@@ -1,32 +1,33 @@
 //! The file and its tables.
 //!
-//! Rows are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever asks
-//! for a series looks its rows up one by one.
+//! Rows of the tiers are stored by time first: what is written at one moment lies together, and what is too old goes in one piece. Whoever
+//! asks for a series looks its rows up one by one, and adds what has not settled in them yet (`fresh.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_model::ids::{AgentName, BootId};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Statement, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Statement, params};
 
 use super::block::Block;
-use super::body::{Body, SeriesId};
+use super::body::SeriesId;
 use super::book::{Book, Changes, FINEST_S, GONE_MAX};
 use super::cell::Cell;
-use super::load;
+use super::fresh::{self, Put};
+use super::load::{self, unpack};
 use super::names::attributes_text;
 use super::runs::{Point, Run, Runs};
 use crate::sqlite;
 use crate::store::StoreError;
 
 /// The layout of the tables.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 /// The file's name in the state folder.
 pub(crate) const FILE: &str = "history.db";
 /// How long to wait for a lock; only somebody who looks with another program can hold one.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// Bodies are written every few seconds and hardly ever read: speed counts.
+/// What is packed is written every few seconds and hardly ever read: speed counts.
 const ZSTD_LEVEL: i32 = 1;
 /// The write-ahead log is cut to this after a checkpoint [bytes].
 const LOG_BYTES_MAX: i64 = 64 << 20;
@@ -52,6 +53,8 @@ CREATE TABLE IF NOT EXISTS run (
     PRIMARY KEY (agent, boot, first)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS gone (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, boot INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS fresh (id INTEGER PRIMARY KEY, part INTEGER NOT NULL, cells BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS fresh_part ON fresh (part);
 CREATE TABLE IF NOT EXISTS kept (tier TEXT PRIMARY KEY, since INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS cell_10s (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS cell_1m (block INTEGER, series INTEGER, cells BLOB NOT NULL, PRIMARY KEY (block, series)) STRICT, WITHOUT ROWID;
@@ -126,22 +129,56 @@ impl Table {
         load::book(&self.connection)
     }
 
-    /// Writes everything in one transaction. Returns how many cells came too late for every tier.
-    pub(super) fn write(&mut self, changes: &Changes) -> Result<u64, rusqlite::Error> {
-        let kept = kept_since(&self.connection)?;
+    /// Writes everything in one transaction. Returns which parts have grown, and by how much [bytes].
+    pub(super) fn write(&mut self, changes: &Changes) -> Result<Vec<(u32, usize)>, rusqlite::Error> {
         let transaction = self.connection.transaction()?;
         let mut add = transaction.prepare("INSERT INTO series (id, metric, attributes) VALUES (?1, ?2, ?3)")?;
         for name in &changes.names {
             add.execute(params![name.id, name.metric, attributes_text(&name.attributes)])?;
         }
         drop(add);
-        let late = write_cells(&transaction, &changes.cells, kept)?;
+        let mut grown = Vec::new();
+        let mut add = transaction.prepare("INSERT INTO fresh (part, cells) VALUES (?1, ?2)")?;
+        for (part, bytes) in changes.fresh.parts() {
+            let packed = pack(bytes);
+            add.execute(params![part, packed])?;
+            grown.push((part, packed.len()));
+        }
+        drop(add);
         for (agent, boot, heard, runs) in &changes.boots {
             write_runs(&transaction, (agent.as_str(), boot.0.cast_signed()), heard.cast_signed(), runs)?;
         }
         for (agent, boot) in &changes.gone {
             give_up(&transaction, agent, *boot)?;
         }
+        transaction.commit()?;
+        Ok(grown)
+    }
+
+    /// How much of each part has not settled [bytes].
+    pub(super) fn fresh_parts(&self) -> Result<Vec<(u32, usize)>, rusqlite::Error> {
+        let mut parts = self.connection.prepare("SELECT part, sum(length(cells)) FROM fresh GROUP BY part")?;
+        let part = |row: &Row<'_>| Ok((row.get(0)?, usize::try_from(row.get::<_, i64>(1)?).unwrap_or(usize::MAX)));
+        parts.query_map([], part)?.collect()
+    }
+
+    /// Moves what is fresh of a part to its rows, in one transaction. Returns how many cells came too late for every tier.
+    pub(super) fn settle(&mut self, part: u32) -> Result<u64, rusqlite::Error> {
+        let kept = kept_since(&self.connection)?;
+        let transaction = self.connection.transaction()?;
+        let bytes = fresh(&transaction, part)?;
+        let mut entries: Vec<Put<'_>> = bytes.iter().flat_map(|bytes| fresh::entries(part, bytes)).collect();
+        entries.sort_by_key(|(bucket_s, series, _)| (*series, *bucket_s));
+        let mut late = 0;
+        let mut tiers = [Tier::of(&transaction, 0)?, Tier::of(&transaction, 1)?, Tier::of(&transaction, 2)?];
+        for of_series in entries.chunk_by(|a, b| a.1 == b.1) {
+            let cells = fresh::added_up(of_series.iter().copied());
+            for (tier, kept_s) in tiers.iter_mut().zip(kept) {
+                late += tier.add(of_series[0].1, &cells, kept_s)? * u64::from(tier.is_coarsest());
+            }
+        }
+        drop(tiers);
+        transaction.execute("DELETE FROM fresh WHERE part = ?1", [part])?;
         transaction.commit()?;
         Ok(late)
     }
@@ -172,38 +209,49 @@ pub(super) fn kept_since(connection: &Connection) -> Result<[u64; 3], rusqlite::
     Ok(kept)
 }
 
-fn write_cells(
-    transaction: &Connection,
-    cells: &BTreeMap<(u64, SeriesId), Cell>,
-    kept: [u64; 3],
-) -> Result<u64, rusqlite::Error> {
-    let mut late = 0;
-    for (tier, width_s) in WIDTHS_S.into_iter().enumerate() {
-        let block_s = BLOCKS_S[tier];
-        let mut rows: BTreeMap<(u64, SeriesId), BTreeMap<u64, Cell>> = BTreeMap::new();
-        for ((bucket_s, series), cell) in cells {
-            let bucket_s = bucket_s / width_s * width_s;
-            if bucket_s < kept[tier] {
-                late += u64::from(tier + 1 == WIDTHS_S.len());
-                continue;
-            }
-            let row = rows.entry((bucket_s / block_s * block_s, *series)).or_default();
-            row.entry(bucket_s).and_modify(|held| held.add(cell)).or_insert_with(|| cell.clone());
-        }
-        let (mut get, mut put) = statements(transaction, tier)?;
-        for ((start_s, series), added) in rows {
-            let held: Option<Vec<u8>> = get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
-            let row = Block { start_s, width_s }.with(&held.unwrap_or_default(), added);
-            put.execute(params![start_s.cast_signed(), series, row])?;
-        }
-    }
-    Ok(late)
+/// What a part has that has not settled: a piece of each time that it was written. What cannot be read is left out.
+pub(super) fn fresh(connection: &Connection, part: u32) -> Result<Vec<Vec<u8>>, rusqlite::Error> {
+    let mut pieces = connection.prepare("SELECT cells FROM fresh WHERE part = ?1")?;
+    let pieces = pieces.query_map([part], |row| Ok(unpack(row.get_ref(0)?.as_blob()?)))?;
+    Ok(pieces.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-fn statements(connection: &Connection, tier: usize) -> Result<(Statement<'_>, Statement<'_>), rusqlite::Error> {
-    let name = TIERS[tier];
-    let put = format!("INSERT OR REPLACE INTO {name} (block, series, cells) VALUES (?1, ?2, ?3)");
-    Ok((lookup(connection, tier)?, connection.prepare(&put)?))
+/// The rows of a tier while they are written.
+struct Tier<'a> {
+    width_s: u64,
+    block_s: u64,
+    get: Statement<'a>,
+    put: Statement<'a>,
+}
+
+impl<'a> Tier<'a> {
+    fn of(connection: &'a Connection, tier: usize) -> Result<Tier<'a>, rusqlite::Error> {
+        let put = format!("INSERT OR REPLACE INTO {} (block, series, cells) VALUES (?1, ?2, ?3)", TIERS[tier]);
+        let (get, put) = (lookup(connection, tier)?, connection.prepare(&put)?);
+        Ok(Tier { width_s: WIDTHS_S[tier], block_s: BLOCKS_S[tier], get, put })
+    }
+
+    fn is_coarsest(&self) -> bool {
+        self.width_s == WIDTHS_S[WIDTHS_S.len() - 1]
+    }
+
+    /// Adds cells of the finest tier. Returns how many of its buckets they are too old for.
+    fn add(&mut self, series: SeriesId, cells: &BTreeMap<u64, Cell>, kept_s: u64) -> Result<u64, rusqlite::Error> {
+        let mut added = fresh::widened(cells, self.width_s);
+        let too_old = added.len();
+        added.retain(|bucket_s, _| *bucket_s >= kept_s);
+        let too_old = too_old - added.len();
+        while let Some((bucket_s, _)) = added.first_key_value() {
+            let start_s = bucket_s / self.block_s * self.block_s;
+            let later = added.split_off(&(start_s + self.block_s));
+            let held: Option<Vec<u8>> =
+                self.get.query_row(params![start_s.cast_signed(), series], |row| row.get(0)).optional()?;
+            let row = Block { start_s, width_s: self.width_s }.with(&held.unwrap_or_default(), added);
+            self.put.execute(params![start_s.cast_signed(), series, row])?;
+            added = later;
+        }
+        Ok(too_old as u64)
+    }
 }
 
 /// The statement that finds a row by block and series.
@@ -233,7 +281,7 @@ fn put_run(transaction: &Connection, agent: &str, boot: i64, heard: i64, run: &R
     let numbers = |point: &Point| [point.sequence, point.label_ns, point.start_ns].map(u64::cast_signed);
     let (first, last) = (numbers(&run.first), numbers(&run.last));
     // A run of one batch has its body once.
-    let last_body = if run.first == run.last { Vec::new() } else { pack(&run.last.body) };
+    let last_body = if run.first == run.last { Vec::new() } else { pack(run.last.body.as_bytes()) };
     transaction.prepare(sql)?.execute(params![
         agent,
         boot,
@@ -241,7 +289,7 @@ fn put_run(transaction: &Connection, agent: &str, boot: i64, heard: i64, run: &R
         first[0],
         first[1],
         first[2],
-        pack(&run.first.body),
+        pack(run.first.body.as_bytes()),
         last[0],
         last[1],
         last[2],
@@ -260,6 +308,6 @@ fn give_up(transaction: &Connection, agent: &AgentName, boot: BootId) -> Result<
     Ok(())
 }
 
-fn pack(body: &Body) -> Vec<u8> {
-    zstd::stream::encode_all(body.as_bytes(), ZSTD_LEVEL).expect("memory takes what is written to it")
+fn pack(bytes: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(bytes, ZSTD_LEVEL).expect("memory takes what is written to it")
 }

@@ -9,11 +9,11 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::tempdir;
 
-use super::block::Block;
 use super::cell::Cell;
+use super::read::{Patience, Rows};
 use super::runs::RUNS_MAX;
 use super::sweep::sweep;
-use super::table::{BLOCKS_S, FILE, TIERS, reader};
+use super::table::{FILE, TIERS, reader};
 use super::*;
 use crate::merge::{Key, View};
 
@@ -96,23 +96,31 @@ fn take(history: &mut History, batches: impl IntoIterator<Item = Batch>) {
     batches.into_iter().for_each(|batch| history.take(&batch, wall(100_000)));
 }
 
-/// Everything in the file: by tier, bucket and series.
+/// Everything in the file, by tier, bucket and series: what whoever asks is told.
 fn dump(folder: &Path) -> BTreeMap<(usize, u64, String), Cell> {
     let connection = reader(folder).unwrap();
+    let mut names = connection.prepare("SELECT id, metric || attributes FROM series").unwrap();
+    let names = names.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let names: BTreeMap<u32, String> = names.collect::<Result<_, _>>().unwrap();
+    let mut patience = Patience::until(&|| false);
+    let rows = Rows::of(&connection, names.keys().copied(), &mut patience).unwrap();
     let mut all = BTreeMap::new();
-    for (tier, table) in TIERS.iter().enumerate() {
-        let sql = format!("SELECT block, metric || attributes, cells FROM {table} JOIN series ON series = id");
-        let mut rows = connection.prepare(&sql).unwrap();
-        let mut rows = rows.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let block = Block { start_s: row.get::<_, i64>(0).unwrap().cast_unsigned(), width_s: WIDTHS_S[tier] };
-            for (bucket_s, cell) in block.cells(&row.get::<_, Vec<u8>>(2).unwrap()) {
-                assert!(bucket_s - block.start_s < BLOCKS_S[tier]);
-                all.insert((tier, bucket_s, row.get(1).unwrap()), cell);
-            }
+    for tier in 0..TIERS.len() {
+        for (id, name) in &names {
+            let add = |bucket_s, cell| {
+                assert!(all.insert((tier, bucket_s, name.clone()), cell).is_none(), "each bucket comes once");
+            };
+            rows.cells(*id, tier, 0..u64::MAX, &mut patience, add).unwrap();
         }
     }
     all
+}
+
+/// Lets everything that is fresh settle.
+fn settle(history: &mut History) {
+    let parts = history.table.fresh_parts().unwrap();
+    parts.into_iter().for_each(|(part, _)| history.settle(part));
+    assert_eq!(history.table.fresh_parts().unwrap(), []);
 }
 
 /// The sum of a tier: all probes, and all values of round-trip times.
@@ -161,14 +169,14 @@ fn lives() -> impl Strategy<Value = Vec<Life>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever the order of arrival, however often a batch is repeated and whenever is written, every bucket of every tier is the same;
-    /// the coarse are the sums of the fine, and all together are what the merge says.
+    /// Whatever the order of arrival, however often a batch is repeated and whenever is written and settles, every bucket of every tier is the
+    /// same; the coarse are the sums of the fine, and all together are what the merge says.
     #[test]
     fn order_and_repetition_change_no_bucket(
         lives in lives(),
         order in Just((0..24_usize).collect::<Vec<_>>()).prop_shuffle(),
         repeated in proptest::collection::vec(0..24_usize, 0..12),
-        writes in proptest::collection::vec(any::<bool>(), 36),
+        deeds in proptest::collection::vec(0..3_u8, 36),
     ) {
         let all: Vec<Batch> = lives.iter().flat_map(Life::all).collect();
         let (straight, mixed) = (tempdir().unwrap(), tempdir().unwrap());
@@ -176,10 +184,13 @@ proptest! {
         take(&mut one, all.iter().cloned());
         one.write();
         let mut other = history(mixed.path());
-        for (index, write) in order.iter().chain(&repeated).zip(writes) {
+        for (index, deed) in order.iter().chain(&repeated).zip(deeds) {
             take(&mut other, [all[*index].clone()]);
-            if write {
+            if deed > 0 {
                 other.write();
+            }
+            if deed > 1 {
+                settle(&mut other);
             }
         }
         other.write();
@@ -189,6 +200,9 @@ proptest! {
         }
         prop_assert_eq!(rolled_up(mixed.path(), 0, 1), of_tier(mixed.path(), 1));
         prop_assert_eq!(rolled_up(mixed.path(), 1, 2), of_tier(mixed.path(), 2));
+        let before = dump(mixed.path());
+        settle(&mut other);
+        prop_assert_eq!(dump(mixed.path()), before);
     }
 
     /// A collector that is killed at any moment, and then is offered only what the store kept (the newest batch of each boot), counts nothing
@@ -197,7 +211,7 @@ proptest! {
     fn a_kill_changes_no_total(
         lives in lives(),
         order in Just((0..24_usize).collect::<Vec<_>>()).prop_shuffle(),
-        deeds in proptest::collection::vec(0..4_u8, 24),
+        deeds in proptest::collection::vec(0..5_u8, 24),
     ) {
         let all: Vec<Batch> = lives.iter().flat_map(Life::all).collect();
         let folder = tempdir().unwrap();
@@ -218,6 +232,7 @@ proptest! {
                     take(&mut running, [batch.clone()]);
                     running.write();
                 }
+                3 => settle(&mut running),
                 _ => {
                     take(&mut running, [batch.clone()]);
                     drop(running);

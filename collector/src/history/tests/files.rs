@@ -49,6 +49,7 @@ fn old_buckets_go_by_tier() {
     let mut running = history(folder.path());
     take(&mut running, (1..=400).filter(|sequence| *sequence != 10).map(|sequence| life.batch(sequence)));
     running.write();
+    settle(&mut running);
     let keep = Keep { for_: [1800, 3000, 36_000].map(Duration::from_secs), ..Keep::default() };
     let now_s = START_S + 10_000 + 4000;
     for _ in 0..20 {
@@ -61,8 +62,11 @@ fn old_buckets_go_by_tier() {
     let total = sums(folder.path(), 2);
     take(&mut running, [life.batch(10)]);
     running.write();
+    let unsettled = dump(folder.path());
     assert_eq!(oldest(0), (now_s - 1800) / 300 * 300, "what came late is not put into a tier that no longer has its time");
     assert_eq!(sums(folder.path(), 2), total);
+    settle(&mut running);
+    assert_eq!(dump(folder.path()), unsettled);
 }
 
 /// A sweep drops no more than a step, whatever the clock says.
@@ -73,6 +77,7 @@ fn a_wrong_clock_takes_little() {
     let mut running = history(folder.path());
     take(&mut running, life.all());
     running.write();
+    settle(&mut running);
     sweep(running.table.connection(), &Keep::default(), START_S + 86_400 * 3650).unwrap();
     let left = of_tier(folder.path(), 0).into_keys().filter(|(_, name)| name.starts_with("lagmesh.link.rtt")).count();
     assert_eq!(left, 400 - 19, "the row with the first 19 is gone");
@@ -91,6 +96,7 @@ fn bytes_are_bounded() {
     });
     take(&mut running, wide);
     running.write();
+    settle(&mut running);
     let unbounded = sweep(running.table.connection(), &Keep::default(), START_S).unwrap();
     assert_eq!(unbounded.crowded_out, 0);
     let keep = Keep { bytes_max: unbounded.bytes - 16_384, ..Keep::default() };

@@ -23,7 +23,12 @@ fn json(folder: &Path, now_s: u64, written: &str) -> serde_json::Value {
 fn half_an_hour() -> tempfile::TempDir {
     let folder = tempdir().unwrap();
     let mut running = history(folder.path());
-    take(&mut running, Life::even("one", 1, 180, 20).all());
+    let life = Life::even("one", 1, 180, 20);
+    take(&mut running, life.all().take(100));
+    running.write();
+    // Whoever asks is not told by what has settled and what has not.
+    settle(&mut running);
+    take(&mut running, life.all().skip(100));
     running.write();
     folder
 }
@@ -66,6 +71,7 @@ fn too_much() {
     }
     take(&mut running, [batch]);
     running.write();
+    settle(&mut running);
     let refused = asked(folder.path(), 100_000, "metric=lagmesh.link.stamps").unwrap_err().to_string();
     assert!(refused.contains("choose by region, peer, stamps"), "{refused}");
     let request = Request::parse(&words("metric=lagmesh.link.rtt&from=-12h&step=10s"), wall(35_000)).unwrap();
