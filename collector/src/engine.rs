@@ -1,4 +1,4 @@
-//! The one task that owns view and judge: takes in what is on disk, judges twice a second, and publishes what follows.
+//! The one thread that owns view and judge: takes in what is on disk, judges twice a second, and publishes what follows.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use lagmesh_model::series::Series;
 use lagmesh_model::state::RegionState;
 use lagmesh_model::status::FleetStatus;
 use lagmesh_model::time::Reading;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
@@ -25,6 +26,8 @@ const STEP: Duration = Duration::from_millis(500);
 /// Where a step takes long, as with a thousand regions, the next one comes so many times later: what arrives is never kept waiting for
 /// most of the time.
 const PAUSE_STEPS: u32 = 4;
+/// How far its thread steps back behind those that take batches in: it still gets a quarter of a processor that is busy with others.
+const NICENESS: i32 = 5;
 /// How often the judge's memory is stored although no state changed: what a crash may cost of a span.
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
@@ -94,11 +97,18 @@ impl Engine {
         Published { status, made: now }
     }
 
-    /// Works until shutdown.
+    /// Works until shutdown, on the thread that calls it. A step is one piece of work of up to tens of milliseconds: on a thread of the
+    /// runtime, whoever waits for that thread would wait for all of it.
     ///
     /// # Errors
     /// Never.
-    pub async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub fn run_on(self, runtime: &Handle, wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
+        // Where the system does not allow that, everything works all the same.
+        rustix::process::nice(NICENESS).ok();
+        runtime.block_on(self.run(wires, shutdown))
+    }
+
+    async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut pause = pin!(sleep(Duration::ZERO));
         let mut first = Some(wires.first);
         loop {

@@ -81,7 +81,7 @@ impl Feed {
             Committed::Batch(batch, arrived) => Fed::Batch(without_wholes(batch), arrived.wall),
             Committed::Retired(agent, boot) => Fed::Retired(agent.clone(), *boot),
         });
-        if !fed.is_some_and(|fed| self.fed.try_send(fed).is_ok()) {
+        if fed.is_none_or(|fed| self.fed.try_send(fed).is_err()) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.tally.history_lost(HistoryLoss::Behind, 1);
         }
@@ -127,7 +127,9 @@ impl History {
         }
         let book = Some(table.load()?);
         let (mut parts, now) = (Parts::default(), clock.now().raw);
-        table.fresh_parts()?.into_iter().for_each(|(part, bytes)| parts.grew(part, bytes, now));
+        for (part, bytes) in table.fresh_parts()? {
+            parts.grew(part, bytes, now);
+        }
         let mut history = History { table, book, keep, clock, tally, parts, unwritten: 0 };
         for (batch, arrived) in restored {
             history.take(batch, arrived.wall);
@@ -207,7 +209,9 @@ impl History {
         match self.table.write(&changes) {
             Ok(grown) => {
                 let now = self.clock.now().raw;
-                grown.into_iter().for_each(|(part, bytes)| self.parts.grew(part, bytes, now));
+                for (part, bytes) in grown {
+                    self.parts.grew(part, bytes, now);
+                }
             }
             Err(e) => {
                 tracing::error!(error = %e, batches = self.unwritten, "write the history; is the disk full?");

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use lagmesh_daemon::limits::open_files;
 use lagmesh_daemon::{Clock, Hangups, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::access::{Access, layer, reload};
@@ -146,7 +147,8 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         progress: watchdog.register("engine", ENGINE_QUIET_MAX),
         first: readiness.latch("first judgement"),
     };
-    supervisor.spawn("engine", engine.run(wires, supervisor.shutdown()));
+    let (runtime, shutdown) = (Handle::current(), supervisor.shutdown());
+    supervisor.spawn_thread("engine", move || engine.run_on(&runtime, wires, shutdown))?;
 
     let forward = ForwardContext {
         fleet: &config.fleet,

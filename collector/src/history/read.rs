@@ -168,7 +168,9 @@ impl<'a> Rows<'a> {
             }
             start_s += block_s;
         }
-        fresh.into_iter().for_each(|(bucket_s, cell)| each(bucket_s, cell));
+        for (bucket_s, cell) in fresh {
+            each(bucket_s, cell);
+        }
         Ok(())
     }
 

@@ -119,7 +119,9 @@ fn dump(folder: &Path) -> BTreeMap<(usize, u64, String), Cell> {
 /// Lets everything that is fresh settle.
 fn settle(history: &mut History) {
     let parts = history.table.fresh_parts().unwrap();
-    parts.into_iter().for_each(|(part, _)| history.settle(part));
+    for (part, _) in parts {
+        history.settle(part);
+    }
     assert_eq!(history.table.fresh_parts().unwrap(), []);
 }
 
