@@ -18,7 +18,7 @@ testbed)
   optional=(pgbouncer)
   ;;
 test)
-  wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium)
+  wanted=("${testbed[@]}" prometheus prometheus-alertmanager chromium python3-venv)
   optional=(pgbouncer victoria-metrics)
   ;;
 *) echo "setup: unknown goal $goal" >&2; exit 64 ;;
@@ -91,6 +91,22 @@ if [ "$goal" = test ] && ! cargo deny --version >/dev/null 2>&1; then
     exit 1
   fi
   rm -f "$log"
+fi
+
+# The OpenTelemetry SDK of another language, as a client. Where it cannot be had, the test with it is skipped by name.
+otel=$(dirname "$0")/../build/tools/otel
+if [ "$goal" = test ] && ! cmp -s "$(dirname "$0")/otel/requirements.txt" "$otel/requirements.txt"; then
+  echo "setup: installing the OpenTelemetry SDK for Python into build/tools/otel"
+  log=$(mktemp)
+  rm -rf "$otel"
+  if { /usr/bin/python3 -m venv "$otel" && "$otel/bin/pip" install --quiet --no-deps -r "$(dirname "$0")/otel/requirements.txt"; } >"$log" 2>&1; then
+    cp "$(dirname "$0")/otel/requirements.txt" "$otel/"
+    rm -f "$log"
+  else
+    tail -n 5 "$log" >&2
+    rm -rf "$otel"
+    echo "setup: goes on without the OpenTelemetry SDK for Python; the whole output is in $log"
+  fi
 fi
 
 # Another implementation of STAMP, to measure against. Where it cannot be had, the tests against it are skipped by name.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use lagmesh_daemon::Clock;
 use lagmesh_model::fleet::Fleet;
-use lagmesh_model::otlp::ExportMetricsServiceRequest;
+use lagmesh_model::otlp::{ExportMetricsServiceRequest, Rejection};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::Reading;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -35,6 +35,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(2);
 /// How long a client may take to send a body; a turn is not held for a slow one.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
 const SLOW: &str = "the request took longer than 15 s: come back later, or send smaller batches";
+/// What whoever is no agent is told.
+const ABOUT_FOREIGN: &str = "; this collector keeps what lagmesh agents measure: send other metrics to another back end";
 /// When an overloaded collector asks clients to come back.
 pub const RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -148,7 +150,10 @@ impl Intake {
             Err(later) => return later,
         };
         self.tally.points(word, points);
-        let message = rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+        let mut message = rejected.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ");
+        if rejected.contains_key(Rejection::NotAnAgent.as_str()) {
+            message.push_str(ABOUT_FOREIGN);
+        }
         (Answer::Accepted { rejected_points: rejected.values().sum(), message }, word)
     }
 

@@ -10,7 +10,7 @@ mod refuse;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{Budget, Decoded, Limits, Misfit, Names, Opened, SERIES_MAX, Sealed, decode, open};
+pub use decode::{Budget, Decoded, Limits, Misfit, Names, Opened, SERIES_MAX, Sealed, Sorted, decode, open};
 pub use encode::{Relay, Said, encode, encode_relayed};
 pub use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 pub use refuse::{Refusal, Rejection};

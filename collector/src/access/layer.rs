@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use tonic::Code;
 use super::audit::{self, Event};
 use super::rules::Kind;
 use super::{Access, Caller, Connection, Denied};
+use crate::receive::http::Media;
 use crate::receive::wire;
 use crate::tally::Transport;
 
@@ -43,7 +44,7 @@ async fn enter(State(door): State<Door>, mut request: Request, next: Next) -> Re
     let (caller, role) = match door.access.enter((door.transport, &method, &path), request.headers(), connection.as_deref()) {
         Ok(None) => return next.run(request).await,
         Ok(Some(entered)) => entered,
-        Err(denied) => return answer(door.transport, &path, denied),
+        Err(denied) => return answer(door.transport, (&path, Media::of(request.headers())), denied),
     };
     if role == Role::Operate && is_from_elsewhere(&request) {
         // A browser sends a person's password along with what another site makes it send.
@@ -82,7 +83,7 @@ fn counted(request: Request, caller: Caller) -> Request {
     })
 }
 
-fn answer(transport: Transport, path: &str, denied: Denied) -> Response {
+fn answer(transport: Transport, (path, media): (&str, Option<Media>), denied: Denied) -> Response {
     let (status, code, why, after) = match denied {
         Denied::Refused(refusal) => match refusal.kind {
             Kind::Unknown => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, refusal.why, None),
@@ -94,9 +95,7 @@ fn answer(transport: Transport, path: &str, denied: Denied) -> Response {
     let told = if let Some(after) = after { told.retry_after(after) } else { told };
     let mut response = match transport {
         Transport::Grpc => return tonic::Status::with_details(code, why, told.encode_to_vec().into()).into_http(),
-        Transport::Http if path == "/v1/metrics" => {
-            (status, [(CONTENT_TYPE, "application/x-protobuf")], told.encode_to_vec()).into_response()
-        }
+        Transport::Http if path == "/v1/metrics" => media.unwrap_or(Media::Protobuf).respond(status, &told),
         Transport::Http => (status, format!("{why}\n")).into_response(),
     };
     if let Some(after) = after {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lagmesh_model::catalogue::{Attribute, Metric, Source};
 use lagmesh_model::fleet::{Cluster, Fleet};
 use lagmesh_model::ids::{AgentName, ClusterName, NodeName, RegionName};
-use lagmesh_model::otlp::{self, Budget, ExportMetricsServiceRequest, Limits, Misfit, Names, Opened, Refusal};
+use lagmesh_model::otlp::{self, Budget, ExportMetricsServiceRequest, Limits, Misfit, Names, Opened, Refusal, Rejection, Sorted};
 use lagmesh_model::series::{Attributes, Batch, Exporter};
 
 use super::words::is_word;
@@ -74,7 +74,7 @@ impl Gate {
 
     pub(super) fn vet(&self, request: ExportMetricsServiceRequest) -> Result<Vetted, NotVetted> {
         let limits = Limits::default();
-        let sealed = otlp::open(request, &limits)?;
+        let Sorted { sealed, foreign_points } = otlp::open(request, &limits)?;
         for batch in &sealed {
             known(&self.fleet, &batch.exporter)?;
         }
@@ -82,7 +82,8 @@ impl Gate {
         let misfit = |exporter: &Exporter, metric: &'static Metric, attributes: &Attributes| {
             misfit(&self.fleet, exporter, metric, attributes)
         };
-        let mut vetted = Vetted { batches: Vec::with_capacity(sealed.len()), rejected: BTreeMap::new() };
+        let foreign = (foreign_points > 0).then_some((Rejection::NotAnAgent.as_str(), foreign_points));
+        let mut vetted = Vetted { batches: Vec::with_capacity(sealed.len()), rejected: foreign.into_iter().collect() };
         for batch in sealed {
             let names = self.names_of(&batch.exporter.agent);
             let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use prost::Message as _;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+/// What asks a client to come back.
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 
 /// `google.rpc.Status`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -49,7 +53,23 @@ impl Status {
     pub(crate) fn retry_after(mut self, delay: Duration) -> Status {
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
         let info = RetryInfo { retry_delay: Some(Delay { seconds, nanos: 0 }) };
-        self.details.push(Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.encode_to_vec() });
+        self.details.push(Any { type_url: RETRY_INFO.to_owned(), value: info.encode_to_vec() });
         self
+    }
+}
+
+/// As protobuf's JSON mapping has it. Of the details only waits are said; we make no others.
+impl Serialize for Status {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let delay = |any: &Any| RetryInfo::decode(any.value.as_slice()).ok()?.retry_delay;
+        let wait = |delay: Delay| serde_json::json!({ "@type": RETRY_INFO, "retryDelay": format!("{}s", delay.seconds) });
+        let details: Vec<serde_json::Value> = self.details.iter().filter_map(delay).map(wait).collect();
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("code", &self.code)?;
+        fields.serialize_entry("message", &self.message)?;
+        if !details.is_empty() {
+            fields.serialize_entry("details", &details)?;
+        }
+        fields.end()
     }
 }

@@ -104,25 +104,49 @@ impl<'a> Budget<'a> {
     }
 }
 
+/// A request by who exports what.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    /// The batches of agents.
+    pub sealed: Vec<Sealed>,
+    /// How many points are of resources that claim to be no agent's. They are not read.
+    pub foreign_points: u64,
+}
+
 /// The batches of a request by who exports them.
 ///
 /// # Errors
-/// If the exporter of any batch is not fully known: then nothing of the request is taken.
-pub fn open(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Vec<Sealed>, Refusal> {
-    let count = request.resource_metrics.len();
+/// If the exporter of any batch that claims to be an agent's is not fully known: then nothing of the request is taken.
+pub fn open(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Sorted, Refusal> {
+    let (of_agents, foreign): (Vec<_>, Vec<_>) = request.resource_metrics.into_iter().partition(is_of_agent);
+    let count = of_agents.len();
     if count > limits.batches_max {
         return Err(Refusal::TooManyBatches { count, max: limits.batches_max });
     }
     let mut seen = HashSet::new();
     let mut sealed = Vec::with_capacity(count);
-    for metrics in request.resource_metrics {
+    for metrics in of_agents {
         let (exporter, sequence) = identity(&metrics, limits)?;
         if !seen.insert((exporter.agent.clone(), exporter.boot, sequence)) {
             return Err(Refusal::RepeatedBatch { agent: exporter.agent.to_string(), sequence });
         }
         sealed.push(Sealed { exporter, sequence, metrics });
     }
-    Ok(sealed)
+    let foreign = foreign.iter().flat_map(|resource| &resource.scope_metrics).flat_map(|scope| &scope.metrics);
+    let foreign_points = foreign.filter_map(|metric| metric.data.as_ref()).map(|data| points(data) as u64).sum();
+    Ok(Sorted { sealed, foreign_points })
+}
+
+/// Whether a resource claims to be an agent's, by any word that only agents use: what lost the others on its way is refused by name.
+fn is_of_agent(metrics: &ResourceMetrics) -> bool {
+    let attributes = metrics.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+    let is_agents_name =
+        |value: &any_value::Value| matches!(value, any_value::Value::StringValue(name) if name == super::SERVICE_NAME);
+    attributes.iter().any(|attribute| match attribute.key.as_str() {
+        resource::FLEET | resource::REGION | resource::BOOT | resource::SEQUENCE => true,
+        resource::SERVICE_NAME => attribute.value.as_ref().and_then(|value| value.value.as_ref()).is_some_and(is_agents_name),
+        _ => false,
+    })
 }
 
 impl Sealed {
@@ -153,7 +177,11 @@ impl Sealed {
 /// If the exporter of any batch is not fully known: then nothing of the request is taken.
 pub fn decode(request: ExportMetricsServiceRequest, limits: &Limits) -> Result<Decoded, Refusal> {
     let (mut decoded, mut budget) = (Decoded::default(), Budget::new(limits));
-    for sealed in open(request, limits)? {
+    let Sorted { sealed, foreign_points } = open(request, limits)?;
+    if foreign_points > 0 {
+        decoded.rejected.insert(Rejection::NotAnAgent, foreign_points);
+    }
+    for sealed in sealed {
         let opened = sealed.read(&mut budget, &mut Names::new(), &|_, _, _| None);
         decoded.batches.extend(opened.batch);
         for (reason, count) in opened.rejected {

@@ -21,6 +21,8 @@ macro_rules! rejections {
 }
 
 rejections! {
+    /// The resource claims to be no agent's.
+    NotAnAgent = "not-an-agent";
     /// The catalogue has no metric of this name.
     UnknownMetric = "unknown-metric";
     /// The metric is of another kind (gauge, counter, histogram), or its value of another type.

@@ -7,6 +7,7 @@ mod database_trouble;
 mod demo_program;
 mod documents;
 mod forward;
+mod otlp_clients;
 mod page;
 mod prometheus;
 mod replication_faults;

@@ -16,16 +16,16 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use crate::support::install_crypto;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Somebody who signs certificates.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Result<Authority> {
+    pub(crate) fn new(name: &str) -> Result<Authority> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -55,15 +55,15 @@ impl Authority {
 }
 
 /// A collector of a fleet of two regions without databases, with certificates and tokens, and what belongs to it.
-struct Yard {
+pub(crate) struct Yard {
     folder: RunFolder,
-    port: u16,
+    pub(crate) port: u16,
     collector: Process,
 }
 
 impl Yard {
     /// The folder holds `collector.crt` and `.key`, `ca.crt`, `tokens.toml`.
-    fn start(folder: RunFolder) -> Result<Yard> {
+    pub(crate) fn start(folder: RunFolder) -> Result<Yard> {
         install_crypto();
         let port = ports::free()?;
         let fleet = format!(
@@ -93,7 +93,7 @@ impl Yard {
         Ok(Yard { folder, port, collector })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -121,19 +121,19 @@ impl Yard {
     }
 
     /// A client that trusts the authority in a file.
-    fn client(&self, ca: &str) -> Result<reqwest::Client> {
+    pub(crate) fn client(&self, ca: &str) -> Result<reqwest::Client> {
         let authority = reqwest::Certificate::from_pem(&fs::read(self.path(ca))?)?;
         Ok(reqwest::Client::builder().tls_certs_only([authority]).timeout(Duration::from_secs(5)).build()?)
     }
 
-    async fn get(&self, path: &str, token: Option<&str>) -> Result<(u16, String)> {
+    pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> Result<(u16, String)> {
         let request = self.client("ca.crt")?.get(format!("https://localhost:{}{path}", self.port));
         let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
         let answer = request.send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
-    async fn status(&self) -> Result<FleetStatus> {
+    pub(crate) async fn status(&self) -> Result<FleetStatus> {
         let (status, text) = self.get("/v1/status", Some("reader")).await?;
         ensure!(status == 200, "{status}: {text}");
         Ok(serde_json::from_str(&text)?)
@@ -144,10 +144,17 @@ impl Yard {
         self.count(&format!("lagmesh_collector_refusals_total{{reason=\"{reason}\"}} ")).await
     }
 
-    async fn count(&self, series: &str) -> Result<u64> {
+    pub(crate) async fn count(&self, series: &str) -> Result<u64> {
         let (_, text) = self.get("/metrics", Some("reader")).await?;
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         Ok(line.map_or(Ok(0), str::parse)?)
+    }
+
+    /// Where it takes OTLP over gRPC, as its log says.
+    pub(crate) fn grpc_port(&self) -> Result<u16> {
+        let log = self.collector.output()?;
+        let said = log.lines().find_map(|line| line.split_once(" grpc=127.0.0.1:")).context("the log names no gRPC address")?;
+        Ok(said.1.split(' ').next().unwrap_or_default().parse()?)
     }
 
     async fn until_reporting(&self, regions: u64) -> Result<()> {
@@ -192,7 +199,7 @@ fn tokens() -> String {
 }
 
 /// A folder with everything that a collector needs.
-fn furnished(purpose: &str, authority: &Authority) -> Result<RunFolder> {
+pub(crate) fn furnished(purpose: &str, authority: &Authority) -> Result<RunFolder> {
     let folder = RunFolder::new(purpose)?;
     authority.server(folder.path(), "collector")?;
     fs::write(folder.path().join("ca.crt"), &authority.pem)?;
