@@ -106,7 +106,7 @@ impl CollectorBed {
 
     fn spawn(&mut self, env: &[(String, String)]) -> Result<()> {
         let args = [
-            ("--fleet", self.folder.join("fleet.toml").display().to_string()),
+            ("--fleet", self.fleet_file().display().to_string()),
             ("--http-listen", format!("127.0.0.1:{}", self.http_port)),
             ("--grpc-listen", format!("127.0.0.1:{}", self.grpc_port)),
             ("--state-dir", self.folder.join("collector").display().to_string()),
@@ -138,6 +138,11 @@ impl CollectorBed {
     /// If it does not run.
     pub fn pid(&self) -> Result<Pid> {
         Ok(self.process.as_ref().context("the collector does not run")?.pid())
+    }
+
+    /// Its fleet file, which it reads when it starts.
+    pub fn fleet_file(&self) -> PathBuf {
+        self.folder.join("fleet.toml")
     }
 
     /// The folder of its store.

@@ -14,31 +14,33 @@ use lagmesh_tests::{ports, wait};
 use crate::support::install_crypto;
 
 /// Snapshots leave each second; what comes in the way of the machine comes in the way of them.
-const WITHIN: Duration = Duration::from_secs(30);
-const CONTENT: Content = Content { gauges: true, buckets: 40 };
+pub(crate) const WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CONTENT: Content = Content { gauges: true, buckets: 40 };
 
-/// A collector that passes on to these, each with a name, a kind and further keys.
-async fn collector(folder: &Path, forwards: &[(&str, &str, u16, &str)]) -> Result<CollectorBed> {
+/// A collector that passes on to these, each with a name, a kind, a URL and further keys.
+pub(crate) async fn collector(folder: &Path, forwards: &[(&str, &str, String, &str)]) -> Result<CollectorBed> {
     let mut fleet = fleet_text(3, 1) + "[export]\ninterval = \"1s\"\n";
-    for (name, kind, port, more) in forwards {
-        writeln!(
-            fleet,
-            "[[forward]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"http://127.0.0.1:{port}/api/v1/write\"\n{more}"
-        )?;
+    for (name, kind, url, more) in forwards {
+        writeln!(fleet, "[[forward]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}")?;
     }
     CollectorBed::start(folder, &fleet).await
 }
 
-async fn post(bed: &CollectorBed, feed: &mut Feed) -> Result<()> {
+/// Where remote writes go on a port.
+pub(crate) fn remote_write(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/api/v1/write")
+}
+
+pub(crate) async fn post(bed: &CollectorBed, feed: &mut Feed) -> Result<()> {
     ensure!(bed.post(feed.next_body()?).await == Posted::Acknowledged, "the collector does not take a batch");
     Ok(())
 }
 
 /// Labels of a series beside those that are given on the way, without those of a page's `le`.
-type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Samples of a page whose name begins so.
-fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
+pub(crate) fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
     let lines = page.lines().filter(|line| line.starts_with(start));
     let read = lines.map(|line| {
         let (series, value) = line.rsplit_once(' ').context("a sample has a value")?;
@@ -51,7 +53,7 @@ fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
 }
 
 /// The answer to a query, by labels without `job` and `instance`.
-async fn answers(prometheus: &Prometheus, query: &str) -> Result<BTreeMap<Labels, f64>> {
+pub(crate) async fn answers(prometheus: &Prometheus, query: &str) -> Result<BTreeMap<Labels, f64>> {
     let mut found = BTreeMap::new();
     for series in prometheus.query(query).await? {
         let labels = series["metric"].as_object().context("a series has labels")?;
@@ -69,7 +71,7 @@ async fn native_histograms() -> Result<()> {
     install_crypto();
     let folder = tempfile::tempdir()?;
     let port = ports::free()?;
-    let bed = collector(folder.path(), &[("receiver", "remote-write", port, "histograms = \"native\"")]).await?;
+    let bed = collector(folder.path(), &[("receiver", "remote-write", remote_write(port), "histograms = \"native\"")]).await?;
     let mut feed = Feed::new(0, 1, 1..3, CONTENT)?;
     for _ in 0..5 {
         post(&bed, &mut feed).await?;
@@ -108,7 +110,7 @@ async fn native_histograms() -> Result<()> {
 }
 
 /// What a target shows of the round trips is what the collector's page shows, classic buckets included, with the same names and labels.
-async fn same_as_page(bed: &CollectorBed, target: &Prometheus) -> Result<()> {
+pub(crate) async fn same_as_page(bed: &CollectorBed, target: &Prometheus) -> Result<()> {
     wait::until("the target shows what the page shows", WITHIN, || async {
         let page = samples(&bed.get("metrics").await?, "lagmesh_link_")?;
         let told = answers(target, "{__name__=~\"lagmesh_link_.+\", job=\"lagmesh-collector\"}").await?;
@@ -136,9 +138,9 @@ async fn a_target_that_was_away_gets_everything() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (port, other_port) = (ports::free()?, ports::free()?);
     let victoria = Prometheus::victoria_metrics(folder.path(), other_port).await?;
-    let mut forwards = vec![("prometheus", "remote-write", port, "")];
+    let mut forwards = vec![("prometheus", "remote-write", remote_write(port), "")];
     if victoria.is_some() {
-        forwards.push(("victoria", "remote-write", other_port, ""));
+        forwards.push(("victoria", "remote-write", remote_write(other_port), ""));
     } else {
         skip("remote write to VictoriaMetrics: package victoria-metrics is not installed");
     }
