@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_tests::disk::Disk;
 use lagmesh_tests::feed::{CollectorBed, Content, Feed, Posted, fleet_text};
+use lagmesh_tests::process::Place;
 use lagmesh_tests::prometheus::Prometheus;
 use lagmesh_tests::skip::skip;
 use lagmesh_tests::{ports, wait};
@@ -17,13 +19,20 @@ use crate::support::install_crypto;
 pub(crate) const WITHIN: Duration = Duration::from_secs(30);
 pub(crate) const CONTENT: Content = Content { gauges: true, buckets: 40 };
 
+/// Of a disk that is filled.
+const DISK_BYTES: u64 = 16 * 1024 * 1024;
+
 /// A collector that passes on to these, each with a name, a kind, a URL and further keys.
 pub(crate) async fn collector(folder: &Path, forwards: &[(&str, &str, String, &str)]) -> Result<CollectorBed> {
+    CollectorBed::start(folder, &fleet(forwards)?).await
+}
+
+fn fleet(forwards: &[(&str, &str, String, &str)]) -> Result<String> {
     let mut fleet = fleet_text(3, 1) + "[export]\ninterval = \"1s\"\n";
     for (name, kind, url, more) in forwards {
         writeln!(fleet, "[[forward]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}")?;
     }
-    CollectorBed::start(folder, &fleet).await
+    Ok(fleet)
 }
 
 /// Where remote writes go on a port.
@@ -188,5 +197,72 @@ async fn a_target_that_was_away_gets_everything() -> Result<()> {
         let missing: Vec<_> = theirs.iter().filter(|time| !times.contains(time) && **time <= times[times.len() - 1]).collect();
         ensure!(missing.is_empty(), "what the other has got is missing: {missing:?}");
     }
+    Ok(())
+}
+
+/// The number behind a series of the page.
+async fn number(bed: &CollectorBed, series: &str) -> Result<f64> {
+    let page = bed.get("metrics").await?;
+    let value = page.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("there is no {series}"))?;
+    Ok(value.trim().parse()?)
+}
+
+/// A disk that fills up costs the snapshots that it has no room for, counted as such: what waits reaches the target meanwhile, all goes on
+/// once there is room, and the queue is sound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk() -> Result<()> {
+    install_crypto();
+    let folder = tempfile::tempdir()?;
+    let disk = match Disk::mount("collector", &folder.path().join("collector"), DISK_BYTES).await {
+        Ok(disk) => disk,
+        Err(error) => {
+            skip(&format!("forwarding with a full disk: a disk of its own: {error:#}"));
+            return Ok(());
+        }
+    };
+    let port = ports::free()?;
+    let forwards = [("receiver", "remote-write", remote_write(port), "")];
+    let place = Place { enter: disk.enter(), env: Vec::new() };
+    let mut bed = CollectorBed::start_in(folder.path(), &fleet(&forwards)?, place).await?;
+    let mut feed = Feed::new(0, 1, 1..3, CONTENT)?;
+    post(&bed, &mut feed).await?;
+    let (pending, lost) =
+        ("lagmesh_forward_pending_bytes{target=\"receiver\"}", "lagmesh_forward_lost_total{reason=\"disk\",target=\"receiver\"}");
+    let wait_for = |series: &'static str, least: f64| {
+        let bed = &bed;
+        wait::until("the queue has come so far", WITHIN * 2, move || async move {
+            let number = number(bed, series).await?;
+            ensure!(number >= least, "{series} is {number}, not {least}");
+            Ok(())
+        })
+    };
+    wait_for(pending, 12_000.0).await?;
+    disk.fill()?;
+    wait_for(lost, 1.0).await?;
+    // What waits goes out while the disk is full, so that there is room for what comes.
+    let prometheus = Prometheus::receiver(folder.path(), port, None).await?;
+    wait::until("the target has the present", WITHIN * 2, || async {
+        let age_s = number(&bed, "lagmesh_forward_age_seconds{target=\"receiver\"}").await?;
+        ensure!(age_s < 5.0, "it is {age_s} s behind");
+        Ok(())
+    })
+    .await?;
+    disk.free()?;
+    let body = feed.next_body()?;
+    wait::until("the collector takes batches", WITHIN, || async {
+        ensure!(bed.post(body.clone()).await == Posted::Acknowledged, "it does not");
+        Ok(())
+    })
+    .await?;
+    same_as_page(&bed, &prometheus).await?;
+    let before = number(&bed, lost).await?;
+    bed.kill().await?;
+    bed.start_again().await?;
+    same_as_page(&bed, &prometheus).await?;
+    let page = bed.get("metrics").await?;
+    let losses: Vec<&str> = page.lines().filter(|line| line.starts_with("lagmesh_forward_lost_total")).collect();
+    ensure!(losses.len() == 1 && (number(&bed, lost).await? - before).abs() < 0.5, "{losses:?}, not {before}");
+    let times = moments(&prometheus).await?;
+    ensure!(times.is_sorted_by(|a, b| a < b), "{times:?}");
     Ok(())
 }

@@ -182,8 +182,10 @@ fn full_disk_makes_room_for_the_newest() {
     let folder = tempfile::tempdir().unwrap();
     let mut table = open(&folder, &["a"], GENEROUS);
     let (body, mut appended) = (vec![7; 3000], 0);
-    let mut append = |table: &mut Table, ms| {
+    let mut append = |table: &mut Table, ms: u64| {
         table.append(&body, 10, at(ms));
+        let newest: i64 = table.db.query_row("SELECT max(stamp_ms) FROM snapshot", [], |row| row.get(0)).unwrap();
+        assert_eq!(newest, 1_700_000_000_000 + ms.cast_signed());
         appended += 10;
         let level = level(table, "a").clone();
         assert_eq!(level.taken + level.lost.values().sum::<u64>() + level.bytes / 300, appended, "{level:?}");
