@@ -66,8 +66,12 @@ modules() {
   local name=$1 package=$2 module=$3 tags=${4:-}
   command -v go >/dev/null || { fail 'go is not in PATH: install Go 1.26.7 or later'; return 1; }
   mkdir "$work/$name" || return 1
-  (cd "$here/peers/$name" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -tags="$tags" -ldflags='-s -w' -o "$work/$name/$name" "$package" &&
-    go list -m -f '{{ .Version }}' "$module" | tr -d v >"$work/version") || return 1
+  if ! (cd "$here/peers/$name" &&
+    CGO_ENABLED=0 go build -buildvcs=false -trimpath -tags="$tags" -ldflags='-s -w' -o "$work/$name/$name" "$package" &&
+    go list -m -f '{{ .Version }}' "$module" | tr -d v >"$work/version") 2>"$work/log"; then
+    tail -n 20 "$work/log" >&2
+    return 1
+  fi
   "$work/$name/$name" --version >/dev/null || return 1
   keep "$name" "$name"
 }
