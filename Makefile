@@ -24,6 +24,7 @@ test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool,
 	@tests/setup.sh test
 	@$(MAKE) --no-print-directory check
 	@tests/postgres-versions.sh || echo 'test: goes on without the versions of PostgreSQL that are missing'
+	@tests/peers.sh || echo 'test: goes on without the back ends that are missing'
 	@$(MAKE) --no-print-directory release
 	@echo 'test: building the programs'
 	@cargo build --quiet --locked --workspace --bins
@@ -70,9 +71,9 @@ bench-lag: ## Figures of replication lag against the truth, beside the usual que
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-lag $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 
-bench-pipeline: ## Figures of collectors beside VictoriaMetrics (about six minutes); BENCH_SECONDS=60 for a rough look, BENCH_ONLY=ingest,rivals for parts
+bench-pipeline: ## Figures of collectors beside VictoriaMetrics and an OpenTelemetry Collector (about six minutes); BENCH_SECONDS=60 for a rough look, BENCH_ONLY=ingest,rivals for parts
 	@tests/setup.sh testbed
-	@tests/peers.sh || echo 'bench-pipeline: goes on without VictoriaMetrics'
+	@tests/peers.sh victoria-metrics otelcol || echo 'bench-pipeline: goes on without those that are missing'
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-pipeline $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 

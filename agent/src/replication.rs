@@ -167,8 +167,18 @@ impl Replications {
         let links = self.status(now, view);
         for status in &links {
             let link = Link { node: status.node.clone(), origin: status.origin.clone() };
-            if let Some(track) = self.tracks.get(&link) {
+            if let Some(track) = self.tracks.get_mut(&link) {
+                track.is_told = true;
                 output::link_series(status, &track.lag, out);
+            }
+        }
+        // A link that is none for now, of a standby that has become the writer, may be one again. Its counts stand still until then: if
+        // they were left out, whoever subtracts would take all of them for new when they come back.
+        for (link, track) in self.tracks.iter().filter(|(_, track)| track.is_told) {
+            let is_link = links.iter().any(|status| status.node == link.node && status.origin == link.origin);
+            if let Some(cluster) = self.clusters.values().find(|cluster| !is_link && cluster.holds(&link.node)) {
+                let attributes = output::link_attributes(&cluster.name, &self.region, &link.origin, &link.node);
+                output::link_counts(&attributes, &track.lag.totals, out);
             }
         }
     }

@@ -40,7 +40,7 @@ pub(crate) fn set_aside(path: &Path) -> Result<(), (PathBuf, io::Error)> {
 }
 
 /// A file whose name goes on.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -26,4 +26,6 @@ pub mod run;
 pub mod bench;
 
 pub mod browser;
+pub mod otelcol;
+pub mod peers;
 pub mod prometheus;

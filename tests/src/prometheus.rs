@@ -8,11 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::peers::Peer;
 use crate::process::{Place, Process, Program};
 use crate::{ports, wait};
 
 /// How long either may take to end.
 const END_WITHIN: Duration = Duration::from_secs(15);
+const VICTORIA: &str = "victoria-metrics";
+/// Debian's Prometheus is built without the receiver of OTLP, this one with it.
+pub const PROMETHEUS_NEWEST: &str = "prometheus-newest";
 
 /// A running Prometheus, or a VictoriaMetrics that answers in its stead. Dropping it ends it.
 #[derive(Debug)]
@@ -41,7 +45,8 @@ impl Prometheus {
     pub async fn start(folder: &Path, target: Option<&str>) -> Result<Prometheus> {
         let rules = repository("alerts").canonicalize().context("find the rules")?.join("*.rules.yml");
         let rules = format!("rule_files:\n  - {}\n", rules.display());
-        Prometheus::run(folder, "prometheus", ports::free()?, &format!("{rules}{}", scraping(target)), &[]).await
+        let config = format!("{rules}{}", scraping(target));
+        Prometheus::run(folder, "prometheus", Path::new("prometheus"), ports::free()?, &config, &[]).await
     }
 
     /// Starts it on a port without rules; it takes remote writes, keeps native histograms, and scrapes `target` in the form that has them.
@@ -50,10 +55,24 @@ impl Prometheus {
     /// If it is not installed or does not start.
     pub async fn receiver(folder: &Path, port: u16, target: Option<&str>) -> Result<Prometheus> {
         let flags = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
-        Prometheus::run(folder, "receiver", port, &scraping(target), &flags).await
+        Prometheus::run(folder, "receiver", Path::new("prometheus"), port, &scraping(target), &flags).await
     }
 
-    async fn run(folder: &Path, name: &str, port: u16, config: &str, flags: &[&str]) -> Result<Prometheus> {
+    /// Starts one of `tests/peers.sh` on a port, if it is here: it takes remote write 1.0 and 2.0, and OTLP if it can, and keeps native
+    /// histograms.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn peer(folder: &Path, port: u16, name: &str) -> Result<Option<Prometheus>> {
+        let Some(Peer { path, .. }) = Peer::find(name)? else { return Ok(None) };
+        let mut flags = vec!["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
+        if name == PROMETHEUS_NEWEST {
+            flags.push("--web.enable-otlp-receiver");
+        }
+        Prometheus::run(folder, name, &path, port, "", &flags).await.map(Some)
+    }
+
+    async fn run(folder: &Path, name: &str, path: &Path, port: u16, config: &str, flags: &[&str]) -> Result<Prometheus> {
         let config = format!("global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n{config}");
         let file = folder.join(format!("{name}.yml"));
         fs::write(&file, config).context("write the configuration of Prometheus")?;
@@ -64,7 +83,7 @@ impl Prometheus {
         ];
         let program = Program {
             name: name.to_owned(),
-            path: "prometheus".into(),
+            path: path.to_owned(),
             args: own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect(),
             env: Vec::new(),
             user: None,
@@ -74,31 +93,44 @@ impl Prometheus {
         Prometheus::until_ready(port, process, "-/ready").await
     }
 
-    /// Starts a VictoriaMetrics on a port, if there is one on this machine.
+    /// Starts the system's VictoriaMetrics on a port, if there is one on this machine.
     ///
     /// # Errors
     /// If it does not start.
     pub async fn victoria_metrics(folder: &Path, port: u16) -> Result<Option<Prometheus>> {
-        const PROGRAM: &str = "victoria-metrics";
         let folders = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&folders).any(|folder| folder.join(PROGRAM).exists()) {
+        if !std::env::split_paths(&folders).any(|folder| folder.join(VICTORIA).exists()) {
             return Ok(None);
         }
+        Prometheus::run_victoria(folder, Path::new(VICTORIA), port, &[]).await.map(Some)
+    }
+
+    /// Starts the VictoriaMetrics of `tests/peers.sh` on a port, if it is here. It gives what comes by OTLP the names that Prometheus would.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn current_victoria(folder: &Path, port: u16) -> Result<Option<Prometheus>> {
+        let Some(Peer { path, .. }) = Peer::find(VICTORIA)? else { return Ok(None) };
+        Prometheus::run_victoria(folder, &path, port, &["-opentelemetry.usePrometheusNaming"]).await.map(Some)
+    }
+
+    async fn run_victoria(folder: &Path, path: &Path, port: u16, flags: &[&str]) -> Result<Prometheus> {
+        let own = [
+            format!("-storageDataPath={}", folder.join("victoria-metrics-data").display()),
+            format!("-httpListenAddr=127.0.0.1:{port}"),
+            // What was just written can be asked for.
+            "-search.latencyOffset=0s".to_owned(),
+        ];
         let program = Program {
-            name: PROGRAM.to_owned(),
-            path: PROGRAM.into(),
-            args: vec![
-                format!("-storageDataPath={}", folder.join("victoria-metrics-data").display()),
-                format!("-httpListenAddr=127.0.0.1:{port}"),
-                // What was just written can be asked for.
-                "-search.latencyOffset=0s".to_owned(),
-            ],
+            name: VICTORIA.to_owned(),
+            path: path.to_owned(),
+            args: own.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())).collect(),
             env: Vec::new(),
             user: None,
             place: Place::default(),
         };
-        let process = Process::start(program, folder).context("start victoria-metrics (package victoria-metrics)")?;
-        Prometheus::until_ready(port, process, "health").await.map(Some)
+        let process = Process::start(program, folder).context("start victoria-metrics")?;
+        Prometheus::until_ready(port, process, "health").await
     }
 
     async fn until_ready(port: u16, process: Process, path: &str) -> Result<Prometheus> {

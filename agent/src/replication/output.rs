@@ -1,7 +1,7 @@
 //! Nodes and links as series of the catalogue. What is unknown has no series; its state series says so.
 
 use lagmesh_model::catalogue::{self, Attribute, Metric};
-use lagmesh_model::ids::RegionName;
+use lagmesh_model::ids::{ClusterName, NodeName, RegionName};
 use lagmesh_model::known::Known;
 use lagmesh_model::series::{Attributes, Series, push_states};
 use lagmesh_model::state::{Basis, NodeRole, NodeState, ReplicationState, Stage, WriteOutcome};
@@ -10,7 +10,7 @@ use lagmesh_model::time::Reading;
 use lagmesh_postgres::layout::Stream;
 
 use crate::replication::followers::Mates;
-use crate::replication::lag::{Lag, Lags};
+use crate::replication::lag::{Lag, Lags, Totals};
 use crate::replication::node::NodeTrack;
 
 impl NodeTrack {
@@ -68,20 +68,32 @@ impl NodeTrack {
     }
 }
 
-/// Everything about a link.
-pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec<Series>) {
-    let totals = &lag.totals;
-    let link = Attributes::new()
-        .with(Attribute::Cluster, &status.cluster)
-        .with(Attribute::Origin, &status.origin)
-        .with(Attribute::Region, &status.region)
-        .with(Attribute::Node, &status.node);
-    push_states(out, &catalogue::REPLICATION_STATE, &link, ReplicationState::ALL, status.state);
+/// What a link is called.
+pub(super) fn link_attributes(cluster: &ClusterName, region: &RegionName, origin: &NodeName, node: &NodeName) -> Attributes {
+    Attributes::new()
+        .with(Attribute::Cluster, cluster)
+        .with(Attribute::Origin, origin)
+        .with(Attribute::Region, region)
+        .with(Attribute::Node, node)
+}
+
+/// What was counted of a link.
+pub(super) fn link_counts(link: &Attributes, totals: &Totals, out: &mut Vec<Series>) {
     push_lags(out, &link.clone().with(Attribute::Basis, Basis::Mesh), &totals.mesh);
+    if !totals.claimed.estimate.is_empty() {
+        push_lags(out, &link.clone().with(Attribute::Basis, Basis::Claims), &totals.claimed);
+    }
     out.push(Series::counter(&catalogue::REPLICATION_LAG_NEGATIVE, link.clone(), totals.negative));
     for (objective, count) in [("met", totals.met), ("missed", totals.missed), ("unknown", totals.unknown)] {
         out.push(Series::counter(&catalogue::REPLICATION_BEATS, link.clone().with(Attribute::Objective, objective), count));
     }
+}
+
+/// Everything about a link.
+pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec<Series>) {
+    let link = link_attributes(&status.cluster, &status.region, &status.origin, &status.node);
+    push_states(out, &catalogue::REPLICATION_STATE, &link, ReplicationState::ALL, status.state);
+    link_counts(&link, &lag.totals, out);
     if lag.last().is_some_and(|(_, basis)| basis == Basis::Mesh) {
         let newest = link.clone().with(Attribute::Stage, Stage::Visible).with(Attribute::Basis, Basis::Mesh);
         push_bounds(out, &catalogue::REPLICATION_DELAY, &newest, &status.lag);
@@ -101,18 +113,12 @@ pub(super) fn link_series(status: &status::Replication, lag: &Lag, out: &mut Vec
     }
 }
 
-/// Lag with the help of the clocks' own claims, where there are any.
+/// The newest lag with the help of the clocks' own claims, if there is one.
 fn claimed_series(status: &status::Replication, lag: &Lag, link: &Attributes, out: &mut Vec<Series>) {
-    let claimed = &lag.totals.claimed;
-    if claimed.estimate.is_empty() {
-        return;
-    }
-    let link = link.clone().with(Attribute::Basis, Basis::Claims);
-    push_lags(out, &link, claimed);
     // Of the same beat as the other basis, and current as long as that is.
     if let Some(newest) = lag.last_claimed().filter(|_| status.lag.is_known()) {
-        let link = link.with(Attribute::Stage, Stage::Visible);
-        push_bounds(out, &catalogue::REPLICATION_DELAY, &link, &Known::known(newest.into()));
+        let newest_of = link.clone().with(Attribute::Basis, Basis::Claims).with(Attribute::Stage, Stage::Visible);
+        push_bounds(out, &catalogue::REPLICATION_DELAY, &newest_of, &Known::known(newest.into()));
     }
 }
 

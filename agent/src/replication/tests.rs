@@ -5,7 +5,7 @@ use lagmesh_model::catalogue::Attribute;
 use lagmesh_model::interval::Interval;
 use lagmesh_model::known::Known;
 use lagmesh_model::position::{Lsn, Position, SystemIdentifier, Timeline};
-use lagmesh_model::series::Value;
+use lagmesh_model::series::{Attributes, Value};
 use lagmesh_model::state::{CommitLevel, NodeState, ReplicationState as S, WriteOutcome};
 use lagmesh_model::time::WallNanos;
 use lagmesh_postgres::discover::{NodeFacts, PauseState, Receiver, ReceiverSample, StandbySample, WriterSample};
@@ -386,6 +386,42 @@ fn links_are_discovered() {
     sim.tell(NodeNews::Facts { facts: facts(false), role: NodeRole::Writer });
     let (now, view) = (sim.now(), sim.view.clone());
     assert!(sim.replications.status(now, &view).is_empty());
+}
+
+/// Counts that were told are in every later batch of the boot, also while their standby is the writer: what came back after a while would
+/// be taken for new. Only the counts: a link that is none has no state. What was never a link is not told.
+#[test]
+fn counts_stand_still_while_there_is_no_link() {
+    let mut sim = Sim::new();
+    let mut seen: BTreeMap<(&str, Attributes), Value> = BTreeMap::new();
+    let mut look = |sim: &mut Sim| {
+        let (mut all, now, view) = (Vec::new(), sim.now(), sim.view.clone());
+        sim.replications.series(now, &view, &mut all);
+        let (counts, others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .filter(|one| one.metric.name.starts_with("lagmesh.replication"))
+            .partition(|one| matches!(one.value, Value::Counter(_) | Value::Histogram(_)));
+        let counts: BTreeMap<_, _> = counts.into_iter().map(|one| ((one.metric.name, one.attributes), one.value)).collect();
+        assert!(seen.keys().all(|known| counts.contains_key(known)), "a count is gone");
+        seen = counts;
+        (seen.clone(), others.len())
+    };
+    let role = |sim: &mut Sim, role| {
+        sim.tell(NodeNews::Facts { facts: facts(role == NodeRole::Standby), role });
+    };
+    sim.run(2_000);
+    role(&mut sim, NodeRole::Writer);
+    assert_eq!(look(&mut sim).0.len(), 0, "never a link");
+    role(&mut sim, NodeRole::Standby);
+    sim.run(20_000);
+    let (before, states) = look(&mut sim);
+    assert!(before.len() >= 7 && states > 0, "{before:?}");
+    role(&mut sim, NodeRole::Writer);
+    assert_eq!(look(&mut sim), (before.clone(), 0));
+    role(&mut sim, NodeRole::Standby);
+    sim.run(5_000);
+    let (after, states) = look(&mut sim);
+    assert!(after != before && states > 0);
 }
 
 /// An unknown is an absent series, never a zero; what is known has exactly the attributes of the catalogue.

@@ -22,6 +22,8 @@ pub(super) struct Track {
     pub(super) lag: Lag,
     /// What was decided last.
     pub(super) state: ReplicationState,
+    /// Whether its counts have been told.
+    pub(super) is_told: bool,
     since: RawNanos,
     unseen: VecDeque<ToldBeat>,
     /// Confirmed since the newest visible beat, those included that are not remembered.
@@ -31,7 +33,14 @@ pub(super) struct Track {
 impl Track {
     /// A link that is watched from now on.
     pub(super) fn new(now: RawNanos) -> Track {
-        Track { lag: Lag::default(), state: ReplicationState::Unknown, since: now, unseen: VecDeque::new(), unseen_beats: 0 }
+        Track {
+            lag: Lag::default(),
+            state: ReplicationState::Unknown,
+            is_told: false,
+            since: now,
+            unseen: VecDeque::new(),
+            unseen_beats: 0,
+        }
     }
 
     /// Takes in what the writer has told.

@@ -1,7 +1,6 @@
 //! The spool's file. Every method is one transaction that is on the disk when it returns.
 
 mod open;
-mod reserve;
 #[cfg(test)]
 mod tests;
 
@@ -10,13 +9,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use lagmesh_daemon::Reserve;
 use lagmesh_model::ids::{AgentName, BootId, CollectorName};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 
 use super::level::{Level, Levels, LossReason, ParcelId};
 use super::parcel::Parcel;
-use reserve::Reserve;
 
 pub use open::OpenError;
 

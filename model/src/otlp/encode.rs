@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::resource;
-use crate::catalogue::{Kind, Metric};
+use crate::catalogue::{Kind, Metric, Unit};
 use crate::histogram::Exponential;
 use crate::series::{Attributes, Batch, Value};
 use crate::time::WallNanos;
@@ -26,7 +26,7 @@ pub fn encode(batch: &Batch) -> ExportMetricsServiceRequest {
         attributes: &series.attributes,
         value: Some(&series.value),
     });
-    request(identity(batch), &batch.exporter.version, Times { start: batch.start, time: batch.time }, said)
+    request(identity(batch), &batch.exporter.version, Times { start: batch.start, time: batch.time }, unit, said)
 }
 
 /// What is said of one series.
@@ -53,7 +53,8 @@ pub struct Relay {
     pub fleet: String,
 }
 
-/// Series of one moment as one OTLP request of a relay. Since when it counts is unknown, which in OTLP is a start of 0.
+/// Series of one moment as one OTLP request of a relay. Since when it counts is unknown, which in OTLP is a start of 0. Receivers that make
+/// Prometheus names of it make those that [`Metric::prometheus_name`] gives.
 pub fn encode_relayed<'a>(
     relay: &Relay,
     time: WallNanos,
@@ -65,7 +66,7 @@ pub fn encode_relayed<'a>(
         text(resource::SERVICE_VERSION, &relay.version),
         text(resource::FLEET, &relay.fleet),
     ];
-    request(identity, &relay.version, Times { start: WallNanos(0), time }, said)
+    request(identity, &relay.version, Times { start: WallNanos(0), time }, unit_for_names, said)
 }
 
 #[derive(Clone, Copy)]
@@ -74,17 +75,32 @@ struct Times {
     time: WallNanos,
 }
 
+/// The unit as it is.
+fn unit(metric: &Metric) -> &'static str {
+    metric.unit.ucum()
+}
+
+/// The unit as it makes the right name: Prometheus and its like take a current value in units of 1 for a ratio and end its name so, but a
+/// state is none. Of one without a unit the name stays as it is.
+fn unit_for_names(metric: &Metric) -> &'static str {
+    match (metric.kind, metric.unit) {
+        (Kind::Gauge | Kind::Whole, Unit::One) => "",
+        _ => metric.unit.ucum(),
+    }
+}
+
 fn request<'a>(
     identity: Vec<KeyValue>,
     version: &str,
     times: Times,
+    unit: fn(&Metric) -> &'static str,
     said: impl IntoIterator<Item = Said<'a>>,
 ) -> ExportMetricsServiceRequest {
     let mut by_metric: BTreeMap<&'static Metric, Vec<Said<'a>>> = BTreeMap::new();
     for one in said {
         by_metric.entry(one.metric).or_default().push(one);
     }
-    let metrics = by_metric.into_iter().map(|(metric, said)| encode_metric(times, metric, &said)).collect();
+    let metrics = by_metric.into_iter().map(|(metric, said)| encode_metric(times, unit(metric), metric, &said)).collect();
     ExportMetricsServiceRequest {
         resource_metrics: vec![ResourceMetrics {
             resource: Some(Resource { attributes: identity, ..Resource::default() }),
@@ -116,7 +132,7 @@ fn identity(batch: &Batch) -> Vec<KeyValue> {
     ]
 }
 
-fn encode_metric(times: Times, metric: &'static Metric, said: &[Said<'_>]) -> wire::Metric {
+fn encode_metric(times: Times, unit: &str, metric: &'static Metric, said: &[Said<'_>]) -> wire::Metric {
     let data = match metric.kind {
         Kind::Gauge | Kind::Whole => metric::Data::Gauge(wire::Gauge { data_points: numbers(times, said) }),
         Kind::Counter => metric::Data::Sum(wire::Sum {
@@ -132,7 +148,7 @@ fn encode_metric(times: Times, metric: &'static Metric, said: &[Said<'_>]) -> wi
     wire::Metric {
         name: metric.name.to_owned(),
         description: metric.help.to_owned(),
-        unit: metric.unit.ucum().to_owned(),
+        unit: unit.to_owned(),
         metadata: Vec::new(),
         data: Some(data),
     }

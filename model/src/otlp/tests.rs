@@ -103,6 +103,33 @@ fn wholes_are_integers() {
     assert_eq!(decode(request, &Limits::default()).unwrap().rejected, [(Rejection::WrongKind, 1)].into());
 }
 
+/// What a relay says has units of which receivers make the names of the page: they put a known unit behind a name, and `ratio` behind that of a
+/// current value in units of 1. Agents and collectors among themselves name every unit.
+#[test]
+fn relayed_units_make_the_right_names() {
+    let relay = Relay { service: "s".to_owned(), instance: "i".to_owned(), version: "1".to_owned(), fleet: "f".to_owned() };
+    let nothing = Attributes::new();
+    let said = CATALOGUE.iter().map(|metric| Said { metric, attributes: &nothing, value: None });
+    let request = encode_relayed(&relay, WallNanos(1), said);
+    let told = &request.resource_metrics[0].scope_metrics[0].metrics;
+    assert_eq!(told.len(), CATALOGUE.len());
+    for metric in told {
+        let known = catalogue::by_name(&metric.name).unwrap();
+        let suffix = match (metric.unit.as_str(), known.kind) {
+            ("", _) | ("1", Kind::Counter | Kind::Histogram) => None,
+            ("1", _) => Some("ratio"),
+            ("s", _) => Some("seconds"),
+            ("ns", _) => Some("nanoseconds"),
+            ("By", _) => Some("bytes"),
+            ("By/s", _) => Some("bytes_per_second"),
+            (other, _) => panic!("{}: {other}", metric.name),
+        };
+        assert_eq!(suffix, known.unit.prometheus_suffix(), "{}", metric.name);
+    }
+    let state = Series::gauge(&catalogue::LINK_STATE, attributes(&catalogue::LINK_STATE, "x"), 1.0);
+    assert_eq!(encode(&batch(vec![state])).resource_metrics[0].scope_metrics[0].metrics[0].unit, "1");
+}
+
 /// Each bad number, name, kind or time rejects its own point, by name.
 #[test]
 fn bad_points_are_rejected_by_name() {

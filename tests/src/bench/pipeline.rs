@@ -1,5 +1,5 @@
-//! `make bench-pipeline`: what the way from agents through a collector takes, holds and keeps, beside a VictoriaMetrics that gets the same
-//! bodies.
+//! `make bench-pipeline`: what the way from agents through a collector takes, holds and keeps, beside a VictoriaMetrics and an
+//! OpenTelemetry Collector that get the same bodies.
 //!
 //! Everything runs on loopback: a real collector with a store on this machine's disk, and senders that post what agents would. Modules
 //! stand in the order in which data passes them.
@@ -31,7 +31,7 @@ pub const USUAL_SECONDS: u32 = 300;
 pub enum Part {
     /// How many points a core takes in, kept on disk and merged
     Ingest,
-    /// How many requests a core takes in, beside VictoriaMetrics
+    /// How many requests a core takes in, beside VictoriaMetrics and an OpenTelemetry Collector
     Rivals,
     /// How soon a batch is acknowledged at half load
     Acknowledge,

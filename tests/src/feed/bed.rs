@@ -42,6 +42,7 @@ pub struct CollectorBed {
     http_port: u16,
     grpc_port: u16,
     client: reqwest::Client,
+    place: Place,
     process: Option<Process>,
 }
 
@@ -51,10 +52,18 @@ impl CollectorBed {
     /// # Errors
     /// If it cannot be started.
     pub async fn start(folder: &Path, fleet: &str) -> Result<CollectorBed> {
+        CollectorBed::start_in(folder, fleet, Place::default()).await
+    }
+
+    /// Starts it in a place.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub async fn start_in(folder: &Path, fleet: &str, place: Place) -> Result<CollectorBed> {
         fs::write(folder.join("fleet.toml"), fleet).context("write the fleet file")?;
         let client = client()?;
         let (http_port, grpc_port) = (ports::free()?, ports::free()?);
-        let mut bed = CollectorBed { folder: folder.to_owned(), http_port, grpc_port, client, process: None };
+        let mut bed = CollectorBed { folder: folder.to_owned(), http_port, grpc_port, client, place, process: None };
         bed.start_again().await?;
         Ok(bed)
     }
@@ -106,7 +115,7 @@ impl CollectorBed {
 
     fn spawn(&mut self, env: &[(String, String)]) -> Result<()> {
         let args = [
-            ("--fleet", self.folder.join("fleet.toml").display().to_string()),
+            ("--fleet", self.fleet_file().display().to_string()),
             ("--http-listen", format!("127.0.0.1:{}", self.http_port)),
             ("--grpc-listen", format!("127.0.0.1:{}", self.grpc_port)),
             ("--state-dir", self.folder.join("collector").display().to_string()),
@@ -117,7 +126,7 @@ impl CollectorBed {
             args: args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
             env: env.to_vec(),
             user: None,
-            place: Place::default(),
+            place: self.place.clone(),
         };
         self.process = Some(Process::start(program, &self.folder)?);
         Ok(())
@@ -138,6 +147,11 @@ impl CollectorBed {
     /// If it does not run.
     pub fn pid(&self) -> Result<Pid> {
         Ok(self.process.as_ref().context("the collector does not run")?.pid())
+    }
+
+    /// Its fleet file, which it reads when it starts.
+    pub fn fleet_file(&self) -> PathBuf {
+        self.folder.join("fleet.toml")
     }
 
     /// The folder of its store.

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lagmesh_tests::disk::Disk;
 use lagmesh_tests::feed::{CollectorBed, Content, Feed, Posted, fleet_text};
+use lagmesh_tests::process::Place;
 use lagmesh_tests::prometheus::Prometheus;
 use lagmesh_tests::skip::skip;
 use lagmesh_tests::{ports, wait};
@@ -14,31 +16,40 @@ use lagmesh_tests::{ports, wait};
 use crate::support::install_crypto;
 
 /// Snapshots leave each second; what comes in the way of the machine comes in the way of them.
-const WITHIN: Duration = Duration::from_secs(30);
-const CONTENT: Content = Content { gauges: true, buckets: 40 };
+pub(crate) const WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CONTENT: Content = Content { gauges: true, buckets: 40 };
 
-/// A collector that passes on to these, each with a name, a kind and further keys.
-async fn collector(folder: &Path, forwards: &[(&str, &str, u16, &str)]) -> Result<CollectorBed> {
-    let mut fleet = fleet_text(3, 1) + "[export]\ninterval = \"1s\"\n";
-    for (name, kind, port, more) in forwards {
-        writeln!(
-            fleet,
-            "[[forward]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"http://127.0.0.1:{port}/api/v1/write\"\n{more}"
-        )?;
-    }
-    CollectorBed::start(folder, &fleet).await
+/// Of a disk that is filled.
+const DISK_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A collector that passes on to these, each with a name, a kind, a URL and further keys.
+pub(crate) async fn collector(folder: &Path, forwards: &[(&str, &str, String, &str)]) -> Result<CollectorBed> {
+    CollectorBed::start(folder, &fleet(forwards)?).await
 }
 
-async fn post(bed: &CollectorBed, feed: &mut Feed) -> Result<()> {
+fn fleet(forwards: &[(&str, &str, String, &str)]) -> Result<String> {
+    let mut fleet = fleet_text(3, 1) + "[export]\ninterval = \"1s\"\n";
+    for (name, kind, url, more) in forwards {
+        writeln!(fleet, "[[forward]]\nname = \"{name}\"\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}")?;
+    }
+    Ok(fleet)
+}
+
+/// Where remote writes go on a port.
+pub(crate) fn remote_write(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/api/v1/write")
+}
+
+pub(crate) async fn post(bed: &CollectorBed, feed: &mut Feed) -> Result<()> {
     ensure!(bed.post(feed.next_body()?).await == Posted::Acknowledged, "the collector does not take a batch");
     Ok(())
 }
 
 /// Labels of a series beside those that are given on the way, without those of a page's `le`.
-type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// Samples of a page whose name begins so.
-fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
+pub(crate) fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
     let lines = page.lines().filter(|line| line.starts_with(start));
     let read = lines.map(|line| {
         let (series, value) = line.rsplit_once(' ').context("a sample has a value")?;
@@ -51,7 +62,7 @@ fn samples(page: &str, start: &str) -> Result<BTreeMap<Labels, f64>> {
 }
 
 /// The answer to a query, by labels without `job` and `instance`.
-async fn answers(prometheus: &Prometheus, query: &str) -> Result<BTreeMap<Labels, f64>> {
+pub(crate) async fn answers(prometheus: &Prometheus, query: &str) -> Result<BTreeMap<Labels, f64>> {
     let mut found = BTreeMap::new();
     for series in prometheus.query(query).await? {
         let labels = series["metric"].as_object().context("a series has labels")?;
@@ -69,7 +80,7 @@ async fn native_histograms() -> Result<()> {
     install_crypto();
     let folder = tempfile::tempdir()?;
     let port = ports::free()?;
-    let bed = collector(folder.path(), &[("receiver", "remote-write", port, "histograms = \"native\"")]).await?;
+    let bed = collector(folder.path(), &[("receiver", "remote-write", remote_write(port), "histograms = \"native\"")]).await?;
     let mut feed = Feed::new(0, 1, 1..3, CONTENT)?;
     for _ in 0..5 {
         post(&bed, &mut feed).await?;
@@ -108,7 +119,7 @@ async fn native_histograms() -> Result<()> {
 }
 
 /// What a target shows of the round trips is what the collector's page shows, classic buckets included, with the same names and labels.
-async fn same_as_page(bed: &CollectorBed, target: &Prometheus) -> Result<()> {
+pub(crate) async fn same_as_page(bed: &CollectorBed, target: &Prometheus) -> Result<()> {
     wait::until("the target shows what the page shows", WITHIN, || async {
         let page = samples(&bed.get("metrics").await?, "lagmesh_link_")?;
         let told = answers(target, "{__name__=~\"lagmesh_link_.+\", job=\"lagmesh-collector\"}").await?;
@@ -136,9 +147,9 @@ async fn a_target_that_was_away_gets_everything() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (port, other_port) = (ports::free()?, ports::free()?);
     let victoria = Prometheus::victoria_metrics(folder.path(), other_port).await?;
-    let mut forwards = vec![("prometheus", "remote-write", port, "")];
+    let mut forwards = vec![("prometheus", "remote-write", remote_write(port), "")];
     if victoria.is_some() {
-        forwards.push(("victoria", "remote-write", other_port, ""));
+        forwards.push(("victoria", "remote-write", remote_write(other_port), ""));
     } else {
         skip("remote write to VictoriaMetrics: package victoria-metrics is not installed");
     }
@@ -186,5 +197,72 @@ async fn a_target_that_was_away_gets_everything() -> Result<()> {
         let missing: Vec<_> = theirs.iter().filter(|time| !times.contains(time) && **time <= times[times.len() - 1]).collect();
         ensure!(missing.is_empty(), "what the other has got is missing: {missing:?}");
     }
+    Ok(())
+}
+
+/// The number behind a series of the page.
+async fn number(bed: &CollectorBed, series: &str) -> Result<f64> {
+    let page = bed.get("metrics").await?;
+    let value = page.lines().find_map(|line| line.strip_prefix(series)).with_context(|| format!("there is no {series}"))?;
+    Ok(value.trim().parse()?)
+}
+
+/// A disk that fills up costs the snapshots that it has no room for, counted as such: what waits reaches the target meanwhile, all goes on
+/// once there is room, and the queue is sound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk() -> Result<()> {
+    install_crypto();
+    let folder = tempfile::tempdir()?;
+    let disk = match Disk::mount("collector", &folder.path().join("collector"), DISK_BYTES).await {
+        Ok(disk) => disk,
+        Err(error) => {
+            skip(&format!("forwarding with a full disk: a disk of its own: {error:#}"));
+            return Ok(());
+        }
+    };
+    let port = ports::free()?;
+    let forwards = [("receiver", "remote-write", remote_write(port), "")];
+    let place = Place { enter: disk.enter(), env: Vec::new() };
+    let mut bed = CollectorBed::start_in(folder.path(), &fleet(&forwards)?, place).await?;
+    let mut feed = Feed::new(0, 1, 1..3, CONTENT)?;
+    post(&bed, &mut feed).await?;
+    let (pending, lost) =
+        ("lagmesh_forward_pending_bytes{target=\"receiver\"}", "lagmesh_forward_lost_total{reason=\"disk\",target=\"receiver\"}");
+    let wait_for = |series: &'static str, least: f64| {
+        let bed = &bed;
+        wait::until("the queue has come so far", WITHIN * 2, move || async move {
+            let number = number(bed, series).await?;
+            ensure!(number >= least, "{series} is {number}, not {least}");
+            Ok(())
+        })
+    };
+    wait_for(pending, 12_000.0).await?;
+    disk.fill()?;
+    wait_for(lost, 1.0).await?;
+    // What waits goes out while the disk is full, so that there is room for what comes.
+    let prometheus = Prometheus::receiver(folder.path(), port, None).await?;
+    wait::until("the target has the present", WITHIN * 2, || async {
+        let age_s = number(&bed, "lagmesh_forward_age_seconds{target=\"receiver\"}").await?;
+        ensure!(age_s < 5.0, "it is {age_s} s behind");
+        Ok(())
+    })
+    .await?;
+    disk.free()?;
+    let body = feed.next_body()?;
+    wait::until("the collector takes batches", WITHIN, || async {
+        ensure!(bed.post(body.clone()).await == Posted::Acknowledged, "it does not");
+        Ok(())
+    })
+    .await?;
+    same_as_page(&bed, &prometheus).await?;
+    let before = number(&bed, lost).await?;
+    bed.kill().await?;
+    bed.start_again().await?;
+    same_as_page(&bed, &prometheus).await?;
+    let page = bed.get("metrics").await?;
+    let losses: Vec<&str> = page.lines().filter(|line| line.starts_with("lagmesh_forward_lost_total")).collect();
+    ensure!(losses.len() == 1 && (number(&bed, lost).await? - before).abs() < 0.5, "{losses:?}, not {before}");
+    let times = moments(&prometheus).await?;
+    ensure!(times.is_sorted_by(|a, b| a < b), "{times:?}");
     Ok(())
 }

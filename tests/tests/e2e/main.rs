@@ -1,6 +1,7 @@
 //! End-to-end tests: the real programs, real PostgreSQL servers, a real Prometheus, a real browser.
 
 mod agent_killed;
+mod back_ends;
 mod collector_deaths;
 mod collector_outage;
 mod database_trouble;

@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lagmesh_daemon::Reserve;
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
 
-use super::reserve::Reserve;
 use super::{LossReason, Settings, Store, is_corrupt};
 
 /// The version of the layout below, kept in `user_version`.

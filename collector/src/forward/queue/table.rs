@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lagmesh_daemon::Reserve;
 use lagmesh_model::ids::TargetName;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 
 use super::super::answer::Reason;
 use super::super::plan::Outcome;
@@ -71,6 +72,9 @@ pub(crate) type Levels = BTreeMap<TargetName, Level>;
 const FORGET: &str = "DELETE FROM snapshot WHERE id <= (SELECT min(cursor) FROM target) \
     AND NOT EXISTS (SELECT 1 FROM target WHERE held = snapshot.id)";
 
+/// What anybody waits for [bytes].
+const WAITING_BYTES: &str = "SELECT total(bytes) FROM snapshot WHERE id > (SELECT min(cursor) FROM target)";
+
 /// The open queue.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -78,7 +82,14 @@ pub(crate) struct Table {
     path: PathBuf,
     bounds: Bounds,
     levels: Levels,
+    /// What is deleted when the disk is full, so that there is room to delete more.
+    reserve: Reserve,
+    /// Losses that the disk has not taken yet; in the levels all the same.
+    unwritten: BTreeMap<(TargetName, Reason), u64>,
 }
+
+/// When the disk is full, this many times the new snapshot's bytes are dropped to make room for it and for the bookkeeping.
+const ROOM_FACTOR: u64 = 4;
 
 impl Table {
     /// How things stand.
@@ -86,11 +97,20 @@ impl Table {
         self.levels.clone()
     }
 
-    /// Keeps a snapshot, after what the bounds no longer allow was dropped. Whatever happens is in the levels.
+    /// Keeps a snapshot, after what the bounds no longer allow was dropped; on a full disk it goes in the place of the oldest ones. Whatever
+    /// happens is in the levels.
     pub(crate) fn append(&mut self, body: &[u8], points: u64, made: Reading) {
         let stamp_ms = i64::try_from(made.wall.0 / 1_000_000).unwrap_or(i64::MAX);
-        match self.try_append(body, points, made, stamp_ms) {
-            Ok(None) => {}
+        let kept = self.try_append(body, points, made, stamp_ms).or_else(|e| {
+            self.make_room(e)?;
+            self.drop_for(body.len() as u64)?;
+            self.try_append(body, points, made, stamp_ms)
+        });
+        match kept {
+            Ok(None) => {
+                self.write_losses();
+                self.reserve.refill();
+            }
             Ok(Some(reason)) => self.lost_unkept(reason, points),
             Err(e) => {
                 tracing::error!(error = %e, "write the forward queue; is the disk full?");
@@ -99,6 +119,31 @@ impl Table {
             }
         }
         self.look();
+    }
+
+    /// Gives the reserve back to a full disk, and to the log its own room: what is in the file already may be overwritten there.
+    ///
+    /// # Errors
+    /// The same error, if it speaks of something else.
+    fn make_room(&mut self, error: rusqlite::Error) -> rusqlite::Result<()> {
+        if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+            return Err(error);
+        }
+        self.reserve.spend();
+        if let Err(e) = self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+            tracing::debug!(error = %e, "begin the log of the forward queue anew");
+        }
+        Ok(())
+    }
+
+    /// Drops the oldest snapshots because the disk, not our bound, has no room for one of so many bytes.
+    fn drop_for(&mut self, more_bytes: u64) -> rusqlite::Result<()> {
+        let transaction = self.db.transaction()?;
+        let waiting: f64 = transaction.query_row(WAITING_BYTES, [], |row| row.get(0))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a sum of sizes, far below 2^53")]
+        let kept = (waiting as u64).saturating_sub(more_bytes.saturating_mul(ROOM_FACTOR));
+        drop_oldest(&transaction, kept, Reason::Disk)?;
+        transaction.commit()
     }
 
     /// Why it was not kept, if it was not.
@@ -152,7 +197,10 @@ impl Table {
 
     /// What became of a snapshot at a target. One that a bound has dropped in the meantime was counted then.
     pub(crate) fn settle(&mut self, target: &TargetName, id: SnapshotId, outcome: &Outcome) -> rusqlite::Result<()> {
-        let settled = self.try_settle(target, id, outcome);
+        let settled = self.try_settle(target, id, outcome).or_else(|e| {
+            self.make_room(e)?;
+            self.try_settle(target, id, outcome)
+        });
         if let Err(e) = &settled {
             self.mend(e);
         }
@@ -216,18 +264,29 @@ impl Table {
             let (word, points) = loss?;
             lost.extend(Reason::from_word(&word).map(|reason| (reason, points)));
         }
+        for ((_, reason), points) in self.unwritten.iter().filter(|((target, _), _)| target.as_str() == name) {
+            *lost.entry(*reason).or_default() += points;
+        }
         Ok(Level { oldest, bytes, taken, lost, newest })
     }
 
     /// Counts a snapshot that never came into the file, for every target.
     fn lost_unkept(&mut self, reason: Reason, points: u64) {
         tracing::warn!(reason = reason.as_str(), points, "a snapshot is not passed on");
-        for (name, level) in &mut self.levels {
-            // If the disk cannot write this either, it stays in memory until the levels are read again.
-            if let Err(e) = write_loss(&self.db, name.as_str(), reason, points) {
-                tracing::debug!(error = %e, "write a loss of the forward queue");
-                *level.lost.entry(reason).or_insert(0) += points;
-            }
+        for name in self.levels.keys() {
+            *self.unwritten.entry((name.clone(), reason)).or_default() += points;
+        }
+        self.write_losses();
+    }
+
+    /// Writes what the disk has not taken yet; if it does not take it now either, it stays in memory.
+    fn write_losses(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        match write_all(&mut self.db, &self.unwritten) {
+            Ok(()) => self.unwritten.clear(),
+            Err(e) => tracing::debug!(error = %e, "write losses of the forward queue"),
         }
     }
 
@@ -239,6 +298,14 @@ impl Table {
             tracing::error!(error = %e, "start the forward queue again");
         }
     }
+}
+
+fn write_all(db: &mut Connection, losses: &BTreeMap<(TargetName, Reason), u64>) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    for ((target, reason), points) in losses {
+        write_loss(&transaction, target.as_str(), *reason, *points)?;
+    }
+    transaction.commit()
 }
 
 fn write_loss(db: &Connection, target: &str, reason: Reason, points: u64) -> rusqlite::Result<()> {
@@ -261,7 +328,11 @@ fn drop_old(transaction: &Transaction<'_>, bounds: Bounds, now: Reading, more_by
     if let Some(last) = too_old {
         drop_up_to(transaction, last, Reason::QueueAge)?;
     }
-    let room = bounds.bytes_max.saturating_sub(more_bytes);
+    drop_oldest(transaction, bounds.bytes_max.saturating_sub(more_bytes), Reason::QueueFull)
+}
+
+/// Drops the oldest of what somebody waits for until at most so many bytes are left.
+fn drop_oldest(transaction: &Transaction<'_>, room: u64, reason: Reason) -> rusqlite::Result<()> {
     let sql = "SELECT id, bytes FROM snapshot WHERE id > (SELECT min(cursor) FROM target) ORDER BY id DESC";
     let mut statement = transaction.prepare(sql)?;
     let mut rows = statement.query([])?;
@@ -274,7 +345,7 @@ fn drop_old(transaction: &Transaction<'_>, bounds: Bounds, now: Reading, more_by
         }
     }
     drop(rows);
-    last.map_or(Ok(()), |last| drop_up_to(transaction, last, Reason::QueueFull))
+    last.map_or(Ok(()), |last| drop_up_to(transaction, last, reason))
 }
 
 /// Whoever waits for one of these loses it.

@@ -1,6 +1,5 @@
 //! A VictoriaMetrics to be measured beside, as `tests/peers.sh` fetches it.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 
 use crate::feed::client;
+use crate::peers::Peer;
 use crate::process::{Place, Process, Program};
-use crate::prometheus::repository;
 use crate::{ports, wait};
 
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -31,14 +30,12 @@ impl Victoria {
     /// # Errors
     /// If it is not here or does not start.
     pub(super) async fn start(folder: &Path) -> Result<Victoria> {
-        let home = repository("build/peers");
-        let path = home.join("bin/victoria-metrics");
-        ensure!(path.exists(), "VictoriaMetrics is not here: tests/peers.sh fetches it");
-        let version = fs::read_to_string(home.join("version")).context("read the version of VictoriaMetrics")?;
+        let Peer { path, version } =
+            Peer::find("victoria-metrics")?.context("VictoriaMetrics is not here: tests/peers.sh fetches it")?;
         let port = ports::free()?;
         let program = Program {
             name: "victoria-metrics".to_owned(),
-            path: path.canonicalize()?,
+            path,
             args: vec![
                 format!("-storageDataPath={}", folder.join("victoria").display()),
                 format!("-httpListenAddr=127.0.0.1:{port}"),
@@ -58,7 +55,7 @@ impl Victoria {
         })
         .await
         .with_context(|| process.last_words())?;
-        Ok(Victoria { version: version.trim().to_owned(), port, client, process })
+        Ok(Victoria { version, port, client, process })
     }
 
     /// Where bodies go.

@@ -1,10 +1,12 @@
 //! How the queue's file is opened, and what happens to one that is no good.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lagmesh_daemon::Reserve;
 use lagmesh_model::ids::TargetName;
 use rusqlite::{Connection, ErrorCode, params};
 
@@ -14,6 +16,8 @@ use crate::sqlite;
 
 /// The file's name in the state folder.
 const FILE: &str = "forward.db";
+/// What follows the file's name in that of the reserve.
+const RESERVE: &str = ".reserve";
 /// The layout of the tables, kept in `user_version`.
 const LAYOUT: i64 = 1;
 /// How long an owner that is about to end is waited for.
@@ -92,10 +96,21 @@ impl Table {
     pub(crate) fn open(folder: &Path, targets: &[TargetName], bounds: Bounds) -> Result<Table, QueueError> {
         fs::create_dir_all(folder).map_err(|error| QueueError::Io { path: folder.to_owned(), error })?;
         let path = folder.join(FILE);
-        match connect(&path) {
-            Err(Bad::Sqlite(e)) if sqlite::is_damage(&e) => Table::anew(&path, targets, bounds, &e.to_string()),
-            Err(bad) => Err(explained(bad, &path)),
-            Ok(db) => Table::over(db, &path, targets, bounds),
+        match Table::open_once(&path, targets, bounds) {
+            // What an earlier run has held back for this.
+            Err(QueueError::Sqlite { error, .. }) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                fs::remove_file(sqlite::beside(&path, RESERVE)).ok();
+                Table::open_once(&path, targets, bounds)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_once(path: &Path, targets: &[TargetName], bounds: Bounds) -> Result<Table, QueueError> {
+        match connect(path) {
+            Err(Bad::Sqlite(e)) if sqlite::is_damage(&e) => Table::anew(path, targets, bounds, &e.to_string()),
+            Err(bad) => Err(explained(bad, path)),
+            Ok(db) => Table::over(db, path, targets, bounds),
         }
     }
 
@@ -106,12 +121,12 @@ impl Table {
         let mut fresh = Table::anew(&self.path, &names, self.bounds, why)?;
         for (name, level) in old {
             let update = "UPDATE target SET taken = ?2 WHERE name = ?1";
-            let kept = fresh.db.execute(update, params![name.as_str(), level.taken.cast_signed()]);
-            let losses = level.lost.iter().map(|(reason, points)| write_loss(&fresh.db, name.as_str(), *reason, *points));
-            if let Err(e) = kept.and(losses.collect::<rusqlite::Result<()>>()) {
+            if let Err(e) = fresh.db.execute(update, params![name.as_str(), level.taken.cast_signed()]) {
                 tracing::warn!(error = %e, "carry over what was counted");
             }
+            fresh.unwritten.extend(level.lost.into_iter().map(|(reason, points)| ((name.clone(), reason), points)));
         }
+        fresh.write_losses();
         fresh.look();
         *self = fresh;
         Ok(())
@@ -133,7 +148,8 @@ impl Table {
     fn over(mut db: Connection, path: &Path, targets: &[TargetName], bounds: Bounds) -> Result<Table, QueueError> {
         adopt(&mut db, targets).map_err(|e| explained(Bad::Sqlite(e), path))?;
         let levels = targets.iter().map(|name| (name.clone(), Level::default())).collect();
-        let mut table = Table { db, path: path.to_owned(), bounds, levels };
+        let reserve = Reserve::at(sqlite::beside(path, RESERVE));
+        let mut table = Table { db, path: path.to_owned(), bounds, levels, reserve, unwritten: BTreeMap::new() };
         table.levels = table.read_levels().map_err(|e| explained(Bad::Sqlite(e), path))?;
         Ok(table)
     }

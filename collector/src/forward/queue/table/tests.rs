@@ -175,6 +175,69 @@ fn damage_in_use() {
     assert_eq!(deliver(&mut table, "a"), Some(("two".to_owned(), None)));
 }
 
+/// On a full disk the newest snapshot goes in the place of the oldest ones, which are counted, and what waits is delivered; once there is room,
+/// all goes on as before.
+#[test]
+fn full_disk_makes_room_for_the_newest() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = open(&folder, &["a"], GENEROUS);
+    let (body, mut appended) = (vec![7; 3000], 0);
+    let mut append = |table: &mut Table, ms: u64| {
+        table.append(&body, 10, at(ms));
+        let newest: i64 = table.db.query_row("SELECT max(stamp_ms) FROM snapshot", [], |row| row.get(0)).unwrap();
+        assert_eq!(newest, 1_700_000_000_000 + ms.cast_signed());
+        appended += 10;
+        let level = level(table, "a").clone();
+        assert_eq!(level.taken + level.lost.values().sum::<u64>() + level.bytes / 300, appended, "{level:?}");
+        level
+    };
+    for ms in 1..=100 {
+        append(&mut table, ms);
+    }
+    let pages: i64 = table.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    table.db.pragma_update(None, "max_page_count", pages).unwrap();
+    for ms in 101..=200 {
+        append(&mut table, ms);
+        if ms % 3 == 0 {
+            let next = table.fetch(&"a".parse().unwrap()).unwrap().unwrap();
+            table.settle(&"a".parse().unwrap(), next.id, &taken(next.points)).unwrap();
+        }
+    }
+    let full = level(&table, "a").clone();
+    assert!(full.lost[&Reason::Disk] > 100 && full.lost.len() == 1 && full.bytes > 150_000 && full.taken == 330, "{full:?}");
+    table.db.pragma_update(None, "max_page_count", 1_000_000).unwrap();
+    assert_eq!(append(&mut table, 201).lost, full.lost);
+    drop(table);
+    let mut table = open(&folder, &["a"], GENEROUS);
+    assert_eq!(level(&table, "a").lost, full.lost);
+    while table.fetch(&"a".parse().unwrap()).unwrap().is_some_and(|next| next.stamp_ms != 1_700_000_000_201) {
+        let next = table.fetch(&"a".parse().unwrap()).unwrap().unwrap();
+        table.settle(&"a".parse().unwrap(), next.id, &taken(next.points)).unwrap();
+    }
+    assert_eq!(level(&table, "a").bytes, 3000, "the newest is there, and nothing before it");
+}
+
+/// What a disk that takes nothing at all has lost is shown as long as it does not take that either, and written once it does.
+#[test]
+fn losses_wait_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = open(&folder, &["a", "b"], GENEROUS);
+    for of in ["snapshot", "lost"] {
+        let trigger = format!("CREATE TRIGGER no_{of} BEFORE INSERT ON {of} BEGIN SELECT raise(ABORT, 'no'); END");
+        table.db.execute_batch(&trigger).unwrap();
+    }
+    table.append(b"one", 3, at(1));
+    table.append(b"two", 4, at(2));
+    for target in ["a", "b"] {
+        assert_eq!(level(&table, target).lost, BTreeMap::from([(Reason::Disk, 7)]));
+    }
+    table.db.execute_batch("DROP TRIGGER no_snapshot; DROP TRIGGER no_lost").unwrap();
+    table.append(b"three", 5, at(3));
+    drop(table);
+    let table = open(&folder, &["a", "b"], GENEROUS);
+    assert_eq!((&level(&table, "b").lost, level(&table, "b").bytes), (&BTreeMap::from([(Reason::Disk, 7)]), 5));
+}
+
 #[derive(Debug, Clone)]
 enum Deed {
     Append(u64),

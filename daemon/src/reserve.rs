@@ -9,35 +9,35 @@ const RESERVE_BYTES: usize = 1024 * 1024;
 
 /// A file whose only purpose is to be deleted.
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub struct Reserve {
     path: PathBuf,
     held: bool,
 }
 
 impl Reserve {
     /// Takes the space if there is some.
-    pub(super) fn at(path: PathBuf) -> Reserve {
+    pub fn at(path: PathBuf) -> Reserve {
         let mut reserve = Reserve { path, held: false };
         reserve.refill();
         reserve
     }
 
     /// Gives the space back to the disk.
-    pub(super) fn spend(&mut self) {
+    pub fn spend(&mut self) {
         if fs::remove_file(&self.path).is_ok() {
             self.held = false;
         }
     }
 
     /// Takes the space again once there is some.
-    pub(super) fn refill(&mut self) {
+    pub fn refill(&mut self) {
         if self.held {
             return;
         }
         match self.fill() {
             Ok(()) => self.held = true,
             Err(e) => {
-                // Half a reserve would take space from the batches and be of no use.
+                // Half a reserve would take space from what it is there for and be of no use.
                 fs::remove_file(&self.path).ok();
                 tracing::debug!(error = %e, "hold disk space in reserve");
             }
