@@ -111,12 +111,11 @@ impl History {
         restored: &[(Batch, Reading)],
         (clock, tally): (Clock, Tally),
     ) -> Result<History, HistoryError> {
-        let (table, set_aside) = Table::open(folder)?;
+        let (table, book, set_aside) = Table::open(folder)?;
         if set_aside {
             tally.history_lost(HistoryLoss::SetAside, 1);
         }
-        let book = Some(table.load()?);
-        let mut history = History { table, book, keep, clock, tally, unwritten: 0 };
+        let mut history = History { table, book: Some(book), keep, clock, tally, unwritten: 0 };
         for (batch, arrived) in restored {
             history.take(batch, arrived.wall);
         }

@@ -20,6 +20,7 @@ pub mod wait;
 pub mod wan;
 pub mod world;
 pub mod feed;
+pub mod agents;
 
 pub mod observer;
 pub mod run;

@@ -83,8 +83,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Opens the file; one that cannot be read is set aside and a new one is made. Says whether that was so.
-    pub(super) fn open(folder: &Path) -> Result<(Table, bool), HistoryError> {
+    /// Opens the file and reads what it says of the streams; one that cannot be read is set aside and a new one is made. Says whether
+    /// that was so.
+    pub(super) fn open(folder: &Path) -> Result<(Table, Book, bool), HistoryError> {
         let unusable = |error| StoreError::Io { path: folder.to_owned(), error };
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let path = folder.join(FILE);
@@ -92,13 +93,15 @@ impl Table {
             Err(HistoryError::Database(e)) if sqlite::is_damage(&e) => {
                 tracing::error!(file = %path.display(), error = %e, "history cannot be read, set aside as .bad; it starts anew");
                 sqlite::set_aside(&path).map_err(|(path, error)| StoreError::Io { path, error })?;
-                Ok((Table::try_open(&path)?, true))
+                let (table, book) = Table::try_open(&path)?;
+                Ok((table, book, true))
             }
-            opened => Ok((opened?, false)),
+            opened => opened.map(|(table, book)| (table, book, false)),
         }
     }
 
-    fn try_open(path: &Path) -> Result<Table, HistoryError> {
+    fn try_open(path: &Path) -> Result<(Table, Book), HistoryError> {
+        sqlite::not_emptied(path)?;
         // SQLite says only "unable to open"; the operating system says why.
         let touched = std::fs::OpenOptions::new().append(true).create(true).open(path);
         touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
@@ -118,7 +121,9 @@ impl Table {
         }
         connection.execute_batch(TABLES)?;
         connection.pragma_update(None, "user_version", LAYOUT)?;
-        Ok(Table { connection })
+        let table = Table { connection };
+        let book = table.load()?;
+        Ok((table, book))
     }
 
     /// The streams as they were stored.

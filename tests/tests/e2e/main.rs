@@ -1,5 +1,6 @@
 //! End-to-end tests: the real programs, real PostgreSQL servers, a real Prometheus, a real browser.
 
+mod agent_deaths;
 mod agent_killed;
 mod collector_deaths;
 mod collector_outage;
