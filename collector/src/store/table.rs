@@ -97,7 +97,10 @@ impl Table {
             return Err(StoreError::Newer { path: path.to_owned(), found });
         }
         connection.execute_batch(TABLES)?;
-        connection.pragma_update(None, "user_version", LAYOUT)?;
+        // A file that is in order is only read: a collector starts on a full disk, too.
+        if found != LAYOUT {
+            connection.pragma_update(None, "user_version", LAYOUT)?;
+        }
         let table = Table { connection };
         let found = table.load()?;
         Ok((table, found))

@@ -1,5 +1,6 @@
 //! Agents that can be killed and started again, each with a spool of its own.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lagmesh_model::status::{AgentStatus, Export};
 use nix::sys::signal::Signal;
 
+use super::spool;
 use crate::feed;
 use crate::process::{Place, Process, Program};
 use crate::{files, ports, wait};
@@ -183,15 +185,31 @@ impl AgentsBed {
     /// If something does for too long.
     pub async fn delivered(&self) -> Result<()> {
         for number in 0..self.count() {
-            wait::until("the spool is empty", DELIVER_WITHIN, || async {
-                for export in self.exports(number).await? {
-                    let waiting = export.pending_batches;
-                    ensure!(waiting <= 1, "{waiting} batches wait in {number} for {}: {:?}", export.collector, export.error);
-                }
-                Ok(())
-            })
-            .await?;
+            self.delivered_by(number).await?;
         }
         Ok(())
+    }
+
+    /// Waits until hardly anything waits in one spool for any collector.
+    ///
+    /// # Errors
+    /// If something does for too long.
+    pub async fn delivered_by(&self, number: usize) -> Result<()> {
+        wait::until("the spool is empty", DELIVER_WITHIN, || async {
+            for export in self.exports(number).await? {
+                let waiting = export.pending_batches;
+                ensure!(waiting <= 1, "{waiting} batches wait in {number} for {}: {:?}", export.collector, export.error);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What waits in the spool of one that does not run: boots and sequences.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn waiting(&self, number: usize) -> Result<BTreeSet<(u64, u64)>> {
+        Ok(spool::read(&self.state_folder(number))?.waiting)
     }
 }

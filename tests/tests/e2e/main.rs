@@ -2,8 +2,10 @@
 
 mod agent_deaths;
 mod agent_killed;
+mod agent_troubles;
 mod collector_deaths;
 mod collector_outage;
+mod collector_troubles;
 mod database_trouble;
 mod demo_program;
 mod documents;
