@@ -28,3 +28,4 @@ pub mod bench;
 
 pub mod browser;
 pub mod prometheus;
+pub mod alertmanager;

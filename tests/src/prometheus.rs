@@ -27,10 +27,11 @@ pub fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-fn scraping(target: Option<&str>) -> String {
-    target.map_or_else(String::new, |target| {
-        format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: [\"{target}\"]\n")
-    })
+fn scraping(targets: &[&str]) -> String {
+    if targets.is_empty() {
+        return String::new();
+    }
+    format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: {targets:?}\n")
 }
 
 impl Prometheus {
@@ -39,9 +40,20 @@ impl Prometheus {
     /// # Errors
     /// If it is not installed or does not start.
     pub async fn start(folder: &Path, target: Option<&str>) -> Result<Prometheus> {
+        Prometheus::with_alerts(folder, target.as_slice(), None).await
+    }
+
+    /// Starts it with the rules of `alerts/`, scraping `targets` (host:port) each second and sending alerts to an Alertmanager.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn with_alerts(folder: &Path, targets: &[&str], alertmanager: Option<&str>) -> Result<Prometheus> {
         let rules = repository("alerts").canonicalize().context("find the rules")?.join("*.rules.yml");
         let rules = format!("rule_files:\n  - {}\n", rules.display());
-        Prometheus::run(folder, "prometheus", ports::free()?, &format!("{rules}{}", scraping(target)), &[]).await
+        let alerting = alertmanager.map_or_else(String::new, |at| {
+            format!("alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [\"{at}\"]\n")
+        });
+        Prometheus::run(folder, "prometheus", ports::free()?, &format!("{rules}{alerting}{}", scraping(targets)), &[]).await
     }
 
     /// Starts it on a port without rules; it takes remote writes, keeps native histograms, and scrapes `target` in the form that has them.
@@ -50,7 +62,7 @@ impl Prometheus {
     /// If it is not installed or does not start.
     pub async fn receiver(folder: &Path, port: u16, target: Option<&str>) -> Result<Prometheus> {
         let flags = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
-        Prometheus::run(folder, "receiver", port, &scraping(target), &flags).await
+        Prometheus::run(folder, "receiver", port, &scraping(target.as_slice()), &flags).await
     }
 
     async fn run(folder: &Path, name: &str, port: u16, config: &str, flags: &[&str]) -> Result<Prometheus> {

@@ -5,6 +5,7 @@ mod agent_killed;
 mod agent_troubles;
 mod collector_deaths;
 mod collector_outage;
+mod collector_pairs;
 mod collector_troubles;
 mod database_trouble;
 mod demo_program;
