@@ -74,8 +74,8 @@ impl Witness {
     /// # Errors
     /// If it cannot listen.
     pub async fn unaimed(kept_back: f64, seed: u64) -> Result<Witness> {
-        let seen = Seen { runs: Runs::new(), random: Random::new(seed), kept_back: 0, twice: 0 };
-        let shared = Arc::new(Shared { target: Mutex::new(None), client: feed::client()?, seen: Mutex::new(seen), kept_back });
+        let begun = Seen { runs: Runs::new(), random: Random::new(seed), kept_back: 0, twice: 0 };
+        let shared = Arc::new(Shared { target: Mutex::new(None), client: feed::client()?, seen: Mutex::new(begun), kept_back });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listen as a witness")?;
         let address = listener.local_addr()?;
         let routes = Router::new().route("/v1/metrics", post(pass)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX));

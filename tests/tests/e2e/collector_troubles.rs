@@ -258,9 +258,9 @@ async fn damaged_files_are_survived() -> Result<()> {
         let file = FILES[round % FILES.len()];
         // One that ends leaves all in its files; one that is killed leaves most of it in their logs.
         if file.ends_with("-wal") {
-            bed.kill().await?
+            bed.kill().await?;
         } else {
-            bed.stop().await?
+            bed.stop().await?;
         }
         let damaged = damage_file(&bed.state_folder().join(file), &mut random)?;
         let said = bed.log()?.len();

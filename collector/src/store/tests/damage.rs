@@ -36,7 +36,7 @@ fn damage(bytes: &mut Vec<u8>, how: &Damage) {
             let from = share(bytes.len(), from) / SECTOR * SECTOR;
             let end = bytes.len().min(from + sectors * SECTOR);
             // Zeros, or noise.
-            let noise = |place: usize| if seed < 64 { 0 } else { (place * 167 + usize::from(seed)) as u8 };
+            let noise = |place: usize| if seed < 64 { 0 } else { (place * 167 + usize::from(seed)).to_le_bytes()[0] };
             bytes[from..end].iter_mut().enumerate().for_each(|(place, byte)| *byte = noise(place));
         }
     }
