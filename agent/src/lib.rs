@@ -26,6 +26,7 @@ use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Clock, Hangups, Readiness, RunError, Shutdown, Supervisor, Watchdog, notify};
 use lagmesh_model::ids::BootId;
 use lagmesh_model::series::Exporter;
+use lagmesh_model::time::WallNanos;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -80,7 +81,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     // What can be refused is asked for before anything runs.
     let hangups = Hangups::install()?;
     let (listener, http) = listen(config.http_listen).await?;
-    let store = open_spool(&config, exporter.boot)?;
+    let store = open_spool(&config, exporter.boot, begin.wall)?;
 
     let (fleet, fleets) = watch::channel(config.fleet.clone());
     let (observations, queue) = Observations::queue(OBSERVATIONS_QUEUE);
@@ -151,13 +152,14 @@ async fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)
     Ok((listener, bound))
 }
 
-fn open_spool(config: &Config, boot: BootId) -> Result<Store, OpenError> {
+fn open_spool(config: &Config, boot: BootId, started: WallNanos) -> Result<Store, OpenError> {
     Store::open(Settings {
         path: config.state_dir.join("spool.db"),
         collectors: config.fleet.collectors.iter().map(|collector| collector.name.clone()).collect(),
         bytes_max: config.fleet.export.spool_bytes_max,
         age_max: config.fleet.export.spool_age_max,
         boot,
+        started,
     })
 }
 

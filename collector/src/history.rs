@@ -43,8 +43,8 @@ use book::Book;
 use fresh::Parts;
 pub use serve::{Archive, router};
 pub use sweep::Keep;
-use table::Table;
 pub use table::{HistoryError, WIDTHS_S};
+use table::{Opened, Table};
 
 /// Batches that may wait for the history's thread: several seconds of a fleet of hundreds, a hundred mebibytes at worst.
 const FED_QUEUE: usize = 256;
@@ -121,16 +121,15 @@ impl History {
         restored: &[(Batch, Reading)],
         (clock, tally): (Clock, Tally),
     ) -> Result<History, HistoryError> {
-        let (table, set_aside) = Table::open(folder)?;
+        let Opened { table, book, fresh, set_aside } = Table::open(folder)?;
         if set_aside {
             tally.history_lost(HistoryLoss::SetAside, 1);
         }
-        let book = Some(table.load()?);
         let (mut parts, now) = (Parts::default(), clock.now().raw);
-        for (part, bytes) in table.fresh_parts()? {
+        for (part, bytes) in fresh {
             parts.grew(part, bytes, now);
         }
-        let mut history = History { table, book, keep, clock, tally, parts, unwritten: 0 };
+        let mut history = History { table, book: Some(book), keep, clock, tally, parts, unwritten: 0 };
         for (batch, arrived) in restored {
             history.take(batch, arrived.wall);
         }

@@ -126,6 +126,7 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     if set_aside {
         tally.store_set_aside();
     }
+    tally.store_rows_left_out(restored.left_out);
     let boots = restored.batches.len();
     let history = History::open(&config.state_dir, config.history, &restored.batches, (clock.clone(), tally.clone()))?;
     let (feed, fed_queue) = History::feed(&tally);

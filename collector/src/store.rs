@@ -9,6 +9,7 @@ mod table;
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::Reading;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::judge::Memory;
 use crate::merge::News;
 use crate::packed::Packed;
+use crate::sqlite;
 use ledger::Ledger;
 pub(crate) use table::FILE;
 pub use table::StoreError;
@@ -80,6 +82,8 @@ pub struct Restored {
     pub retired: Vec<Batch>,
     /// The judge's memory.
     pub memories: Vec<Memory>,
+    /// Rows (the counts of a boot, or what it was retired with) that could not be read: their counts are not in the totals.
+    pub left_out: u64,
 }
 
 /// The open store.
@@ -106,15 +110,15 @@ impl Store {
     /// # Errors
     /// If the folder cannot be used, or the file was written by a newer version.
     pub fn open(folder: &Path) -> Result<Opened, StoreError> {
-        let (table, set_aside) = Table::open(folder)?;
-        let (restored, ledger) = table.load()?;
+        let (table, (restored, ledger), set_aside) = Table::open(folder)?;
         Ok(Opened { store: Store { table, ledger }, restored, set_aside })
     }
 
     /// Works until all who may ask are gone. Every job is answered.
     ///
     /// # Errors
-    /// Never: a disk that fails is answered to those who asked, and may recover.
+    /// If the file turns out to be damaged: who starts next sets it aside. A disk that fails is answered to those who asked, and may
+    /// recover.
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>, news: &mpsc::Sender<Committed>) -> anyhow::Result<()> {
         while let Some(first) = jobs.blocking_recv() {
             let mut group = vec![first];
@@ -123,12 +127,12 @@ impl Store {
             {
                 group.push(next);
             }
-            self.commit(group, news);
+            self.commit(group, news)?;
         }
         Ok(())
     }
 
-    fn commit(&mut self, group: Vec<Job>, news: &mpsc::Sender<Committed>) {
+    fn commit(&mut self, group: Vec<Job>, news: &mpsc::Sender<Committed>) -> anyhow::Result<()> {
         let (mut waiting, mut deliveries, mut memories) = (Vec::new(), Vec::new(), None);
         for job in group {
             match job {
@@ -155,8 +159,12 @@ impl Store {
                 for done in waiting {
                     done.send(Err(NotKept)).ok();
                 }
+                if matches!(&e, StoreError::Database(e) if sqlite::is_damage(e)) {
+                    return Err(e).context("the store is damaged");
+                }
             }
         }
+        Ok(())
     }
 
     /// One transaction. The ledger in memory follows only once it is committed.

@@ -77,6 +77,7 @@ struct Counts {
     requests: BTreeMap<(Transport, &'static str), u64>,
     points: BTreeMap<&'static str, u64>,
     stores_set_aside: u64,
+    store_rows_left_out: u64,
     refusals: BTreeMap<&'static str, u64>,
     reload_failures: BTreeMap<&'static str, u64>,
     history_lost: BTreeMap<HistoryLoss, u64>,
@@ -99,6 +100,11 @@ impl Tally {
     /// A store file that could not be read was set aside.
     pub fn store_set_aside(&self) {
         self.lock().stores_set_aside += 1;
+    }
+
+    /// So many rows of the store could not be read.
+    pub fn store_rows_left_out(&self, rows: u64) {
+        self.lock().store_rows_left_out += rows;
     }
 
     /// How the ways out get on.
@@ -139,6 +145,7 @@ impl Tally {
         });
         let points = counts.points.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_POINTS, outcome(word), *count));
         let stores = counter(&catalogue::COLLECTOR_STORES_SET_ASIDE, Attributes::new(), counts.stores_set_aside);
+        let rows = counter(&catalogue::COLLECTOR_STORE_ROWS_LEFT_OUT, Attributes::new(), counts.store_rows_left_out);
         let reason = |word: &str| Attributes::new().with(Attribute::Reason, word);
         let refusals = counts.refusals.iter().map(|(word, count)| counter(&catalogue::COLLECTOR_REFUSALS, reason(word), *count));
         // From the start on, so that the first failure shows as an increase.
@@ -154,7 +161,7 @@ impl Tally {
         let bytes = bytes.map(|bytes| Series::gauge(&catalogue::COLLECTOR_HISTORY_SIZE, Attributes::new(), bytes as f64));
         requests
             .chain(points)
-            .chain([stores])
+            .chain([stores, rows])
             .chain(refusals)
             .chain(reloads)
             .chain(lost)

@@ -27,7 +27,8 @@ const LEVEL_FALLBACK: &str = "info";
 pub fn init(format: LogFormat, level: &str) {
     let checked = check_level(level);
     let filter = if checked.is_ok() { EnvFilter::new(level) } else { EnvFilter::new(LEVEL_FALLBACK) };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where standard error is a file on a full disk, to complain there about that would end the process.
+    let lines = tracing_subscriber::fmt().log_internal_errors(false).with_env_filter(filter).with_writer(std::io::stderr);
     let first = match format {
         LogFormat::Text => lines.with_ansi(colour()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),

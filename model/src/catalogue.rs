@@ -408,6 +408,8 @@ catalogue! {
         "Data points by outcome (accepted, or the reason of rejection)";
     COLLECTOR_STORES_SET_ASIDE = "lagmesh.collector.stores_set_aside", Counter, One, Collector, [],
         "Store files that could not be read and were set aside: what agents had delivered before is gone from the totals";
+    COLLECTOR_STORE_ROWS_LEFT_OUT = "lagmesh.collector.store_rows_left_out", Counter, One, Collector, [],
+        "Rows of the store, each the counts of one run of an agent or of its earlier ones, that could not be read at the start: they are gone from the totals";
     FORWARD_STATE = "lagmesh.forward.state", Gauge, One, Collector, [Target, State],
         "1 for how the passing on to the target goes, else 0";
     FORWARD_POINTS = "lagmesh.forward.points", Counter, One, Collector, [Target],

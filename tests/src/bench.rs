@@ -102,7 +102,7 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
 pub enum SoakPart {
     /// Ten million probes without a loss, and whether memory grows: 25 minutes
     Mesh,
-    /// A collector that dies ten thousand times, half of them by power: an hour
+    /// A collector that dies ten thousand times, half of them by power, and agents two thousand times: an hour and a half
     Deaths,
     /// Whether anything is called wrong while nothing is: an hour
     Alarms,

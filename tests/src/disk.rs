@@ -1,5 +1,7 @@
 //! A disk of its own, of a given size, that can be filled and that is gone with the run.
 
+mod trouble;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::{Place, Process, Program};
 use crate::wait;
+pub use trouble::TroubledDisk;
 
 /// The file that takes what is left.
 const FILLER: &str = "filler";

@@ -20,6 +20,7 @@ pub mod wait;
 pub mod wan;
 pub mod world;
 pub mod feed;
+pub mod agents;
 
 pub mod observer;
 pub mod run;
@@ -29,3 +30,4 @@ pub mod browser;
 pub mod otelcol;
 pub mod peers;
 pub mod prometheus;
+pub mod alertmanager;

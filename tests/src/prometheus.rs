@@ -31,10 +31,11 @@ pub fn repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-fn scraping(target: Option<&str>) -> String {
-    target.map_or_else(String::new, |target| {
-        format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: [\"{target}\"]\n")
-    })
+fn scraping(targets: &[&str]) -> String {
+    if targets.is_empty() {
+        return String::new();
+    }
+    format!("scrape_configs:\n  - job_name: lagmesh\n    static_configs:\n      - targets: {targets:?}\n")
 }
 
 impl Prometheus {
@@ -43,9 +44,20 @@ impl Prometheus {
     /// # Errors
     /// If it is not installed or does not start.
     pub async fn start(folder: &Path, target: Option<&str>) -> Result<Prometheus> {
+        Prometheus::with_alerts(folder, target.as_slice(), None).await
+    }
+
+    /// Starts it with the rules of `alerts/`, scraping `targets` (host:port) each second and sending alerts to an Alertmanager.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn with_alerts(folder: &Path, targets: &[&str], alertmanager: Option<&str>) -> Result<Prometheus> {
         let rules = repository("alerts").canonicalize().context("find the rules")?.join("*.rules.yml");
         let rules = format!("rule_files:\n  - {}\n", rules.display());
-        let config = format!("{rules}{}", scraping(target));
+        let alerting = alertmanager.map_or_else(String::new, |at| {
+            format!("alerting:\n  alertmanagers:\n    - static_configs:\n        - targets: [\"{at}\"]\n")
+        });
+        let config = format!("{rules}{alerting}{}", scraping(targets));
         Prometheus::run(folder, "prometheus", Path::new("prometheus"), ports::free()?, &config, &[]).await
     }
 
@@ -55,7 +67,7 @@ impl Prometheus {
     /// If it is not installed or does not start.
     pub async fn receiver(folder: &Path, port: u16, target: Option<&str>) -> Result<Prometheus> {
         let flags = ["--enable-feature=native-histograms", "--web.enable-remote-write-receiver"];
-        Prometheus::run(folder, "receiver", Path::new("prometheus"), port, &scraping(target), &flags).await
+        Prometheus::run(folder, "receiver", Path::new("prometheus"), port, &scraping(target.as_slice()), &flags).await
     }
 
     /// Starts one of `tests/peers.sh` on a port, if it is here: it takes remote write 1.0 and 2.0, and OTLP if it can, and keeps native

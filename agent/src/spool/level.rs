@@ -24,6 +24,9 @@ pub enum LossReason {
     Corrupt,
     /// The collector refused it for good.
     Refused,
+    /// The agent died before it had made it: what a run had measured after its last batch. How much that was is unknown and counts as
+    /// one batch, which the next run tells.
+    Died,
 }
 
 impl LossReason {
@@ -35,6 +38,7 @@ impl LossReason {
         LossReason::DiskError,
         LossReason::Corrupt,
         LossReason::Refused,
+        LossReason::Died,
     ];
 
     /// The word in metrics and in the ledger.
@@ -46,6 +50,7 @@ impl LossReason {
             LossReason::DiskError => "disk-error",
             LossReason::Corrupt => "corrupt",
             LossReason::Refused => "refused",
+            LossReason::Died => "died",
         }
     }
 }

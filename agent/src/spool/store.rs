@@ -1,6 +1,7 @@
 //! The spool's file. Every method is one transaction that is on the disk when it returns.
 
 mod open;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub age_max: Duration,
     /// The run of the agent that writes.
     pub boot: BootId,
+    /// When it began.
+    pub started: WallNanos,
 }
 
 /// The spool's file and what is known about it without asking it.
@@ -146,11 +149,12 @@ impl Store {
         self.settings.collectors.iter().map(|collector| Ok((collector.clone(), self.level(collector)?))).collect()
     }
 
-    /// Brings everything into the one file, so that it can be copied.
+    /// Ends the run in an orderly way, and brings everything into the one file, so that it can be copied.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn finish(self) -> rusqlite::Result<()> {
+    pub fn finish(mut self) -> rusqlite::Result<()> {
+        self.end_run();
         self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         self.db.close().map_err(|(_, e)| e)
     }
@@ -215,6 +219,7 @@ impl Store {
                 params![collector.as_str(), id, parcel.bytes().cast_signed()],
             )?;
         }
+        run::has_told(&transaction, boot, parcel.made.wall)?;
         transaction.commit()?;
         self.count(LossReason::TooOld, &too_old);
         self.count(LossReason::SpoolFull, &overflow);
@@ -314,7 +319,12 @@ impl Store {
 
 /// Whether the file's content, and not the disk, is at fault.
 pub(super) fn is_corrupt(e: &rusqlite::Error) -> bool {
-    matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+    use rusqlite::Error as E;
+    let no_value = matches!(
+        e,
+        E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::InvalidColumnType(..) | E::Utf8Error(..)
+    );
+    no_value || matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 fn disk_reason(e: &rusqlite::Error) -> LossReason {

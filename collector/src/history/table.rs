@@ -80,14 +80,26 @@ pub enum HistoryError {
     Database(#[from] rusqlite::Error),
 }
 
+/// An open file with what it says.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) table: Table,
+    /// The streams.
+    pub(super) book: Book,
+    /// How much of each part has not settled [bytes].
+    pub(super) fresh: Vec<(u32, usize)>,
+    /// Whether a file that could not be read was set aside: then all this is empty.
+    pub(super) set_aside: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Table {
     connection: Connection,
 }
 
 impl Table {
-    /// Opens the file; one that cannot be read is set aside and a new one is made. Says whether that was so.
-    pub(super) fn open(folder: &Path) -> Result<(Table, bool), HistoryError> {
+    /// Opens the file and reads what it says; one that cannot be read is set aside and a new one is made.
+    pub(super) fn open(folder: &Path) -> Result<Opened, HistoryError> {
         let unusable = |error| StoreError::Io { path: folder.to_owned(), error };
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let path = folder.join(FILE);
@@ -95,13 +107,14 @@ impl Table {
             Err(HistoryError::Database(e)) if sqlite::is_damage(&e) => {
                 tracing::error!(file = %path.display(), error = %e, "history cannot be read, set aside as .bad; it starts anew");
                 sqlite::set_aside(&path).map_err(|(path, error)| StoreError::Io { path, error })?;
-                Ok((Table::try_open(&path)?, true))
+                Ok(Opened { set_aside: true, ..Table::try_open(&path)? })
             }
-            opened => Ok((opened?, false)),
+            opened => opened,
         }
     }
 
-    fn try_open(path: &Path) -> Result<Table, HistoryError> {
+    fn try_open(path: &Path) -> Result<Opened, HistoryError> {
+        sqlite::not_emptied(path)?;
         // SQLite says only "unable to open"; the operating system says why.
         let touched = std::fs::OpenOptions::new().append(true).create(true).open(path);
         touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
@@ -120,8 +133,13 @@ impl Table {
             return Err(HistoryError::Newer { path: path.to_owned(), found });
         }
         connection.execute_batch(TABLES)?;
-        connection.pragma_update(None, "user_version", LAYOUT)?;
-        Ok(Table { connection })
+        // A file that is in order is only read: a collector starts on a full disk, too.
+        if found != LAYOUT {
+            connection.pragma_update(None, "user_version", LAYOUT)?;
+        }
+        let table = Table { connection };
+        let (book, fresh) = (table.load()?, table.fresh_parts()?);
+        Ok(Opened { table, book, fresh, set_aside: false })
     }
 
     /// The streams as they were stored.

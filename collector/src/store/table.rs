@@ -7,7 +7,7 @@ use std::time::Duration;
 use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{Ledger, RETIRED_MAX, Restored};
 use crate::judge::Memory;
@@ -67,21 +67,23 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Opens the file; one that cannot be read is set aside and a new one is made. Says whether that was so.
-    pub(super) fn open(folder: &Path) -> Result<(Table, bool), StoreError> {
+    /// Opens the file and reads what is in it; one that cannot be read is set aside and a new one is made. Says whether that was so.
+    pub(super) fn open(folder: &Path) -> Result<(Table, (Restored, Ledger), bool), StoreError> {
         std::fs::create_dir_all(folder).map_err(|error| StoreError::Io { path: folder.to_owned(), error })?;
         let path = folder.join(FILE);
         match Table::try_open(&path) {
             Err(StoreError::Database(e)) if sqlite::is_damage(&e) => {
                 tracing::error!(file = %path.display(), error = %e, "store cannot be read, set aside as .bad; totals start anew");
                 sqlite::set_aside(&path).map_err(|(path, error)| StoreError::Io { path, error })?;
-                Ok((Table::try_open(&path)?, true))
+                let (table, found) = Table::try_open(&path)?;
+                Ok((table, found, true))
             }
-            opened => Ok((opened?, false)),
+            opened => opened.map(|(table, found)| (table, found, false)),
         }
     }
 
-    fn try_open(path: &Path) -> Result<Table, StoreError> {
+    fn try_open(path: &Path) -> Result<(Table, (Restored, Ledger)), StoreError> {
+        sqlite::not_emptied(path)?;
         // SQLite says only "unable to open"; the operating system says why.
         let touched = std::fs::OpenOptions::new().append(true).create(true).open(path);
         touched.map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
@@ -95,62 +97,95 @@ impl Table {
             return Err(StoreError::Newer { path: path.to_owned(), found });
         }
         connection.execute_batch(TABLES)?;
-        connection.pragma_update(None, "user_version", LAYOUT)?;
-        Ok(Table { connection })
+        // A file that is in order is only read: a collector starts on a full disk, too.
+        if found != LAYOUT {
+            connection.pragma_update(None, "user_version", LAYOUT)?;
+        }
+        let table = Table { connection };
+        let found = table.load()?;
+        Ok((table, found))
     }
 
-    /// Everything that was stored. A row that cannot be read is left out, and the next batch of its boot replaces it.
-    pub(super) fn load(&self) -> Result<(Restored, Ledger), StoreError> {
+    /// Everything that was stored. A row that cannot be read is left out and counted, and the next batch of its boot replaces it.
+    fn load(&self) -> Result<(Restored, Ledger), StoreError> {
         let (mut restored, mut ledger) = (Restored::default(), Ledger::default());
-        let mut boots = self.connection.prepare("SELECT agent, boot, sequences, ordinal, body, epoch, raw, wall FROM boot")?;
-        let mut rows = boots.query([])?;
-        while let Some(row) = rows.next()? {
-            let (agent, boot): (String, i64) = (row.get(0)?, row.get(1)?);
-            let (sequences, ordinal): (String, i64) = (row.get(2)?, row.get(3)?);
-            let number = |index| row.get(index).map(i64::cast_unsigned);
-            let arrived = Reading { epoch: Epoch(number(5)?), raw: RawNanos(number(6)?), wall: WallNanos(number(7)?) };
-            let read: (Option<AgentName>, Option<Sequences>, Option<Batch>) = (
-                agent.parse().ok(),
-                serde_json::from_str(&sequences).ok(),
-                Packed::batch(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?),
-            );
-            let (Some(name), Some(sequences), Some(batch)) = read else {
-                tracing::warn!(agent, boot = %BootId(boot.cast_unsigned()), "stored batch cannot be read, left out");
-                continue;
-            };
-            ledger.restore(&name, BootId(boot.cast_unsigned()), sequences, ordinal.cast_unsigned());
+        let boots = "SELECT agent, boot, sequences, ordinal, body, epoch, raw, wall FROM boot";
+        restored.left_out += self.each(boots, |row| {
+            let Some(stored) = StoredBoot::read(row)? else { return Ok(false) };
+            let StoredBoot { agent, boot, sequences, ordinal, batch, arrived } = stored;
+            ledger.restore(&agent, boot, sequences, ordinal);
             restored.batches.push((batch, arrived));
-        }
-        self.load_retired(&mut restored, &mut ledger)?;
-        let mut memories = self.connection.prepare("SELECT memory FROM memory")?;
-        let texts = memories.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-        restored.memories = texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            Ok(true)
+        })?;
+        restored.left_out += self.each("SELECT body FROM retired", |row| {
+            let batch = Packed::batch(blob(row, 0)?);
+            let read = batch.is_some();
+            restored.retired.extend(batch);
+            Ok(read)
+        })?;
+        restored.left_out += self.each("SELECT agent, boot FROM retired_boot ORDER BY ordinal", |row| {
+            let Ok(agent) = row.get::<_, String>(0)?.parse() else { return Ok(false) };
+            ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()));
+            Ok(true)
+        })?;
+        self.each("SELECT memory FROM memory", |row| {
+            let memory = serde_json::from_str(&row.get::<_, String>(0)?).ok();
+            let read = memory.is_some();
+            restored.memories.extend(memory);
+            Ok(read)
+        })?;
         Ok((restored, ledger))
     }
 
-    fn load_retired(&self, restored: &mut Restored, ledger: &mut Ledger) -> Result<(), StoreError> {
-        let mut sums = self.connection.prepare("SELECT agent, body FROM retired")?;
-        let mut rows = sums.query([])?;
+    /// Shows each row to `read`; returns how many it could not read.
+    fn each(&self, sql: &str, mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>) -> Result<u64, StoreError> {
+        let (mut left_out, mut statement) = (0, self.connection.prepare(sql)?);
+        let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            if let Some(batch) = Packed::batch(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?) {
-                restored.retired.push(batch);
-            } else {
-                tracing::warn!(agent = row.get::<_, String>(0)?, "stored sum of retired boots cannot be read, left out");
-            }
+            let unreadable = match read(row) {
+                Ok(true) => continue,
+                Ok(false) => "it says nothing that could be stored".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            tracing::error!(rows = sql, error = unreadable, "a row of the store cannot be read and is left out of the totals");
+            left_out += 1;
         }
-        let mut boots = self.connection.prepare("SELECT agent, boot FROM retired_boot ORDER BY ordinal")?;
-        let mut rows = boots.query([])?;
-        while let Some(row) = rows.next()? {
-            if let Ok(agent) = row.get::<_, String>(0)?.parse() {
-                ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()));
-            }
-        }
-        Ok(())
+        Ok(left_out)
     }
 
     pub(super) fn begin(&mut self) -> Result<Transaction<'_>, StoreError> {
         Ok(Transaction(self.connection.transaction()?))
     }
+}
+
+/// A boot as it was stored.
+struct StoredBoot {
+    agent: AgentName,
+    boot: BootId,
+    sequences: Sequences,
+    ordinal: u64,
+    batch: Batch,
+    arrived: Reading,
+}
+
+impl StoredBoot {
+    /// `None` if it says something that is never stored.
+    fn read(row: &Row<'_>) -> rusqlite::Result<Option<StoredBoot>> {
+        let number = |index| row.get(index).map(i64::cast_unsigned);
+        let agent = row.get::<_, String>(0)?.parse().ok();
+        let sequences = serde_json::from_str(&row.get::<_, String>(2)?).ok();
+        let (boot, ordinal) = (BootId(number(1)?), number(3)?);
+        let arrived = Reading { epoch: Epoch(number(5)?), raw: RawNanos(number(6)?), wall: WallNanos(number(7)?) };
+        let (Some(agent), Some(sequences), Some(batch)) = (agent, sequences, Packed::batch(blob(row, 4)?)) else {
+            return Ok(None);
+        };
+        let own = batch.exporter.agent == agent && batch.exporter.boot == boot;
+        Ok(own.then_some(StoredBoot { agent, boot, sequences, ordinal, batch, arrived }))
+    }
+}
+
+fn blob<'a>(row: &'a Row<'_>, index: usize) -> rusqlite::Result<&'a [u8]> {
+    Ok(row.get_ref(index)?.as_blob()?)
 }
 
 /// What is written together. Dropped without [`Transaction::commit`], none of it is.

@@ -7,6 +7,8 @@ use crate::fixture::{Says, at, fleet};
 use crate::judge::Judge;
 use crate::merge::{Key, View};
 
+mod damage;
+
 fn batch(boot: u64, sequence: u64) -> Batch {
     let mut batch = Says::new("a", sequence).link("b", LinkState::Ok).rtt("b", sequence * 10, 20).batch();
     batch.exporter.boot = BootId(boot);

@@ -1,4 +1,4 @@
-//! A collector that dies thousands of times while agents deliver.
+//! A collector, and agents, that die thousands of times while agents deliver.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::figure::Figure;
 use super::{progress, say_figures};
+use crate::agents::survive_deaths;
 use crate::feed::{Death, survive};
 use crate::files::RunFolder;
 use crate::real::Real;
@@ -14,13 +15,17 @@ use crate::real::Real;
 const DEATHS: u64 = 5_000;
 /// How many deaths are died on one store before the next one begins anew.
 const ROUND: u64 = 100;
+/// How often agents die: each death takes half a second.
+const AGENT_DEATHS: u64 = 2_000;
+/// The share of the time that is given that each of the three deaths has.
+const PARTS: u128 = 3;
 
 /// Lets it die so often, or for so long.
 pub(super) async fn soak(time: Option<Duration>) -> Result<()> {
     for (death, case) in [(Death::Killed, "killed"), (Death::PowerLost, "power")] {
         let (began, mut deaths, mut batches, mut in_doubt, mut misfits) = (Real::now(), 0, 0, 0, 0);
         let over = |deaths: u64| match time {
-            Some(time) => u128::from((Real::now() - began).max(0).cast_unsigned()) >= time.as_nanos() / 2,
+            Some(time) => is_over(began, time),
             None => deaths >= DEATHS,
         };
         while !over(deaths) {
@@ -41,5 +46,36 @@ pub(super) async fn soak(time: Option<Duration>) -> Result<()> {
             Figure { case: Some(case.to_owned()), ..Figure::new("pipeline.lost_or_twice", "count", misfits as f64, 0.0) };
         say_figures(&how, &[figure]);
     }
+    soak_agents(time).await
+}
+
+fn is_over(began: Real, time: Duration) -> bool {
+    u128::from((Real::now() - began).max(0).cast_unsigned()) >= time.as_nanos() / PARTS
+}
+
+/// The same with agents.
+async fn soak_agents(time: Option<Duration>) -> Result<()> {
+    let (began, mut deaths, mut runs, mut batches, mut waited) = (Real::now(), 0, 0, 0, 0);
+    let (mut lost, mut untold, mut miscounted) = (0, 0, 0);
+    while time.map_or(deaths < AGENT_DEATHS, |time| !is_over(began, time)) {
+        let folder = RunFolder::new("agent-deaths")?;
+        let survived = survive_deaths(folder.path(), ROUND, deaths).await?;
+        deaths += survived.deaths;
+        runs += survived.runs;
+        batches += survived.batches;
+        waited += survived.waited;
+        lost += survived.lost;
+        untold += survived.untold;
+        miscounted += survived.miscounted;
+        progress(&format!("{deaths} deaths (agents), {batches} batches acknowledged"));
+    }
+    let how = format!(
+        "pipeline.*/agents: {deaths} deaths of four agents at moments of chance, which ended {runs} runs; {batches} batches were acknowledged, and \
+         {waited} waited in a spool when its agent died. Lost: batches that were in a spool or before an acknowledged one and never arrived. \
+         Untold: dead runs that the ledger of losses lacks or has twice. Miscounted: by how many values the totals were off"
+    );
+    let figure = |name, count: u64| Figure { case: Some("agents".to_owned()), ..Figure::new(name, "count", count as f64, 0.0) };
+    let figures = [figure("pipeline.lost", lost), figure("pipeline.untold", untold), figure("pipeline.miscounted", miscounted)];
+    say_figures(&how, &figures);
     Ok(())
 }

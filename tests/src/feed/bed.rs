@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use tokio::time::sleep;
 
 use crate::process::{Place, Process, Program};
@@ -73,12 +73,24 @@ impl CollectorBed {
     /// # Errors
     /// If it cannot be started.
     pub async fn start_again(&mut self) -> Result<()> {
-        self.spawn(&[])?;
+        self.start_well_with(&[]).await
+    }
+
+    async fn ready(&self) -> Result<()> {
         let ready = wait::until("the collector is ready", START_WITHIN, || async {
             self.client.get(self.url("ready")).send().await?.error_for_status()?;
             Ok(())
         });
         ready.await.with_context(|| self.process.as_ref().map_or_else(String::new, Process::last_words))
+    }
+
+    /// Starts it with something in its environment, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub async fn start_well_with(&mut self, env: &[(String, String)]) -> Result<()> {
+        self.spawn(env)?;
+        self.ready().await
     }
 
     /// Starts it with something in its environment. It may die at any moment, so nobody waits until it is ready; but it may be.
@@ -141,6 +153,27 @@ impl CollectorBed {
         process.stop(Signal::SIGKILL, END_WITHIN).await.map(drop)
     }
 
+    /// Ends it in an orderly way.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the collector does not run")?;
+        process.stop(Signal::SIGTERM, END_WITHIN).await.map(drop)
+    }
+
+    /// That it runs.
+    ///
+    /// # Errors
+    /// If it has ended; says how.
+    pub fn runs(&mut self) -> Result<()> {
+        let process = self.process.as_mut().context("the collector does not run")?;
+        match process.ended()? {
+            None => Ok(()),
+            Some(status) => bail!("the collector ended with {status}; {}", process.last_words()),
+        }
+    }
+
     /// Its process id.
     ///
     /// # Errors
@@ -175,6 +208,25 @@ impl CollectorBed {
     /// If it does not answer.
     pub async fn get(&self, path: &str) -> Result<String> {
         Ok(self.client.get(self.url(path)).send().await?.error_for_status()?.text().await?)
+    }
+
+    /// What it has logged.
+    ///
+    /// # Errors
+    /// If there is no log.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(self.folder.join("collector.log")).context("read the log of the collector")
+    }
+
+    /// Posts a body; returns the status and the seconds after which it wants to see it again, if it says so.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn status_of(&self, body: Vec<u8>) -> Result<(u16, Option<u64>)> {
+        let request = self.client.post(self.otlp_url()).header(CONTENT_TYPE, "application/x-protobuf");
+        let answer = request.header(CONTENT_ENCODING, "gzip").body(body).send().await?;
+        let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+        Ok((answer.status().as_u16(), after))
     }
 
     /// Posts a body.

@@ -106,6 +106,7 @@ impl Store {
             }
         };
         store.forget_removed_collectors().map_err(&explain)?;
+        store.begin_run().map_err(&explain)?;
         Ok(store)
     }
 
@@ -120,7 +121,8 @@ impl Store {
         drop(db);
         let path = settings.path.clone();
         set_aside(&path, why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-        let mut store = Store::fresh(settings).map_err(|error| OpenError::Sqlite { path, error })?;
+        let fresh = Store::fresh(settings).and_then(|mut store| store.begin_run().map(|()| store));
+        let mut store = fresh.map_err(|error| OpenError::Sqlite { path, error })?;
         for (key, batches) in lost {
             *store.lost.entry(key).or_default() += batches;
         }
@@ -188,6 +190,10 @@ fn connect(path: &Path) -> rusqlite::Result<Found> {
 }
 
 fn check(path: &Path) -> rusqlite::Result<Found> {
+    if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        // It would be taken for a new one, and nobody would hear of what was in it.
+        return Ok(Found::Bad("nothing is left of it".to_owned()));
+    }
     let db = Connection::open(path)?;
     db.busy_timeout(OWNER_WAIT)?;
     // Nobody else may write this file; and without sharing, no shared memory is needed beside it.

@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -24,6 +25,7 @@ fn bench(collectors: &[&str]) -> Bench {
         bytes_max: 1_000_000,
         age_max: Duration::from_secs(3600),
         boot: BootId(7),
+        started: at(0).wall,
     };
     Bench { folder, settings }
 }
@@ -144,7 +146,7 @@ fn full_spool_drops_the_oldest() {
         |name: &str, batches, from: u64, to: u64| (name.to_owned(), "spool-full".to_owned(), batches, wall(from), wall(to));
     assert_eq!(ledger(&store), [line("a", 2, 10, 20), line("b", 1, 20, 20)]);
 
-    drop(store);
+    store.finish().unwrap();
     let store = bench.open();
     assert_eq!(ledger(&store).len(), 2, "the ledger stays");
     assert!(level(&store, "a").lost.is_empty(), "the counter is that of the run");
@@ -244,6 +246,101 @@ fn spool_starts_again() {
     assert_eq!(level(&store, "a").lost, BTreeMap::from([(LossReason::Corrupt, 4)]));
     store.append(&parcel(5)).unwrap();
     assert_eq!(waiting(&store, "a"), [5]);
+}
+
+/// A run that died is told by the one after it, once and only if it did: until a batch that tells it is in the file, however many die
+/// before they have made one. The ledger says since when nothing is left of it.
+#[test]
+fn deaths_are_told_once() {
+    let bench = bench(&["a", "b"]);
+    let run = |boot| Store::open(Settings { boot: BootId(boot), ..bench.settings.clone() }).unwrap();
+    let died = |store: &Store| level(store, "a").lost.get(&LossReason::Died).copied();
+    let mut store = run(1);
+    assert_eq!(died(&store), None, "a first run has none before it");
+    store.append(&parcel_of(1, 1)).unwrap();
+    drop(store);
+
+    // It dies before it has made a batch.
+    let store = run(2);
+    assert_eq!(died(&store), Some(1));
+    drop(store);
+    let mut store = run(3);
+    assert_eq!(died(&store), Some(2), "nobody has told of the first, and the second died as well");
+    store.append(&parcel_of(3, 1)).unwrap();
+    drop(store);
+
+    let mut store = run(4);
+    assert_eq!(died(&store), Some(1), "the third run has told of the two before it");
+    assert_eq!(level(&store, "b").lost[&LossReason::Died], 1);
+    let made = |boot: u64| parcel_of(boot, 1).made.wall.0.cast_signed();
+    let start = bench.settings.started.0.cast_signed();
+    let mut of_a: Vec<_> =
+        ledger(&store).into_iter().filter(|row| row.0 == "a").map(|row| (row.1, row.2, row.3, row.4)).collect();
+    of_a.sort();
+    let row = |at| ("died".to_owned(), 1, at, at);
+    assert_eq!(of_a, [row(start), row(made(1)), row(made(3))]);
+    store.append(&parcel_of(4, 1)).unwrap();
+    store.finish().unwrap();
+    assert_eq!(died(&run(5)), None, "the fourth run ended as it should");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// However the file was cut or written over while the agent was away, it starts, and what waits then comes out or turns out to be
+    /// damaged; unless all of it is there, or its log ends early as after a power loss, a loss is counted.
+    #[test]
+    fn damaged_files_open(cut in any::<bool>(), in_log in any::<bool>(), at in 0.0..1.0, sectors in 1_usize..12, noise in any::<u8>()) {
+        const BATCHES: u64 = 40;
+        let bench = bench(&["a"]);
+        let (file, log) = (bench.settings.path.clone(), bench.folder.path().join("spool.db-wal"));
+        let mut store = bench.open();
+        for sequence in 1..=BATCHES {
+            store.append(&parcel(sequence)).unwrap();
+        }
+        if in_log {
+            // What a killed agent leaves.
+            let (whole, log_left) = (fs::read(&file).unwrap(), fs::read(&log).unwrap());
+            drop(store);
+            fs::write(&file, whole).unwrap();
+            fs::write(&log, log_left).unwrap();
+        } else {
+            store.finish().unwrap();
+        }
+        let damaged = if in_log { &log } else { &file };
+        let mut bytes = fs::read(damaged).unwrap();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the length of a small file")]
+        let from = (bytes.len() as f64 * at) as usize;
+        if cut {
+            bytes.truncate(from);
+        } else {
+            let (from, end) = (from / 512 * 512, bytes.len().min(from + sectors * 512));
+            bytes[from..end].fill(noise);
+        }
+        fs::write(damaged, bytes).unwrap();
+
+        let mut store = bench.open();
+        let mut found = 0;
+        while let Some(id) = level(&store, "a").oldest {
+            let delivered = store.fetch(&collector("a"), id).and_then(|fetched| {
+                // Where its body is damaged the collector refuses it, which is counted.
+                assert!(fetched.is_some(), "it would be fetched again and again");
+                store.acknowledge(&collector("a"), id)
+            });
+            match delivered {
+                Ok(()) => found += 1,
+                Err(e) => {
+                    prop_assert!(is_corrupt(&e), "{e}: it would be fetched again and again");
+                    let waiting = BTreeMap::from([(collector("a"), level(&store, "a").batches)]);
+                    store = store.start_again(&waiting, "test").unwrap();
+                }
+            }
+        }
+        let counted = level(&store, "a").lost.contains_key(&LossReason::Corrupt);
+        prop_assert!(found == BATCHES || counted || in_log, "{found} of {BATCHES} and not a word");
+        store.append(&parcel(BATCHES + 1)).unwrap();
+        prop_assert_eq!(waiting(&store, "a"), [BATCHES + 1]);
+    }
 }
 
 /// A file of a layout that we do not know is not written to.

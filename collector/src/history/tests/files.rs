@@ -123,7 +123,7 @@ fn damage_is_set_aside() {
         1
     );
     drop(running);
-    assert!(!Table::open(folder.path()).unwrap().1);
+    assert!(!Table::open(folder.path()).unwrap().set_aside);
     let connection = Connection::open(&file).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);

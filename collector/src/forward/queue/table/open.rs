@@ -199,6 +199,7 @@ fn explained(bad: Bad, path: &Path) -> QueueError {
 }
 
 fn connect(path: &Path) -> Result<Connection, Bad> {
+    sqlite::not_emptied(path)?;
     let db = Connection::open(path)?;
     db.busy_timeout(OWNER_WAIT)?;
     // Nobody else may write this file; and without sharing, no shared memory is needed beside it.
