@@ -24,7 +24,7 @@ test: ## Every test: checks, unit and property tests, real PostgreSQL, promtool,
 	@tests/setup.sh test
 	@$(MAKE) --no-print-directory check
 	@tests/postgres-versions.sh || echo 'test: goes on without the versions of PostgreSQL that are missing'
-	@tests/peers.sh || echo 'test: goes on without the back ends that are missing'
+	@tests/peers.sh victoria-metrics prometheus otelcol || echo 'test: goes on without the back ends that are missing'
 	@$(MAKE) --no-print-directory release
 	@echo 'test: building the programs'
 	@cargo build --quiet --locked --workspace --bins

@@ -1,5 +1,7 @@
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
-use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, NumberDataPoint, metric, number_data_point};
+use opentelemetry_proto::tonic::metrics::v1::{
+    ExponentialHistogramDataPoint, NumberDataPoint, ResourceMetrics, metric, number_data_point,
+};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use prost::Message;
@@ -268,9 +270,32 @@ fn identity_is_required() {
         });
         assert!(twice.contains("twice"), "{twice}");
     }
-    assert!(refused(|r| r.resource_metrics[0].resource = None).starts_with("identity-missing"));
     assert!(refused(|r| r.resource_metrics.push(r.resource_metrics[0].clone())).starts_with("repeated-batch"));
     assert!(refused(|r| r.resource_metrics = vec![r.resource_metrics[0].clone(); 65]).starts_with("too-many-batches"));
+}
+
+/// A resource with any word of an agent claims to be one; one without is somebody else's, and its points are rejected, beside an agent's.
+#[test]
+fn foreign_resources_are_set_apart() {
+    let points = decode(encode(&small()), &Limits::default()).unwrap().accepted();
+    let mut request = encode(&small());
+    let mut foreign = request.resource_metrics[0].clone();
+    for word in [resource::SERVICE_NAME, resource::FLEET, resource::REGION, resource::BOOT, resource::SEQUENCE] {
+        let mut claiming = foreign.clone();
+        claiming.resource.as_mut().unwrap().attributes.retain(|a| a.key == word);
+        request.resource_metrics[0] = claiming;
+        let refusal = decode(request.clone(), &Limits::default()).unwrap_err();
+        assert_eq!(refusal.as_str(), "identity-missing", "{word}");
+    }
+    let attributes = &mut foreign.resource.as_mut().unwrap().attributes;
+    attributes.retain(|a| [resource::SERVICE_INSTANCE, resource::SERVICE_VERSION].contains(&a.key.as_str()));
+    for strange in [foreign.clone(), ResourceMetrics { resource: None, ..foreign }] {
+        let mut request = encode(&small());
+        request.resource_metrics.insert(0, strange);
+        let decoded = decode(request, &Limits::default()).unwrap();
+        assert_eq!((decoded.batches.len(), decoded.accepted()), (1, points));
+        assert_eq!(decoded.rejected, [(Rejection::NotAnAgent, points)].into());
+    }
 }
 
 /// Nothing in, nothing out: an empty request is fine, and a batch without a good point is none.
