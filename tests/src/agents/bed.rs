@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lagmesh_model::status::{AgentStatus, Export};
 use nix::sys::signal::Signal;
+use tokio::task::JoinSet;
 
 use super::spool;
 use crate::feed;
@@ -129,11 +130,14 @@ impl AgentsBed {
     /// # Errors
     /// If one does not run, or does not end.
     pub async fn end_all(&mut self) -> Result<()> {
-        for number in 0..self.count() {
-            self.signal(number, Signal::SIGTERM)?;
+        let mut ending = JoinSet::new();
+        for slot in &mut self.slots {
+            let mut process = slot.process.take().with_context(|| format!("{} does not run", slot.region))?;
+            ending.spawn(async move { process.stop(Signal::SIGTERM, END_WITHIN).await });
         }
-        for number in 0..self.count() {
-            self.end(number, Signal::SIGTERM).await?;
+        while let Some(ended) = ending.join_next().await {
+            let status = ended??;
+            ensure!(status.success(), "an agent ended with {status}");
         }
         Ok(())
     }
