@@ -101,7 +101,7 @@ impl Client {
             .http
             .post(&self.url)
             .header(CONTENT_TYPE, "application/x-protobuf")
-            .header(CONTENT_ENCODING, "gzip")
+            .header(CONTENT_ENCODING, parcel.compression.content_coding())
             .header("lagmesh-agent", parcel.agent.as_str())
             .header("lagmesh-boot", parcel.boot.to_string())
             .header("lagmesh-batch", parcel.sequence)
