@@ -1,13 +1,13 @@
 //! How the spool's file is opened, and what happens to one that is no good.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_daemon::Reserve;
+use lagmesh_daemon::aside::{beside, set_aside};
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
 
@@ -104,7 +104,7 @@ impl Store {
         let mut store = match connect(&path).map_err(&explain)? {
             Found::Good(db) => Store::over(db, settings),
             Found::Bad(why) => {
-                set_aside(&path, &why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+                put_away(&path, &why)?;
                 Store::fresh(settings).map_err(&explain)?
             }
         };
@@ -122,7 +122,7 @@ impl Store {
         // Nothing in a corrupt file is worth waiting for.
         drop(db);
         let path = settings.path.clone();
-        set_aside(&path, why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        put_away(&path, why)?;
         let mut store = Store::fresh(settings).map_err(|error| OpenError::Sqlite { path, error })?;
         store.letters_dropped = letters_dropped;
         for (key, batches) in lost {
@@ -213,22 +213,8 @@ fn check(path: &Path) -> rusqlite::Result<Found> {
     Ok(if health == "ok" { Found::Good(db) } else { Found::Bad(health) })
 }
 
-/// Moves a bad file out of the way, in the place of one that was bad before.
-fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    let aside = beside(path, ".bad");
+fn put_away(path: &Path, why: &str) -> Result<(), OpenError> {
+    let aside = set_aside(path).map_err(|(path, error)| OpenError::Io { path, error })?;
     tracing::error!(path = %path.display(), why, kept_as = %aside.display(), "spool is no good, starting with an empty one");
-    fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
     Ok(())
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
