@@ -16,6 +16,7 @@ pub mod summary;
 pub mod spool;
 pub mod send;
 pub mod http;
+mod control;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     database::start(database_context(&config, &fleets, &clock, &observations, outbox_told), supervisor)
         .context("start the database part")?;
 
-    let spool = Spool::start(store, supervisor)?;
+    let spool = Spool::start(store, config.fleet.export.compression, supervisor)?;
     let last_batch = Shutdown::new();
     let sending = SendContext {
         collectors: config.fleet.collectors.clone(),
@@ -113,7 +114,7 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
         fleets,
         queue,
         views,
-        spool,
+        spool: spool.clone(),
         deliveries,
         showing,
         questions,
@@ -126,6 +127,9 @@ async fn start(config: Config, supervisor: &mut Supervisor) -> anyhow::Result<()
     supervisor.spawn("summary", summary::run(summing, observations, supervisor.shutdown()));
     let pages = Pages { viewer, readiness: readiness.clone() };
     supervisor.spawn("http", http::serve(listener, pages, supervisor.shutdown()));
+    if let Some(socket) = control::listen(&config.state_dir) {
+        supervisor.spawn("control", control::serve(socket, spool, supervisor.shutdown()));
+    }
     notify::spawn(supervisor, readiness, watchdog);
     supervisor.spawn("reload", reload::run(config.clone(), fleet, hangups, supervisor.shutdown()));
     tracing::info!(

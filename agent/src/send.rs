@@ -18,7 +18,7 @@ use lagmesh_model::time::Reading;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::spool::{Level, Levels, ParcelId, Settled, Spool, Unavailable};
+use crate::spool::{Level, Levels, ParcelId, Refusal, Settled, Spool, Unavailable};
 use answer::Answer;
 use credentials::{CredentialFiles, Credentials};
 use lanes::{Fate, Lane, Lanes, Step};
@@ -204,7 +204,10 @@ impl Sender {
         match fate {
             Fate::Kept => {}
             Fate::Delivered => self.spool.settle(&self.collector, id, Settled::Acknowledged).await?,
-            Fate::GivenUp => self.spool.settle(&self.collector, id, Settled::Refused).await?,
+            Fate::GivenUp => {
+                let why = answer.trouble().unwrap_or_default().to_owned();
+                self.spool.settle(&self.collector, id, Settled::Refused(Refusal { why, at: now.wall })).await?;
+            }
         }
         Ok(Some(fate))
     }
@@ -217,7 +220,7 @@ impl Sender {
             let Some(delivery) = deliveries.get_mut(collector) else { return false };
             match (&error, answer) {
                 (Some(why), Answer::Refused { .. }) if delivery.error != error => {
-                    tracing::error!(%collector, url = self.client.url(), why, "collector refuses batches for good, they are lost");
+                    tracing::error!(%collector, url = self.client.url(), why, "collector refuses batches for good; see `lagmesh dead-letters list`");
                 }
                 (Some(why), _) if delivery.error.is_none() => {
                     tracing::warn!(%collector, url = self.client.url(), why, "delivery is in trouble");

@@ -10,7 +10,10 @@ mod store;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use lagmesh_daemon::Supervisor;
+use lagmesh_model::dead_letter::DeadLetter;
+use lagmesh_model::fleet::Compression;
 use lagmesh_model::ids::CollectorName;
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::Reading;
@@ -18,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use level::{Level, Levels, LossReason, ParcelId};
 pub use parcel::Parcel;
-pub use store::{OpenError, Settings, Store};
+pub use store::{OpenError, Refusal, Resent, Settings, Store};
 
 /// How many requests may wait for the disk. Senders wait for their answers, so it is reached only when the disk hangs.
 const QUEUE: usize = 64;
@@ -50,30 +53,37 @@ pub enum Unavailable {
 }
 
 /// What became of a batch at a collector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// The collector has it.
     Acknowledged,
     /// The collector will never take it.
-    Refused,
+    Refused(Refusal),
 }
+
+/// What a disk says, and to whom.
+type Said<T> = oneshot::Sender<rusqlite::Result<T>>;
 
 #[derive(Debug)]
 enum Request {
     Append(Box<Batch>, Reading, oneshot::Sender<()>),
     Fetch(CollectorName, ParcelId, oneshot::Sender<rusqlite::Result<Option<Parcel>>>),
     Settle(CollectorName, ParcelId, Settled, oneshot::Sender<rusqlite::Result<()>>),
+    Letters(Said<Vec<DeadLetter>>),
+    Letter(i64, Said<Option<Bytes>>),
+    DropLetter(i64, Said<bool>),
+    Resend(i64, Said<Resent>),
 }
 
 impl Spool {
-    /// Puts `store` on a thread of its own, named `spool`.
+    /// Puts `store` on a thread of its own, named `spool`, which packs new batches in this way.
     ///
     /// # Errors
     /// If the system gives no thread or the file cannot be read.
-    pub fn start(store: Store, supervisor: &mut Supervisor) -> anyhow::Result<Spool> {
+    pub fn start(store: Store, compression: Compression, supervisor: &mut Supervisor) -> anyhow::Result<Spool> {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (published, levels) = watch::channel(store.levels().context("read the spool")?);
-        supervisor.spawn_thread("spool", move || Keeper { store: Some(store), published }.run(queue))?;
+        supervisor.spawn_thread("spool", move || Keeper { store: Some(store), compression, published }.run(queue))?;
         Ok(Spool { requests, levels })
     }
 
@@ -113,6 +123,42 @@ impl Spool {
         Ok(self.ask(Request::Settle(collector.clone(), id, how, answer), settled).await??)
     }
 
+    /// What collectors refused for good, oldest first.
+    ///
+    /// # Errors
+    /// If the spool does not answer or cannot read.
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, Unavailable> {
+        let (answer, letters) = oneshot::channel();
+        Ok(self.ask(Request::Letters(answer), letters).await??)
+    }
+
+    /// The body of a dead letter as it was sent; `None` if there is no such letter.
+    ///
+    /// # Errors
+    /// If the spool does not answer or cannot read.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<Bytes>, Unavailable> {
+        let (answer, letter) = oneshot::channel();
+        Ok(self.ask(Request::Letter(id, answer), letter).await??)
+    }
+
+    /// Forgets a dead letter; whether there was one.
+    ///
+    /// # Errors
+    /// If the spool does not answer or cannot write.
+    pub async fn drop_dead_letter(&self, id: i64) -> Result<bool, Unavailable> {
+        let (answer, dropped) = oneshot::channel();
+        Ok(self.ask(Request::DropLetter(id, answer), dropped).await??)
+    }
+
+    /// Puts a dead letter among what waits for its collector.
+    ///
+    /// # Errors
+    /// If the spool does not answer or cannot write.
+    pub async fn resend(&self, id: i64) -> Result<Resent, Unavailable> {
+        let (answer, resent) = oneshot::channel();
+        Ok(self.ask(Request::Resend(id, answer), resent).await??)
+    }
+
     async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<T>) -> Result<T, Unavailable> {
         let exchange = async {
             self.requests.send(request).await.map_err(|_| Unavailable::Ended)?;
@@ -126,6 +172,8 @@ impl Spool {
 struct Keeper {
     /// Always there between two requests.
     store: Option<Store>,
+    /// How new batches are packed.
+    compression: Compression,
     published: watch::Sender<Levels>,
 }
 
@@ -145,7 +193,7 @@ impl Keeper {
         // date before the answer, so that nobody acts on what was before it.
         match request {
             Request::Append(batch, made, answer) => {
-                let parcel = Parcel::pack(&batch, made).context("pack a batch")?;
+                let parcel = Parcel::pack(&batch, made, self.compression).context("pack a batch")?;
                 if let Err(e) = store.append(&parcel) {
                     self.start_again(&e)?;
                     let store = self.store.as_mut().expect("it was just put back");
@@ -162,13 +210,37 @@ impl Keeper {
             Request::Settle(collector, id, how, answer) => {
                 let settled = match how {
                     Settled::Acknowledged => store.acknowledge(&collector, id),
-                    Settled::Refused => store.refuse(&collector, id),
+                    Settled::Refused(refusal) => store.refuse(&collector, id, &refusal),
                 };
-                self.check(settled.as_ref().err())?;
-                self.publish()?;
-                answer.send(settled).ok();
+                self.changed(settled, answer)?;
+            }
+            Request::Letters(answer) => {
+                let letters = store.dead_letters();
+                self.check(letters.as_ref().err())?;
+                answer.send(letters).ok();
+            }
+            Request::Letter(id, answer) => {
+                let letter = store.dead_letter(id);
+                self.check(letter.as_ref().err())?;
+                answer.send(letter).ok();
+            }
+            Request::DropLetter(id, answer) => {
+                let dropped = store.drop_dead_letter(id);
+                self.changed(dropped, answer)?;
+            }
+            Request::Resend(id, answer) => {
+                let resent = store.resend(id);
+                self.changed(resent, answer)?;
             }
         }
+        Ok(())
+    }
+
+    /// Answers once others see what has changed.
+    fn changed<T>(&mut self, result: rusqlite::Result<T>, answer: Said<T>) -> anyhow::Result<()> {
+        self.check(result.as_ref().err())?;
+        self.publish()?;
+        answer.send(result).ok();
         Ok(())
     }
 

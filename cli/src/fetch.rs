@@ -40,6 +40,9 @@ pub(crate) struct Credentials {
     pub(crate) key_file: Option<PathBuf>,
 }
 
+/// Where a collector serves, if nobody says otherwise.
+pub(crate) const COLLECTOR: &str = "http://127.0.0.1:8622";
+
 /// Somebody who has an answer.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -160,7 +163,7 @@ fn authorities(file: &Path) -> Result<Vec<reqwest::Certificate>, Failure> {
 }
 
 /// An error with its causes: the last one says the most. The URL stands before it already.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string);
     causes.by_ref().last().unwrap_or_else(|| error.to_string())
 }

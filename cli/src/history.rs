@@ -5,11 +5,9 @@ mod table;
 use std::io::Write;
 
 use crate::Failure;
-use crate::fetch::{Credentials, Source};
+use crate::fetch::{COLLECTOR, Credentials, Source};
+use crate::output::Output;
 use crate::terminal;
-
-/// Where a collector serves, if nobody says otherwise.
-const COLLECTOR: &str = "http://127.0.0.1:8622";
 
 const HELP_URL: &str = "The base URL of a collector [default: http://127.0.0.1:8622]";
 
@@ -58,14 +56,6 @@ pub(crate) struct Args {
     /// What to show, and whom to believe.
     #[command(flatten)]
     credentials: Credentials,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// Tables for people.
-    Table,
-    /// The answer as it came.
-    Json,
 }
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {

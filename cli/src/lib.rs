@@ -3,10 +3,12 @@
 mod bootstrap;
 mod check;
 mod database;
+mod dead_letters;
 mod failure;
 mod fetch;
 mod history;
 mod metrics;
+mod output;
 mod prune;
 mod status;
 pub mod table;
@@ -35,6 +37,7 @@ Examples:
   lagmesh status --local --watch                    what does the agent on this machine see?
   lagmesh token --name grafana --role read          let somebody in
   lagmesh history lagmesh.link.rtt peer=tokyo       how did it go in the last hours?
+  sudo lagmesh dead-letters list                    what did collectors refuse for good, and why?
 
 Exit codes: 0 done, 1 refused or not reached, 64 wrong command line, 78 wrong fleet file.";
 
@@ -46,6 +49,7 @@ enum Command {
     Bootstrap(bootstrap::Args),
     Prune(prune::Args),
     Token(token::Args),
+    DeadLetters(dead_letters::Args),
     ListMetrics(metrics::Args),
 }
 
@@ -64,6 +68,7 @@ pub fn run(args: &Args) -> u8 {
             Command::Bootstrap(args) => bootstrap::run(args, &mut out).await,
             Command::Prune(args) => prune::run(args, &mut out).await,
             Command::Token(args) => token::run(args, &mut out),
+            Command::DeadLetters(args) => dead_letters::run(args, &mut out).await,
             Command::ListMetrics(args) => metrics::run(args, &mut out),
         }
     });

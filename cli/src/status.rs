@@ -6,12 +6,11 @@ use std::time::Duration;
 use lagmesh_model::status::{AgentStatus, FleetStatus};
 
 use crate::Failure;
-use crate::fetch::{Credentials, Source};
+use crate::fetch::{COLLECTOR, Credentials, Source};
+use crate::output::Output;
 use crate::table::{self, Style, Tone};
 use crate::terminal;
 
-/// Where a collector serves, if nobody says otherwise.
-const COLLECTOR: &str = "http://127.0.0.1:8622";
 /// Where an agent serves, if nobody says otherwise.
 const AGENT: &str = "http://127.0.0.1:8621";
 
@@ -52,14 +51,6 @@ pub(crate) struct Args {
     /// What to show, and whom to believe.
     #[command(flatten)]
     credentials: Credentials,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    /// Tables for people.
-    Table,
-    /// The status as it came, one document each time.
-    Json,
 }
 
 pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {

@@ -105,7 +105,7 @@ fn clean(text: &str) -> String {
     Cell::plain(text).text
 }
 
-fn date(at: WallNanos) -> String {
+pub(crate) fn date(at: WallNanos) -> String {
     let date = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at.0)).to_string();
     date.replace('T', " ").replace('Z', " UTC")
 }

@@ -1,7 +1,7 @@
-//! What the collector's files have in common: whether one is sound, and what happens to one that is not.
+//! What the collector's files have in common: whether one is sound.
 
-use std::io;
-use std::path::{Path, PathBuf};
+pub(crate) use lagmesh_daemon::aside::{beside, set_aside};
+use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
@@ -39,27 +39,4 @@ pub(crate) fn check(connection: &Connection) -> rusqlite::Result<()> {
         return Ok(());
     }
     Err(damage(&sound))
-}
-
-/// Moves a file out of the way, with what belongs to it. An older `.bad` file gives way: one is enough to find out why.
-///
-/// # Errors
-/// If one of them cannot be moved or removed; says which.
-pub(crate) fn set_aside(path: &Path) -> Result<(), (PathBuf, io::Error)> {
-    std::fs::rename(path, beside(path, ".bad")).map_err(|error| (path.to_owned(), error))?;
-    for suffix in ["-wal", "-shm"] {
-        let file = beside(path, suffix);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((file, error)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// A file whose name goes on.
-pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }

@@ -14,6 +14,8 @@ pub mod clock;
 pub mod alarm;
 pub mod backoff;
 pub mod reserve;
+pub mod aside;
+pub mod reply;
 pub mod progress;
 pub mod readiness;
 pub mod supervise;

@@ -378,6 +378,10 @@ catalogue! {
         "Bytes in the agent's spool that the collector has not acknowledged yet";
     SPOOL_LOST = "lagmesh.spool.lost", Counter, One, Agent, [Region, Agent, Collector, Reason],
         "Batches that the spool had to give up before the collector acknowledged them";
+    SPOOL_DEAD_LETTERS = "lagmesh.spool.dead_letters", Gauge, One, Agent, [Region, Agent, Collector],
+        "Batches that the collector refused for good and that the agent keeps until somebody drops or resends them";
+    SPOOL_DEAD_LETTERS_DROPPED = "lagmesh.spool.dead_letters_dropped", Counter, One, Agent, [Region, Agent, Collector],
+        "Batches that the collector refused for good and that the agent could not keep any longer";
     AGENT_DROPPED = "lagmesh.agent.dropped", Counter, One, Agent, [Region, Agent, Reason],
         "Observations that the agent itself had to drop, by queue";
     AGENT_RELOAD_FAILURES = "lagmesh.agent.reload_failures", Counter, One, Agent, [Region, Agent],

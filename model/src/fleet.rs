@@ -242,6 +242,42 @@ pub struct Export {
     pub spool_bytes_max: u64,
     /// The oldest batch that is kept.
     pub spool_age_max: Duration,
+    /// How batches are compressed, once and for every collector.
+    pub compression: Compression,
+}
+
+/// How an HTTP body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 1952. Everything that speaks OTLP takes it.
+    Gzip,
+    /// RFC 8878. Collectors of lagmesh take it; other receivers may not.
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+impl Compression {
+    /// Every way.
+    pub const ALL: &'static [Compression] = &[Compression::Gzip, Compression::Zstd, Compression::None];
+
+    /// The word in the fleet file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+            Compression::None => "none",
+        }
+    }
+
+    /// The word of HTTP (RFC 9110, 8.4.1).
+    pub fn content_coding(self) -> &'static str {
+        match self {
+            Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
+            Compression::None => "identity",
+        }
+    }
 }
 
 impl Default for Export {
@@ -250,6 +286,7 @@ impl Default for Export {
             interval: Duration::from_secs(10),
             spool_bytes_max: 256 * 1024 * 1024,
             spool_age_max: Duration::from_secs(24 * 3600),
+            compression: Compression::Gzip,
         }
     }
 }

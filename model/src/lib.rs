@@ -8,6 +8,7 @@
 pub mod access;
 pub mod beat;
 pub mod catalogue;
+pub mod dead_letter;
 pub mod directed;
 pub mod disagreement;
 pub mod document;

@@ -1,9 +1,9 @@
 //! One OTLP request over HTTP.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lagmesh_daemon::reply::{self, FirstPart};
 use lagmesh_model::fleet::Url;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message as _;
@@ -16,8 +16,6 @@ use crate::spool::Parcel;
 
 /// How long to wait for a connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
-/// The most of an answer that is read [bytes]; more has nothing to say to us.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// The certificate authorities that may vouch for a collector: those of a file, or else those of the system.
 #[derive(Debug, Clone, Default)]
@@ -101,7 +99,7 @@ impl Client {
             .http
             .post(&self.url)
             .header(CONTENT_TYPE, "application/x-protobuf")
-            .header(CONTENT_ENCODING, "gzip")
+            .header(CONTENT_ENCODING, parcel.compression.content_coding())
             .header("lagmesh-agent", parcel.agent.as_str())
             .header("lagmesh-boot", parcel.boot.to_string())
             .header("lagmesh-batch", parcel.sequence)
@@ -112,7 +110,7 @@ impl Client {
         };
         match request.send().await {
             Ok(response) => read(response).await,
-            Err(e) => Answer::Later { after: None, why: chain(&e) },
+            Err(e) => Answer::Later { after: None, why: reply::no_answer(&e, !e.is_timeout()) },
         }
     }
 }
@@ -121,16 +119,15 @@ async fn read(mut response: Response) -> Answer {
     let status = response.status().as_u16();
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (retry_after, content_type) = (header(RETRY_AFTER), header(CONTENT_TYPE));
-    let mut body = Vec::new();
-    while body.len() < ANSWER_BYTES_MAX {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            // The status has said it all; the rest is only words.
-            Ok(None) | Err(_) => break,
-        }
+    let mut body = FirstPart::default();
+    while body.wants_more()
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.add(&chunk);
     }
-    match Answer::of(status, retry_after.as_deref(), &words(content_type.as_deref(), &body)) {
-        Answer::Accepted { .. } => Answer::Accepted { partial: partial(content_type.as_deref(), &body) },
+    let body = body.as_slice();
+    match Answer::of(status, retry_after.as_deref(), &words(content_type.as_deref(), body)) {
+        Answer::Accepted { .. } => Answer::Accepted { partial: partial(content_type.as_deref(), body) },
         other => other,
     }
 }
@@ -160,18 +157,6 @@ fn partial(content_type: Option<&str>, body: &[u8]) -> Option<String> {
     let success = ExportMetricsServiceResponse::decode(body).ok()?.partial_success?;
     (success.rejected_data_points > 0)
         .then(|| format!("it dropped {} data points: {}", success.rejected_data_points, success.error_message))
-}
-
-/// An error with all its causes: reqwest's own words name only the URL.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() { "no answer in time".to_owned() } else { "cannot be reached".to_owned() };
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -70,12 +70,16 @@ pub struct Level {
     pub bytes: u64,
     /// The oldest of them.
     pub oldest: Option<ParcelId>,
-    /// The newest of them.
+    /// The last batch that was made, if it is one of them, or else the newest of them.
     pub newest: Option<ParcelId>,
     /// Whether `newest` is the last batch that was made, and so tells how things stand now.
     pub newest_is_live: bool,
     /// Batches given up since this process started, by reason.
     pub lost: BTreeMap<LossReason, u64>,
+    /// Batches that it refused for good and that are kept as dead letters.
+    pub dead_letters: u64,
+    /// Dead letters that had to go since this process started, because the bounds or the disk had no room for them.
+    pub dead_letters_dropped: u64,
 }
 
 /// What waits, by collector.

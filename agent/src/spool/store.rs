@@ -1,5 +1,6 @@
 //! The spool's file. Every method is one transaction that is on the disk when it returns.
 
+mod dead;
 mod open;
 mod run;
 #[cfg(test)]
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lagmesh_daemon::Reserve;
+use lagmesh_model::fleet::Compression;
 use lagmesh_model::ids::{AgentName, BootId, CollectorName};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
@@ -18,6 +20,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, param
 use super::level::{Level, Levels, LossReason, ParcelId};
 use super::parcel::Parcel;
 
+pub use dead::{Refusal, Resent};
 pub use open::OpenError;
 
 /// What the spool is for and how much it may take.
@@ -51,6 +54,8 @@ pub struct Store {
     /// The last batch, if the disk would not take it: it can still be delivered while it is the last.
     unstored: Option<Unstored>,
     lost: BTreeMap<(CollectorName, LossReason), u64>,
+    /// Dead letters that had to go since this process started.
+    letters_dropped: BTreeMap<CollectorName, u64>,
 }
 
 #[derive(Debug)]
@@ -119,7 +124,7 @@ impl Store {
             return Ok(unstored.waiting.contains(collector).then(|| unstored.parcel.clone()));
         }
         let mut statement = self.db.prepare(
-            "SELECT agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, body FROM batch \
+            "SELECT agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, compression, body FROM batch \
              JOIN pending ON pending.batch = batch.id WHERE pending.collector = ?1 AND batch.id = ?2",
         )?;
         statement.query_row(params![collector.as_str(), id.0], parcel_of_row).optional()
@@ -133,12 +138,12 @@ impl Store {
         self.settle(collector, id, None)
     }
 
-    /// `collector` will never take a batch.
+    /// `collector` will never take a batch: it becomes a dead letter.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn refuse(&mut self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<()> {
-        self.settle(collector, id, Some(LossReason::Refused))
+    pub fn refuse(&mut self, collector: &CollectorName, id: ParcelId, refusal: &Refusal) -> rusqlite::Result<()> {
+        self.settle(collector, id, Some(refusal))
     }
 
     /// What waits for each collector.
@@ -172,6 +177,8 @@ impl Store {
                 newest: row.get::<_, Option<i64>>(3)?.map(ParcelId),
                 newest_is_live: false,
                 lost: self.lost_by(collector),
+                dead_letters: dead::count(&self.db, collector)?,
+                dead_letters_dropped: self.letters_dropped.get(collector).copied().unwrap_or_default(),
             })
         })?;
         if let Some(unstored) = self.unstored.as_ref().filter(|unstored| unstored.waiting.contains(collector)) {
@@ -180,8 +187,19 @@ impl Store {
             level.newest = Some(unstored.id());
             level.oldest = level.oldest.or(level.newest);
         }
+        if let Some(last) = self.last.filter(|last| level.newest > Some(*last))
+            && self.waits(collector, last)?
+        {
+            // What is sent again has a newer key and is no news.
+            level.newest = Some(last);
+        }
         level.newest_is_live = level.newest.is_some() && level.newest == self.last;
         Ok(level)
+    }
+
+    fn waits(&self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<bool> {
+        let mut statement = self.db.prepare("SELECT EXISTS (SELECT 1 FROM pending WHERE collector = ?1 AND batch = ?2)")?;
+        statement.query_row(params![collector.as_str(), id.0], |row| row.get(0))
     }
 
     fn lost_by(&self, collector: &CollectorName) -> BTreeMap<LossReason, u64> {
@@ -199,8 +217,8 @@ impl Store {
         let overflow = drop_oldest_beyond(&transaction, room.map_or(0, |room| room))?;
         write_losses(&transaction, boot, LossReason::SpoolFull, &overflow)?;
         transaction.execute(
-            "INSERT INTO batch (agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, bytes, body) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO batch (agent, boot, sequence, made_epoch, made_raw_ns, made_wall_ns, bytes, body, compression) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 parcel.agent.as_str(),
                 parcel.boot.0.cast_signed(),
@@ -210,6 +228,7 @@ impl Store {
                 parcel.made.wall.0.cast_signed(),
                 parcel.bytes().cast_signed(),
                 &parcel.body[..],
+                parcel.compression.as_str(),
             ],
         )?;
         let id = transaction.last_insert_rowid();
@@ -255,26 +274,28 @@ impl Store {
         }
     }
 
-    fn settle(&mut self, collector: &CollectorName, id: ParcelId, lost: Option<LossReason>) -> rusqlite::Result<()> {
+    fn settle(&mut self, collector: &CollectorName, id: ParcelId, refusal: Option<&Refusal>) -> rusqlite::Result<()> {
         if let Some(unstored) = self.unstored.as_mut().filter(|unstored| unstored.id() == id) {
-            if unstored.waiting.remove(collector)
-                && let Some(reason) = lost
-            {
+            if unstored.waiting.remove(collector) && refusal.is_some() {
                 let dropped =
                     Dropped { collector: collector.clone(), made: unstored.parcel.made.wall, bytes: unstored.parcel.bytes() };
-                self.count(reason, &[dropped]);
+                self.count(LossReason::Refused, &[dropped]);
+                // The disk would not take it when it was new.
+                self.count_letters([collector.clone()]);
             }
             return Ok(());
         }
-        let settled = self.settle_stored(collector, id, lost).or_else(|e| {
-            if e.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+        let disk_is_full = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let settled = self.settle_stored(collector, id, refusal, true).or_else(|e| {
+            if !disk_is_full(&e) {
                 return Err(e);
             }
             self.reserve.spend();
-            self.settle_stored(collector, id, lost)
+            // What is refused must not come again; where there is no room, it goes without a letter.
+            self.settle_stored(collector, id, refusal, false)
         });
-        if let (Some(reason), Some(dropped)) = (lost, settled?) {
-            self.count(reason, &[dropped]);
+        if let (Some(dropped), true) = (settled?, refusal.is_some()) {
+            self.count(LossReason::Refused, &[dropped]);
         }
         Ok(())
     }
@@ -284,7 +305,8 @@ impl Store {
         &mut self,
         collector: &CollectorName,
         id: ParcelId,
-        lost: Option<LossReason>,
+        refusal: Option<&Refusal>,
+        with_letter: bool,
     ) -> rusqlite::Result<Option<Dropped>> {
         let transaction = self.db.transaction()?;
         let settled = transaction
@@ -296,13 +318,16 @@ impl Store {
             transaction.prepare("SELECT made_wall_ns FROM batch WHERE id = ?1")?.query_row([id.0], |row| row.get::<_, i64>(0))?;
         let settled =
             Dropped { collector: collector.clone(), made: WallNanos(made.cast_unsigned()), bytes: bytes.cast_unsigned() };
-        if let Some(reason) = lost {
-            write_losses(&transaction, self.settings.boot, reason, std::slice::from_ref(&settled))?;
+        let mut letters_gone = Vec::new();
+        if let Some(refusal) = refusal {
+            write_losses(&transaction, self.settings.boot, LossReason::Refused, std::slice::from_ref(&settled))?;
+            letters_gone = if with_letter { dead::bury(&transaction, collector, id, refusal)? } else { vec![collector.clone()] };
         }
         transaction
             .prepare("DELETE FROM batch WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM pending WHERE batch = ?1)")?
             .execute([id.0])?;
         transaction.commit()?;
+        self.count_letters(letters_gone);
         Ok(Some(settled))
     }
 
@@ -341,7 +366,16 @@ fn parcel_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parcel> {
         boot: BootId(unsigned(1)?),
         sequence: unsigned(2)?,
         made: Reading { epoch: Epoch(unsigned(3)?), raw: RawNanos(unsigned(4)?), wall: WallNanos(unsigned(5)?) },
-        body: Bytes::from(row.get::<_, Vec<u8>>(6)?),
+        compression: compression_of(&row.get::<_, String>(6)?)?,
+        body: Bytes::from(row.get::<_, Vec<u8>>(7)?),
+    })
+}
+
+fn compression_of(word: &str) -> rusqlite::Result<Compression> {
+    let known = Compression::ALL.iter().copied().find(|compression| compression.as_str() == word);
+    known.ok_or_else(|| {
+        let why = format!("{word:?} is no compression of this version");
+        rusqlite::Error::FromSqlConversionFailure(6, rusqlite::types::Type::Text, why.into())
     })
 }
 

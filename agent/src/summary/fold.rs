@@ -192,6 +192,10 @@ impl Summary {
         for (collector, level) in around.levels {
             let target = agent.clone().with(Attribute::Collector, collector);
             out.push(Series::gauge(&catalogue::SPOOL_BYTES, target.clone(), level.bytes as f64));
+            let dead = level.dead_letters as f64;
+            out.push(Series::gauge(&catalogue::SPOOL_DEAD_LETTERS, target.clone(), dead));
+            let dropped = level.dead_letters_dropped;
+            out.push(Series::counter(&catalogue::SPOOL_DEAD_LETTERS_DROPPED, target.clone(), dropped));
             for reason in LossReason::ALL {
                 let batches = level.lost.get(reason).copied().unwrap_or_default();
                 out.push(Series::counter(&catalogue::SPOOL_LOST, target.clone().with(Attribute::Reason, reason), batches));

@@ -1,6 +1,6 @@
 //! A collector of the test's own: takes OTLP over HTTP or HTTPS, checks it, and remembers who sent what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,7 @@ pub(crate) fn accept(_: &Batch) -> &'static str {
 /// A running collector; stops listening when it is dropped.
 pub(crate) struct Collector {
     seen: Arc<Mutex<BTreeMap<Identity, Vec<&'static str>>>>,
+    encodings: Arc<Mutex<BTreeSet<String>>>,
     stop: Arc<AtomicBool>,
     port: u16,
     thread: Option<JoinHandle<()>>,
@@ -39,21 +40,28 @@ impl Collector {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (seen, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (seen_by, stopped) = (Arc::clone(&seen), Arc::clone(&stop));
+        let encodings: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let encodings_seen = Arc::clone(&encodings);
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let (seen, tls) = (Arc::clone(&seen_by), tls.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), tls, policy, &seen));
+                let (seen, encodings, tls) = (Arc::clone(&seen_by), Arc::clone(&encodings_seen), tls.clone());
+                std::thread::spawn(move || serve(stream.unwrap(), tls, policy, &seen, &encodings));
             }
         });
-        Collector { seen, stop, port, thread: Some(thread) }
+        Collector { seen, encodings, stop, port, thread: Some(thread) }
     }
 
     /// What it answered to each batch, every time that it came.
     pub(crate) fn answers(&self) -> BTreeMap<Identity, Vec<&'static str>> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// How the bodies that came were compressed.
+    pub(crate) fn encodings(&self) -> BTreeSet<String> {
+        self.encodings.lock().unwrap().clone()
     }
 
     /// The sequences of each run that it has accepted.
@@ -85,6 +93,7 @@ fn serve(
     tls: Option<Arc<rustls::ServerConfig>>,
     policy: Policy,
     seen: &Mutex<BTreeMap<Identity, Vec<&'static str>>>,
+    encodings: &Mutex<BTreeSet<String>>,
 ) {
     tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let stream: Box<dyn Stream> = match tls {
@@ -95,6 +104,7 @@ fn serve(
     // Ends when the agent closes the connection.
     while let Ok((headers, body)) = request(&mut stream) {
         let batch = check(&headers, &body);
+        encodings.lock().unwrap().insert(headers["content-encoding"].clone());
         let answer = policy(&batch);
         let identity = (batch.exporter.agent.to_string(), batch.exporter.boot, batch.sequence);
         seen.lock().unwrap().entry(identity).or_default().push(answer);
@@ -126,9 +136,17 @@ fn request(stream: &mut impl io::BufRead) -> io::Result<(Headers, Vec<u8>)> {
 
 /// A batch as it should be: readable, and with the same identity inside and in the headers.
 fn check(headers: &Headers, body: &[u8]) -> Batch {
-    assert_eq!((headers["content-type"].as_str(), headers["content-encoding"].as_str()), ("application/x-protobuf", "gzip"));
-    let mut plain = Vec::new();
-    GzDecoder::new(body).read_to_end(&mut plain).unwrap();
+    assert_eq!(headers["content-type"], "application/x-protobuf");
+    let plain = match headers["content-encoding"].as_str() {
+        "gzip" => {
+            let mut plain = Vec::new();
+            GzDecoder::new(body).read_to_end(&mut plain).unwrap();
+            plain
+        }
+        "zstd" => zstd::bulk::decompress(body, 16 * 1024 * 1024).unwrap(),
+        "identity" => body.to_vec(),
+        other => panic!("content-encoding {other}"),
+    };
     let request = ExportMetricsServiceRequest::decode(&plain[..]).unwrap();
     let mut decoded = decode(request, &Limits::default()).unwrap();
     assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);

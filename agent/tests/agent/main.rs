@@ -7,6 +7,8 @@ mod cli;
 #[cfg(test)]
 mod collector;
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod delivery;
 #[cfg(test)]
 mod program;

@@ -1,9 +1,9 @@
 //! One request to a target, over HTTP.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lagmesh_daemon::reply::{self, FirstPart};
 use lagmesh_model::fleet::{Forward, ForwardKind};
 use lagmesh_model::otlp::Relay;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
@@ -22,8 +22,6 @@ use crate::receive::wire;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one request may take in all.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// The most of an answer that is read [bytes]; more has nothing to say to us.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// What receivers of remote write 2.0 say that they have written.
 const SAMPLES_WRITTEN: &str = "x-prometheus-remote-write-samples-written";
 const HISTOGRAMS_WRITTEN: &str = "x-prometheus-remote-write-histograms-written";
@@ -89,7 +87,7 @@ impl Client {
         let (request, sent) = self.request(points, stamp_ms);
         match request.headers(headers).send().await {
             Ok(response) => read(response, sent).await,
-            Err(e) => Answer::Later { after: None, why: chain(&e) },
+            Err(e) => Answer::Later { after: None, why: reply::no_answer(&e, !e.is_timeout()) },
         }
     }
 
@@ -144,20 +142,19 @@ async fn read(mut response: Response, sent: Option<Sent>) -> Answer {
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (retry_after, content_type) = (header(RETRY_AFTER.as_str()), header(CONTENT_TYPE.as_str()));
     let written = [SAMPLES_WRITTEN, HISTOGRAMS_WRITTEN].map(|name| header(name).and_then(|value| value.trim().parse().ok()));
-    let mut body = Vec::new();
-    while body.len() < ANSWER_BYTES_MAX {
-        match response.chunk().await {
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            // The status has said it all; the rest is only words.
-            Ok(None) | Err(_) => break,
-        }
+    let mut body = FirstPart::default();
+    while body.wants_more()
+        && let Ok(Some(chunk)) = response.chunk().await
+    {
+        body.add(&chunk);
     }
+    let body = body.as_slice();
     let protobuf = content_type.is_some_and(|content_type| content_type.starts_with("application/x-protobuf"));
-    let refusal = if protobuf { wire::Status::decode(body.as_slice()).ok() } else { None };
-    let text = refusal.map_or_else(|| String::from_utf8_lossy(&body).into_owned(), |refusal| refusal.message);
+    let refusal = if protobuf { wire::Status::decode(body).ok() } else { None };
+    let text = refusal.map_or_else(|| String::from_utf8_lossy(body).into_owned(), |refusal| refusal.message);
     match (Answer::of(status, retry_after.as_deref(), &text), sent) {
         (Answer::Taken { .. }, Some(sent)) => unwritten(sent, written),
-        (Answer::Taken { .. }, None) if protobuf => partial(&body),
+        (Answer::Taken { .. }, None) if protobuf => partial(body),
         (answer, _) => answer,
     }
 }
@@ -186,18 +183,6 @@ fn partial(body: &[u8]) -> Answer {
         },
         _ => Answer::Taken { unwritten: 0, why: None },
     }
-}
-
-/// An error with all its causes: reqwest's own words name only the URL.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = if error.is_timeout() { "no answer in time".to_owned() } else { "cannot be reached".to_owned() };
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{
     APPLICATION_INTERVAL_MAX, APPLICATION_INTERVAL_MIN, Address, Agent, BEAT_INTERVAL_MAX, BEAT_INTERVAL_MIN, Cluster, Collector,
-    DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, LEDGER_INTERVAL_MAX,
+    Compression, DSCP_MAX, DURATION_MAX, EXPORT_INTERVAL_MIN, Export, FLOWS_MAX, Fleet, GIVE_UP_MAX, Judge, LEDGER_INTERVAL_MAX,
     LEDGER_INTERVAL_MIN, Links, Mesh, Node, PROBE_INTERVAL_MIN, Region, Replication, Url, dsn, forward,
 };
 use crate::document::{Document, FileErrors, Found, Reported, Section, nearest, number, parsed, text};
@@ -49,7 +49,7 @@ pub const MESH_KEYS: &[&str] = &[
     "loss_exit",
 ];
 /// The keys of `[export]`.
-pub const EXPORT_KEYS: &[&str] = &["interval", "spool_bytes_max", "spool_age_max"];
+pub const EXPORT_KEYS: &[&str] = &["interval", "spool_bytes_max", "spool_age_max", "compression"];
 /// The keys of `[replication]`.
 pub const REPLICATION_KEYS: &[&str] = &["lag_enter", "lag_exit"];
 /// The keys of `[judge]`.
@@ -312,7 +312,17 @@ fn export(section: &Section<'_>) -> Found<Export> {
     let interval = section.duration("interval", EXPORT_INTERVAL_MIN..=DURATION_MAX, default.interval);
     let spool_bytes_max = section.integer("spool_bytes_max", 1..=u64::MAX, default.spool_bytes_max);
     let spool_age_max = section.duration("spool_age_max", ANY, default.spool_age_max);
-    Ok(Export { interval: interval?, spool_bytes_max: spool_bytes_max?, spool_age_max: spool_age_max? })
+    let compression = section.get("compression", |value| {
+        let word = text(value)?;
+        let known = Compression::ALL.iter().copied().find(|compression| compression.as_str() == word);
+        known.ok_or_else(|| format!("{word:?} is no compression; write \"gzip\", \"zstd\" or \"none\""))
+    });
+    Ok(Export {
+        interval: interval?,
+        spool_bytes_max: spool_bytes_max?,
+        spool_age_max: spool_age_max?,
+        compression: compression?.unwrap_or(default.compression),
+    })
 }
 
 fn replication(section: &Section<'_>) -> Found<Replication> {

@@ -351,6 +351,10 @@ fn sections() {
         ("[export]\ninterval = \"1ms\"", "fleet.toml:2: export.interval: \"1ms\" is outside 100ms to 1year 18h"),
         ("[mesh]\nloss_enter = 1.5", "fleet.toml:2: mesh.loss_enter: 1.5 is outside 0 to 1"),
         ("[export]\nspool_bytes_max = 0", "fleet.toml:2: export.spool_bytes_max: 0 is below 1"),
+        (
+            "[export]\ncompression = \"br\"",
+            "fleet.toml:2: export.compression: \"br\" is no compression; write \"gzip\", \"zstd\" or \"none\"",
+        ),
         ("[export]\nspool_age_max = \"99years\"", "fleet.toml:2: export.spool_age_max: \"99years\" is outside 0s to 1year 18h"),
         ("[replication]\nlag_exit = \"10s\"", "fleet.toml:2: replication.lag_exit: 10s must be below lag_enter (10s)"),
         ("[judge]\nsuspect_after = \"90s\"", "fleet.toml:2: judge.suspect_after: 1m 30s must be below down_after (1m 30s)"),

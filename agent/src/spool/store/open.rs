@@ -1,20 +1,20 @@
 //! How the spool's file is opened, and what happens to one that is no good.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lagmesh_daemon::Reserve;
+use lagmesh_daemon::aside::{beside, set_aside};
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
 
-use super::{LossReason, Settings, Store, is_corrupt};
+use super::{LossReason, Settings, Store, dead, is_corrupt};
 
 /// The version of the layout below, kept in `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE batch (
@@ -27,6 +27,7 @@ const TABLES: &str = "
         made_wall_ns INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         body BLOB NOT NULL,
+        compression TEXT NOT NULL,
         UNIQUE (agent, boot, sequence)
     ) STRICT;
     -- All that the bounds ask for, so that asking reads no bodies.
@@ -48,8 +49,10 @@ const TABLES: &str = "
         last_made_wall_ns INTEGER NOT NULL,
         PRIMARY KEY (collector, boot, reason)
     ) STRICT, WITHOUT ROWID;
-    PRAGMA user_version = 1;
 ";
+
+/// Of layout 1, which had no dead letters and no compression but gzip, this makes the layout above.
+const FROM_LAYOUT_1: &str = "ALTER TABLE batch ADD COLUMN compression TEXT NOT NULL DEFAULT 'gzip';";
 
 /// How long an owner that is about to end is waited for.
 const OWNER_WAIT: Duration = Duration::from_secs(1);
@@ -101,7 +104,7 @@ impl Store {
         let mut store = match connect(&path).map_err(&explain)? {
             Found::Good(db) => Store::over(db, settings),
             Found::Bad(why) => {
-                set_aside(&path, &why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+                put_away(&path, &why)?;
                 Store::fresh(settings).map_err(&explain)?
             }
         };
@@ -116,13 +119,14 @@ impl Store {
     /// # Errors
     /// If there is no way to keep a file there.
     pub fn start_again(self, waiting: &BTreeMap<CollectorName, u64>, why: &str) -> Result<Store, OpenError> {
-        let Store { db, settings, lost, .. } = self;
+        let Store { db, settings, lost, letters_dropped, .. } = self;
         // Nothing in a corrupt file is worth waiting for.
         drop(db);
         let path = settings.path.clone();
-        set_aside(&path, why).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+        put_away(&path, why)?;
         let fresh = Store::fresh(settings).and_then(|mut store| store.begin_run().map(|()| store));
         let mut store = fresh.map_err(|error| OpenError::Sqlite { path, error })?;
+        store.letters_dropped = letters_dropped;
         for (key, batches) in lost {
             *store.lost.entry(key).or_default() += batches;
         }
@@ -150,7 +154,7 @@ impl Store {
 
     fn over(db: Connection, settings: Settings) -> Store {
         let reserve = Reserve::at(beside(&settings.path, ".reserve"));
-        Store { db, settings, reserve, last: None, unstored: None, lost: BTreeMap::new() }
+        Store { db, settings, reserve, last: None, unstored: None, lost: BTreeMap::new(), letters_dropped: BTreeMap::new() }
     }
 
     /// Batches that only a removed collector has not got are waited for no longer.
@@ -205,7 +209,9 @@ fn check(path: &Path) -> rusqlite::Result<Found> {
     let layout: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if layout == 0 && tables == 0 {
-        db.execute_batch(&format!("BEGIN; {TABLES} COMMIT"))?;
+        db.execute_batch(&format!("BEGIN; {TABLES} {} PRAGMA user_version = {LAYOUT}; COMMIT", dead::TABLE))?;
+    } else if layout == 1 {
+        db.execute_batch(&format!("BEGIN; {FROM_LAYOUT_1} {} PRAGMA user_version = {LAYOUT}; COMMIT", dead::TABLE))?;
     } else if layout != LAYOUT {
         return Ok(Found::Bad(format!("it has layout {layout}, not {LAYOUT}")));
     }
@@ -213,22 +219,8 @@ fn check(path: &Path) -> rusqlite::Result<Found> {
     Ok(if health == "ok" { Found::Good(db) } else { Found::Bad(health) })
 }
 
-/// Moves a bad file out of the way, in the place of one that was bad before.
-fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    let aside = beside(path, ".bad");
+fn put_away(path: &Path, why: &str) -> Result<(), OpenError> {
+    let aside = set_aside(path).map_err(|(path, error)| OpenError::Io { path, error })?;
     tracing::error!(path = %path.display(), why, kept_as = %aside.display(), "spool is no good, starting with an empty one");
-    fs::rename(path, &aside)?;
-    for suffix in ["-wal", "-shm"] {
-        match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
     Ok(())
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }

@@ -1,3 +1,5 @@
+mod dead;
+
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
 
@@ -48,12 +50,17 @@ fn parcel_of(boot: u64, sequence: u64) -> Parcel {
         boot: BootId(boot),
         sequence,
         made: Reading { epoch: Epoch(boot), ..at(sequence * 10) },
+        compression: Compression::Gzip,
         body: body.into(),
     }
 }
 
 fn parcel(sequence: u64) -> Parcel {
     parcel_of(7, sequence)
+}
+
+fn refusal(why: &str) -> Refusal {
+    Refusal { why: why.to_owned(), at: at(3600).wall }
 }
 
 /// The sequences that wait for a collector, oldest first.
@@ -183,8 +190,8 @@ fn refused_batches_are_counted() {
     let mut store = bench.open();
     store.append(&parcel(1)).unwrap();
     let id = level(&store, "a").newest.unwrap();
-    store.refuse(&collector("a"), id).unwrap();
-    store.refuse(&collector("a"), id).unwrap();
+    store.refuse(&collector("a"), id, &refusal("no")).unwrap();
+    store.refuse(&collector("a"), id, &refusal("no")).unwrap();
     assert_eq!(level(&store, "a").lost, BTreeMap::from([(LossReason::Refused, 1)]));
     assert_eq!(waiting(&store, "b"), [1]);
 }

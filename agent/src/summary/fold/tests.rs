@@ -115,7 +115,7 @@ fn own_series() {
         summary.record(observation, &view);
     }
     let lost = BTreeMap::from([(LossReason::SpoolFull, 5), (LossReason::Refused, 6)]);
-    let level = Level { bytes: 1000, batches: 2, lost, ..Level::default() };
+    let level = Level { bytes: 1000, batches: 2, lost, dead_letters: 6, dead_letters_dropped: 1, ..Level::default() };
     let snapshot = Outside::new(level, Delivery::default()).snapshot(&mut summary, NOW);
 
     let count = |name, by| counters(&snapshot, name, by);
@@ -129,6 +129,7 @@ fn own_series() {
     let nothing = LossReason::ALL.iter().map(|reason| (reason.to_string(), 0));
     let lost: BTreeMap<_, _> = nothing.chain(expect(&[("spool-full", 5), ("refused", 6)])).collect();
     assert_eq!(count("lagmesh.spool.lost", Attribute::Reason), lost);
+    assert_eq!(count("lagmesh.spool.dead_letters_dropped", Attribute::Agent), expect(&[("dublin", 1)]));
     let lateness = snapshot.series.iter().find(|series| series.metric.name == "lagmesh.schedule.lateness").unwrap();
     let Value::Histogram(histogram) = &lateness.value else { panic!("{lateness:?}") };
     assert_eq!((histogram.count(), histogram.max_s()), (2, Some(0.002)));

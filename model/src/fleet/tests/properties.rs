@@ -73,7 +73,7 @@ pub(super) fn printed(fleet: &Fleet) -> String {
     .unwrap();
     let e = &fleet.export;
     write!(file, "[export]\ninterval = {}\nspool_bytes_max = {}\n", text(e.interval), e.spool_bytes_max).unwrap();
-    writeln!(file, "spool_age_max = {}", text(e.spool_age_max)).unwrap();
+    writeln!(file, "spool_age_max = {}\ncompression = \"{}\"", text(e.spool_age_max), e.compression.as_str()).unwrap();
     write!(
         file,
         "[replication]\nlag_enter = {}\nlag_exit = {}\n",
@@ -152,6 +152,7 @@ prop_compose! {
         forwards in prop::collection::vec(0..5_u8, 0..3),
         seconds in prop::array::uniform9(1_u64..100_000),
         spool_bytes_max in 1..u64::MAX >> 1,
+        compression in prop::sample::select(Compression::ALL),
         hubs in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
         pairs in prop::collection::vec(any::<(prop::sample::Index, prop::sample::Index)>(), 0..4),
     ) -> Fleet {
@@ -198,7 +199,7 @@ prop_compose! {
                 name: format!("collector-{c}").parse().unwrap(),
                 otlp: format!("https://c{c}.example:4318/base").parse().unwrap(),
             }).collect(),
-            export: Export { interval: second(0), spool_bytes_max, spool_age_max: second(1) },
+            export: Export { interval: second(0), spool_bytes_max, spool_age_max: second(1), compression },
             replication: Replication { lag_enter: second(2) + second(3), lag_exit: second(3) },
             judge: Judge {
                 suspect_after: second(4), down_after: second(4) + second(5),
