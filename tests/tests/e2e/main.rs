@@ -15,6 +15,7 @@ mod forward;
 mod otlp_clients;
 mod page;
 mod prometheus;
+mod recording;
 mod replication_faults;
 mod rules;
 mod security;
