@@ -18,6 +18,7 @@ mod prometheus;
 mod recording;
 mod replication_faults;
 mod rules;
+mod scrape;
 mod security;
 mod status_command;
 mod support;

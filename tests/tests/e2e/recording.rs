@@ -63,11 +63,14 @@ async fn regions(prometheus: &Prometheus, source: &str, what: &str) -> Result<Ve
     Ok(recorded(prometheus, &name, source).await?.into_values().collect())
 }
 
-/// Totals of a region by label, as its agents' own pages together have them and as the collector has.
+/// Totals of a region by label, as its agents' own pages together have them and as the collector has; sums of seconds are whole nanoseconds before
+/// Prometheus adds them up as floats.
 async fn totals(prometheus: &Prometheus, selector: &str) -> Result<[BTreeMap<Labels, f64>; 2]> {
     let agents = format!("sum without (job, instance) ({selector} unless on (job, instance) lagmesh_collector_info)");
     let collector = format!("sum without (job, instance) ({selector} and on (job, instance) lagmesh_collector_info)");
-    Ok([answers(prometheus, &agents).await?, answers(prometheus, &collector).await?])
+    let whole =
+        |found: BTreeMap<Labels, f64>| found.into_iter().map(|(labels, value)| (labels, (value * 1e9).round() / 1e9)).collect();
+    Ok([whole(answers(prometheus, &agents).await?), whole(answers(prometheus, &collector).await?)])
 }
 
 /// Each link's quantiles by PromQL from the agents' classic buckets lie where the collector's history has them, and the counts are the same.
@@ -77,7 +80,8 @@ async fn history_agrees(world: &World, prometheus: &Prometheus, region: &str) ->
     ensure!(history.series.len() == REGIONS.len() - 1, "{} series in history", history.series.len());
     for series in &history.series {
         let peer = series.attributes.get("peer").context("a link without a peer")?;
-        let of = |suffix: &str| format!("lagmesh_link_rtt_seconds{suffix}{{region=\"{region}\", peer=\"{peer}\", kind=\"stamp\"}}");
+        let of =
+            |suffix: &str| format!("lagmesh_link_rtt_seconds{suffix}{{region=\"{region}\", peer=\"{peer}\", kind=\"stamp\"}}");
         let mut known = (0, Vec::new(), Vec::new());
         for point in &series.points {
             let Numbers::Histogram { count, p50: Some(p50), p99: Some(p99), .. } = point.numbers else { continue };
@@ -110,12 +114,14 @@ async fn promql_and_the_collector_agree() -> Result<()> {
     let mut plan = Plan::three_cities("recording", Duration::from_secs(1), false);
     // What two agents count of one link is one number.
     plan.regions.iter_mut().filter(|region| region.name == stays).for_each(|region| region.agents = 2);
-    let agents: Vec<String> = REGIONS.iter().flat_map(|region| plan.agents_of(plan.region(region).expect("of the plan"))).collect();
+    let agents: Vec<String> =
+        REGIONS.iter().flat_map(|region| plan.agents_of(plan.region(region).expect("of the plan"))).collect();
     let mut world = World::start(plan, &Options { emulated: false, http_port: 0, agent_env: &[] }, &mut |_| {}).await?;
     world.ready().await?;
     let folder = tempfile::tempdir()?;
     let pages: Result<Vec<String>> = agents.iter().map(|agent| world.agent_page(agent)).chain([Ok(world.page())]).collect();
-    let pages: Vec<String> = pages?.iter().map(|page| page.trim_start_matches("http://").trim_end_matches('/').to_owned()).collect();
+    let pages: Vec<String> =
+        pages?.iter().map(|page| page.trim_start_matches("http://").trim_end_matches('/').to_owned()).collect();
     let targets: Vec<&str> = pages.iter().map(String::as_str).collect();
     let prometheus = Prometheus::with_alerts(folder.path(), &targets, None).await?;
 
@@ -124,7 +130,9 @@ async fn promql_and_the_collector_agree() -> Result<()> {
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
     ensure!(names.len() > 20, "only {names:?} are recorded");
     wait::until("both sources agree on the whole fleet", WITHIN, || async {
-        for (source, what) in [("agents", "expected"), ("agents", "reporting"), ("collector", "expected"), ("collector", "reporting")] {
+        for (source, what) in
+            [("agents", "expected"), ("agents", "reporting"), ("collector", "expected"), ("collector", "reporting")]
+        {
             let told = regions(&prometheus, source, what).await?;
             ensure!(told == [3.0], "{what} regions by {source}: {told:?}");
         }
