@@ -73,7 +73,7 @@ async fn totals(prometheus: &Prometheus, selector: &str) -> Result<[BTreeMap<Lab
     Ok([whole(answers(prometheus, &agents).await?), whole(answers(prometheus, &collector).await?)])
 }
 
-/// Each link's quantiles by PromQL from the agents' classic buckets lie where the collector's history has them, and the counts are the same.
+/// Each link's quantiles by `PromQL` from the agents' classic buckets lie where the collector's history has them, and the counts are the same.
 async fn history_agrees(world: &World, prometheus: &Prometheus, region: &str) -> Result<()> {
     let path = format!("v1/history?metric=lagmesh.link.rtt&region={region}&kind=stamp&from=-1h&step=1h");
     let history: History = serde_json::from_str(&world.get(&path).await?)?;
@@ -105,7 +105,7 @@ async fn history_agrees(world: &World, prometheus: &Prometheus, region: &str) ->
     Ok(())
 }
 
-/// From the agents' pages PromQL comes to what the collector has added up: the same series, regions, counts and sums to the last, and quantiles
+/// From the agents' pages `PromQL` comes to what the collector has added up: the same series, regions, counts and sums to the last, and quantiles
 /// within a bucket; when two of three regions fall silent, both say that one is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promql_and_the_collector_agree() -> Result<()> {
