@@ -75,7 +75,8 @@ pub type Clients = BTreeMap<CollectorName, Client>;
 /// If there is no way to make a TLS client, such as a machine without certificates of authorities.
 pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Result<(watch::Receiver<Deliveries>, Showings)> {
     let clients = Arc::new(rotate::clients(&context.collectors, &context.credentials)?);
-    let (showing_told, showing) = watch::channel(Showing { clients: clients.clone(), failures: 0 });
+    let (showing_told, showing) =
+        watch::channel(Showing { clients: clients.clone(), not_after_s: context.credentials.not_after_s, failures: 0 });
     let rotating = rotate::run(context.files, context.collectors.clone(), showing_told, context.hangups, supervisor.shutdown());
     supervisor.spawn("credentials", rotating);
     let deliveries = context.collectors.iter().map(|collector| (collector.name.clone(), Delivery::default())).collect();

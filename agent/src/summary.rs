@@ -245,6 +245,7 @@ impl Task {
             levels: &self.levels.borrow(),
             deliveries: &self.context.deliveries.borrow(),
             reload_failures: self.context.showing.borrow().failures,
+            certificate_not_after_s: self.context.showing.borrow().not_after_s,
         };
         self.context.summary.snapshot(now, &view, &around)
     }

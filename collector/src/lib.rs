@@ -162,6 +162,7 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     forward::start(forward, supervisor)?;
     let (rules_told, rules) = watch::channel(Arc::new(config.rules.clone()));
     let access = Access::new(rules, config.limits, clock.clone(), tally.clone());
+    tally.certificate_not_after(config.tls.as_ref().and_then(|tls| tls.not_after_s));
     let tls = config.tls.clone().map(SharedTls::new);
     let reload = reload::Reload { files: config.files.clone(), tls: tls.clone(), rules: rules_told, tally: tally.clone() };
 

@@ -15,6 +15,7 @@ use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
 use lagmesh_daemon::Shutdown;
+use lagmesh_daemon::certificate::not_after_s;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -44,7 +45,11 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// A certificate with its key, ready for use.
 #[derive(Debug, Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    /// When the certificate ends [s since 1970], if that can be told.
+    pub not_after_s: Option<u64>,
+}
 
 /// Why a certificate and a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,7 @@ impl Tls {
         if chain.is_empty() {
             return Err(BadTls::NoCertificate);
         }
+        let not_after_s = chain.first().and_then(|own| not_after_s(own));
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(BadTls::Key)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
@@ -91,7 +97,7 @@ impl Tls {
         };
         let mut config = config.with_single_cert(chain, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Tls(Arc::new(config)))
+        Ok(Tls { config: Arc::new(config), not_after_s })
     }
 }
 
@@ -116,12 +122,12 @@ impl fmt::Debug for SharedTls {
 
 impl SharedTls {
     /// To begin with.
-    pub fn new(Tls(config): Tls) -> SharedTls {
+    pub fn new(Tls { config, .. }: Tls) -> SharedTls {
         SharedTls(RustlsConfig::from_config(config))
     }
 
     /// For connections from now on.
-    pub fn replace(&self, Tls(config): Tls) {
+    pub fn replace(&self, Tls { config, .. }: Tls) {
         self.0.reload_from_config(config);
     }
 }

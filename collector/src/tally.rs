@@ -82,6 +82,7 @@ struct Counts {
     reload_failures: BTreeMap<&'static str, u64>,
     history_lost: BTreeMap<HistoryLoss, u64>,
     history_bytes: Option<u64>,
+    certificate_not_after_s: Option<u64>,
 }
 
 impl Tally {
@@ -122,6 +123,11 @@ impl Tally {
         *self.lock().reload_failures.entry(what).or_insert(0) += 1;
     }
 
+    /// The certificate that is shown from now on ends then [s since 1970], if that can be told.
+    pub fn certificate_not_after(&self, not_after_s: Option<u64>) {
+        self.lock().certificate_not_after_s = not_after_s;
+    }
+
     /// So much is missing of the history.
     pub fn history_lost(&self, why: HistoryLoss, count: u64) {
         if count > 0 {
@@ -159,11 +165,15 @@ impl Tally {
             .map(|(why, count)| counter(&catalogue::COLLECTOR_HISTORY_LOST, reason(why.as_str()), *count));
         let bytes = counts.history_bytes;
         let bytes = bytes.map(|bytes| Series::gauge(&catalogue::COLLECTOR_HISTORY_SIZE, Attributes::new(), bytes as f64));
+        let certificate = counts.certificate_not_after_s;
+        let certificate =
+            certificate.map(|end_s| Series::gauge(&catalogue::COLLECTOR_CERTIFICATE, Attributes::new(), end_s as f64));
         requests
             .chain(points)
             .chain([stores, rows])
             .chain(refusals)
             .chain(reloads)
+            .chain(certificate)
             .chain(lost)
             .chain(bytes)
             .chain(self.1.series(now))

@@ -21,6 +21,7 @@ pub mod readiness;
 pub mod supervise;
 pub mod ending;
 pub mod signal;
+pub mod certificate;
 pub mod follow;
 pub mod notify;
 

@@ -386,6 +386,8 @@ catalogue! {
         "Observations that the agent itself had to drop, by queue";
     AGENT_RELOAD_FAILURES = "lagmesh.agent.reload_failures", Counter, One, Agent, [Region, Agent],
         "Replaced certificates and tokens of the agent that are no good: the old ones stay in force";
+    AGENT_CERTIFICATE = "lagmesh.agent.certificate_not_after", Gauge, Seconds, Agent, [Region, Agent],
+        "When the certificate ends that the agent shows to collectors, since 1970; absent if it shows none";
     AGENT_INFO = "lagmesh.agent.info", Gauge, One, Agent, [Region, Agent, Version],
         "Always 1 while the agent runs: its version";
     REGION_STATE = "lagmesh.region.state", Gauge, One, Collector, [Region, Axis, State],
@@ -428,6 +430,8 @@ catalogue! {
         "Requests and connections that were refused for who sent them, by reason";
     COLLECTOR_RELOAD_FAILURES = "lagmesh.collector.reload_failures", Counter, One, Collector, [Reason],
         "Replaced files that are no good (certificates, tokens): the old ones stay in force";
+    COLLECTOR_CERTIFICATE = "lagmesh.collector.certificate_not_after", Gauge, Seconds, Collector, [],
+        "When the certificate ends that the collector shows to everybody, since 1970; absent if it shows none";
     COLLECTOR_HISTORY_LOST = "lagmesh.collector.history_lost", Counter, One, Collector, [Reason],
         "What the history lacks or has more coarsely than it was measured, by reason; docs/pipeline.md says what each reason counts";
     COLLECTOR_HISTORY_SIZE = "lagmesh.collector.history_size", Gauge, Bytes, Collector, [],

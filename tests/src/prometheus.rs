@@ -61,6 +61,14 @@ impl Prometheus {
         Prometheus::run(folder, "prometheus", Path::new("prometheus"), ports::free()?, &config, &[]).await
     }
 
+    /// Starts it without rules and with this `scrape_configs`.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start.
+    pub async fn with_scrapes(folder: &Path, scrape_configs: &str) -> Result<Prometheus> {
+        Prometheus::run(folder, "scrapes", Path::new("prometheus"), ports::free()?, scrape_configs, &[]).await
+    }
+
     /// Starts it on a port without rules; it takes remote writes, keeps native histograms, and scrapes `target` in the form that has them.
     ///
     /// # Errors

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lagmesh_daemon::Followed;
+use lagmesh_daemon::certificate::not_after_s;
 use lagmesh_model::ids::{BadName, CollectorName};
 use reqwest::Identity;
 use reqwest::header::HeaderValue;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::mesh::keys::is_open_to_others;
 
@@ -65,6 +68,8 @@ pub struct Credentials {
     pub authorities: Authorities,
     /// The certificate with its key that we show, if we have one.
     pub identity: Option<Identity>,
+    /// When that certificate ends [s since 1970], if that can be told.
+    pub not_after_s: Option<u64>,
     /// The `Authorization` of each collector that wants one.
     pub tokens: BTreeMap<CollectorName, HeaderValue>,
 }
@@ -143,10 +148,11 @@ impl CredentialFiles {
     /// If one of them cannot be used: then none is.
     pub fn read(&self) -> Result<Credentials, BadCredentials> {
         let authorities = self.authorities.as_deref().map_or(Ok(Authorities::default()), read_authorities)?;
-        let identity = self.identity.as_ref().map(|(cert, key)| read_identity(cert, key)).transpose()?;
+        let shown = self.identity.as_ref().map(|(cert, key)| read_identity(cert, key)).transpose()?;
+        let (identity, not_after_s) = shown.map_or((None, None), |(identity, not_after_s)| (Some(identity), not_after_s));
         let tokens =
             self.tokens.iter().map(|(collector, path)| Ok((collector.clone(), read_token(path)?))).collect::<Result<_, _>>()?;
-        Ok(Credentials { authorities, identity, tokens })
+        Ok(Credentials { authorities, identity, not_after_s, tokens })
     }
 }
 
@@ -155,10 +161,13 @@ fn read_authorities(path: &Path) -> Result<Authorities, BadCredentials> {
     Authorities::from_pem(pem.as_bytes()).map_err(|error| BadCredentials::Authorities { path: path.to_owned(), error })
 }
 
-fn read_identity(cert: &Path, key: &Path) -> Result<Identity, BadCredentials> {
-    let pem = [read("key of the client certificate", key, true)?, read("client certificate", cert, false)?].join("\n");
+/// The certificate with its key, and when it ends.
+fn read_identity(cert: &Path, key: &Path) -> Result<(Identity, Option<u64>), BadCredentials> {
+    let chain = read("client certificate", cert, false)?;
+    let not_after_s = CertificateDer::from_pem_slice(chain.as_bytes()).ok().and_then(|own| not_after_s(&own));
+    let pem = [read("key of the client certificate", key, true)?, chain].join("\n");
     let bad = |error| BadCredentials::Identity { cert: cert.to_owned(), key: key.to_owned(), error };
-    Identity::from_pem(pem.as_bytes()).map_err(bad)
+    Identity::from_pem(pem.as_bytes()).map(|identity| (identity, not_after_s)).map_err(bad)
 }
 
 fn read_token(path: &Path) -> Result<HeaderValue, BadCredentials> {

@@ -18,6 +18,8 @@ use crate::send::Client;
 pub struct Showing {
     /// A client of each collector.
     pub clients: Arc<Clients>,
+    /// When the certificate ends that they show [s since 1970], if they show one and it can be told.
+    pub not_after_s: Option<u64>,
     /// How often files were replaced by such as are no good.
     pub failures: u64,
 }
@@ -76,12 +78,16 @@ impl Rotation {
             return;
         }
         let made = self.files.read().map_err(anyhow::Error::from).and_then(|credentials| {
-            clients(&self.collectors, &credentials).context("the new certificate and key cannot be used together")
+            let made = clients(&self.collectors, &credentials).context("the new certificate and key cannot be used together")?;
+            Ok((made, credentials.not_after_s))
         });
         match made {
-            Ok(clients) => {
+            Ok((clients, not_after_s)) => {
                 tracing::info!("credentials for collectors taken over");
-                self.told.send_modify(|showing| showing.clients = Arc::new(clients));
+                self.told.send_modify(|showing| {
+                    showing.clients = Arc::new(clients);
+                    showing.not_after_s = not_after_s;
+                });
             }
             Err(e) => {
                 tracing::error!(error = format!("{e:#}"), "credentials for collectors refused, the old ones stay in force");
@@ -122,7 +128,8 @@ mod tests {
         // The system's authorities are not what is tested, and a machine may have none.
         let credentials = Credentials { authorities: crate::send::Authorities::none(), ..files.read().unwrap() };
         let first = Arc::new(clients(&collectors, &credentials).unwrap());
-        let (told, showing) = watch::channel(Showing { clients: first.clone(), failures: 0 });
+        let (told, showing) =
+            watch::channel(Showing { clients: first.clone(), not_after_s: credentials.not_after_s, failures: 0 });
         let mut rotation = Rotation { files, collectors, told };
         let is_first = || Arc::ptr_eq(&showing.borrow().clients, &first);
         let failures = || showing.borrow().failures;

@@ -62,6 +62,8 @@ pub struct Around<'a> {
     pub deliveries: &'a Deliveries,
     /// How often replaced credentials were no good.
     pub reload_failures: u64,
+    /// When the certificate ends that collectors are shown [s since 1970], if there is one.
+    pub certificate_not_after_s: Option<u64>,
 }
 
 impl Summary {
@@ -205,6 +207,9 @@ impl Summary {
             out.push(Series::counter(&catalogue::AGENT_DROPPED, agent.clone().with(Attribute::Reason, queue), dropped));
         }
         out.push(Series::counter(&catalogue::AGENT_RELOAD_FAILURES, agent.clone(), around.reload_failures));
+        if let Some(end_s) = around.certificate_not_after_s {
+            out.push(Series::gauge(&catalogue::AGENT_CERTIFICATE, agent.clone(), end_s as f64));
+        }
         out.push(Series::gauge(&catalogue::AGENT_INFO, agent.with(Attribute::Version, &self.exporter.version), 1.0));
     }
 }

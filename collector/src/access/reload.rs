@@ -72,6 +72,7 @@ impl Reload {
 
     fn take_tls(&self, tls: Option<crate::listen::Tls>) {
         if let (Some(shared), Some(tls)) = (&self.tls, tls) {
+            self.tally.certificate_not_after(tls.not_after_s);
             shared.replace(tls);
             tracing::info!("certificates taken over for new connections");
         }

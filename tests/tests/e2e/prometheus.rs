@@ -9,7 +9,7 @@ use lagmesh_tests::prometheus::{Prometheus, panels};
 use lagmesh_tests::wait;
 use promql_parser::parser::{self, Expr, LabelModifier};
 
-use crate::support::ready_world;
+use crate::support::{install_crypto, ready_world};
 
 /// Labels that Prometheus itself adds.
 const OF_PROMETHEUS: [&str; 5] = ["job", "instance", "le", "alertname", "alertstate"];
@@ -67,6 +67,7 @@ impl Names {
 /// Every expression of dashboards and rules uses only names and labels of the catalogue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expressions_use_only_the_catalogue() -> Result<()> {
+    install_crypto();
     let folder = tempfile::tempdir()?;
     let rules = Prometheus::start(folder.path(), None).await?.rules().await?;
     ensure!(rules.iter().any(|rule| rule["type"] == "alerting"), "no alert was loaded");

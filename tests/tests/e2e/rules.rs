@@ -20,8 +20,8 @@ fn succeeds(program: &str, args: &[&str]) -> Result<String> {
 /// promtool accepts the rules and their unit tests pass; amtool accepts the example.
 #[test]
 fn rules_pass_their_own_tests() -> Result<()> {
-    succeeds("promtool", &["check", "rules", "lagmesh.rules.yml"])?;
-    succeeds("promtool", &["test", "rules", "tests/lagmesh.test.yml"])?;
+    succeeds("promtool", &["check", "rules", "lagmesh.rules.yml", "lagmesh.recording.rules.yml"])?;
+    succeeds("promtool", &["test", "rules", "tests/lagmesh.test.yml", "tests/lagmesh.recording.test.yml"])?;
     succeeds("amtool", &["check-config", "alertmanager.example.yml"])?;
     Ok(())
 }

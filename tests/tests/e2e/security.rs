@@ -157,6 +157,23 @@ impl Yard {
         Ok(said.1.split(' ').next().unwrap_or_default().parse()?)
     }
 
+    /// Waits until just the agent in Dublin and the collector tell when their certificates end [s since 1970].
+    async fn until_ends(&self, of_agent: f64, of_collector: f64) -> Result<()> {
+        wait::until(&format!("{of_agent} and {of_collector} are told"), PATIENCE, || async {
+            let (_, page) = self.get("/metrics", Some("reader")).await?;
+            let lines =
+                page.lines().filter(|line| line.starts_with("lagmesh_") && line.contains("_certificate_not_after_seconds"));
+            let mut told = Vec::new();
+            for (series, value) in lines.filter_map(|line| line.rsplit_once(' ')) {
+                told.push((series.contains("agent=\"dublin\""), value.parse::<f64>()?));
+            }
+            told.sort_by_key(|(is_agent, _)| !is_agent);
+            ensure!(told == [(true, of_agent), (false, of_collector)], "{told:?}");
+            Ok(())
+        })
+        .await
+    }
+
     async fn until_reporting(&self, regions: u64) -> Result<()> {
         wait::until(&format!("{regions} regions report"), PATIENCE, || async {
             let reporting = self.status().await?.regions_reporting;
@@ -259,6 +276,28 @@ async fn agents_speak_for_themselves() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// When a certificate ends is told by collector and agent of the one that they show, and of the next one once it has been taken over; an agent that
+/// shows none tells nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_of_certificates_are_told() -> Result<()> {
+    let right = Authority::new("right")?;
+    let mut yard = Yard::start(furnished("ends", &right)?)?;
+    right.agent(yard.folder.path(), "dublin", "dublin", 2050)?;
+    let mut dublin = yard.agent("dublin", &yard.certificate("dublin"))?;
+    let _new_york =
+        yard.agent("new-york", &[("--otlp-token-file", format!("main={}", written(&yard, "agent.token", "sender")?))])?;
+    yard.until_reporting(2).await?;
+    // The first of January of those years [s since 1970].
+    yard.until_ends(2_524_608_000.0, 4_102_444_800.0).await?;
+
+    let folder = yard.folder.path();
+    right.agent(folder, "dublin", "dublin", 2060)?;
+    right.issue(folder, "collector", SanType::DnsName("localhost".try_into()?), 2070)?;
+    dublin.process.signal(Signal::SIGHUP)?;
+    yard.collector.signal(Signal::SIGHUP)?;
+    yard.until_ends(2_840_140_800.0, 3_155_760_000.0).await
 }
 
 /// Each role may do what it is for, as programs and as browsers show it, and what is open to everybody says nothing about the fleet.

@@ -82,6 +82,7 @@ impl Outside {
             levels: &self.levels,
             deliveries: &self.deliveries,
             reload_failures: 0,
+            certificate_not_after_s: None,
         };
         summary.snapshot(now, &PeerView::default(), &around)
     }
