@@ -104,13 +104,15 @@ async fn refuses_what_is_bad_over_http() {
         ("oversized", vec![0; 5 * 1024 * 1024], vec![PROTOBUF], 413, "too-large"),
         ("gzip bomb", gzip(&bomb().encode_to_vec()), vec![PROTOBUF, GZIP], 413, "too-large"),
         ("zstd bomb", zstd(&bomb().encode_to_vec()), vec![PROTOBUF, ZSTD], 413, "too-large"),
-        ("json", b"{}".to_vec(), vec![("content-type", "application/json")], 415, "unsupported-type"),
+        ("no json", b"[1]".to_vec(), vec![("content-type", "application/json")], 400, "malformed"),
+        ("plain text", b"{}".to_vec(), vec![("content-type", "text/plain")], 415, "unsupported-type"),
         ("brotli", good.clone(), vec![PROTOBUF, ("content-encoding", "br")], 415, "unsupported-encoding"),
         (
             "no exporter",
             {
                 let mut r = request(&batch(1, 1));
-                r.resource_metrics[0].resource = None;
+                let attributes = &mut r.resource_metrics[0].resource.as_mut().unwrap().attributes;
+                attributes.retain(|attribute| attribute.key != "lagmesh.fleet");
                 r.encode_to_vec()
             },
             vec![PROTOBUF],
