@@ -48,14 +48,14 @@ struct Shared {
     target: Mutex<Option<String>>,
     client: reqwest::Client,
     seen: Mutex<Seen>,
-    /// The share of acknowledgements that do not reach the agent.
-    kept_back: f64,
 }
 
 #[derive(Debug)]
 struct Seen {
     runs: Runs,
     random: Random,
+    /// The share of acknowledgements that do not reach the agent.
+    share_kept_back: f64,
     kept_back: u64,
     twice: u64,
 }
@@ -73,9 +73,9 @@ impl Witness {
     ///
     /// # Errors
     /// If it cannot listen.
-    pub async fn unaimed(kept_back: f64, seed: u64) -> Result<Witness> {
-        let begun = Seen { runs: Runs::new(), random: Random::new(seed), kept_back: 0, twice: 0 };
-        let shared = Arc::new(Shared { target: Mutex::new(None), client: feed::client()?, seen: Mutex::new(begun), kept_back });
+    pub async fn unaimed(share_kept_back: f64, seed: u64) -> Result<Witness> {
+        let begun = Seen { runs: Runs::new(), random: Random::new(seed), share_kept_back, kept_back: 0, twice: 0 };
+        let shared = Arc::new(Shared { target: Mutex::new(None), client: feed::client()?, seen: Mutex::new(begun) });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listen as a witness")?;
         let address = listener.local_addr()?;
         let routes = Router::new().route("/v1/metrics", post(pass)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
@@ -92,6 +92,11 @@ impl Witness {
     /// Passes on to a collector from now on.
     pub fn aim(&self, url: &str) {
         *self.shared.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.to_owned());
+    }
+
+    /// Keeps no acknowledgement to itself any more.
+    pub fn keep_nothing_back(&self) {
+        self.shared.lock().share_kept_back = 0.0;
     }
 
     /// Its address, as a fleet file has it.
@@ -140,7 +145,7 @@ async fn pass(State(shared): State<Arc<Shared>>, body: Bytes) -> StatusCode {
                 run.values = values;
             }
             run.acknowledged.insert(batch.sequence);
-            if seen.random.unit() < shared.kept_back {
+            if seen.random.unit() < seen.share_kept_back {
                 seen.kept_back += 1;
                 return StatusCode::BAD_GATEWAY;
             }
