@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use axum::extract::{Path as Word, State};
 use axum::http::StatusCode;
@@ -16,14 +15,12 @@ use axum::{Json, Router};
 use lagmesh_daemon::Shutdown;
 use lagmesh_model::dead_letter::{CONTROL_SOCKET, DEAD_LETTERS, DeadLetter};
 use tokio::net::{UnixListener, UnixSocket};
-use tokio::time::sleep;
 
+use crate::http::{Silent, serve_on};
 use crate::spool::{Resent, Spool, Unavailable};
 
 /// How many connections may wait.
 const BACKLOG: u32 = 16;
-/// On shutdown: how long answers that are under way may take.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Listens in the state folder, for the owner of the files alone. An agent that cannot measures all the same, so that is no error.
 pub(crate) fn listen(state_dir: &Path) -> Option<UnixListener> {
@@ -58,39 +55,30 @@ pub(crate) async fn serve(listener: UnixListener, spool: Spool, shutdown: Shutdo
         .route(&format!("{DEAD_LETTERS}/{{id}}"), get(export).delete(forget))
         .route(&format!("{DEAD_LETTERS}/{{id}}/resend"), post(resend))
         .with_state(spool);
-    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let drained = async {
-        shutdown.cancelled().await;
-        sleep(DRAIN_DEADLINE).await;
-    };
-    tokio::select! {
-        end = server => Ok(end?),
-        () = drained => Ok(()),
-    }
+    serve_on(listener, router, shutdown).await
 }
 
-async fn list(State(spool): State<Spool>) -> Result<Json<Vec<DeadLetter>>, Silent> {
+async fn list(State(spool): State<Spool>) -> Result<Json<Vec<DeadLetter>>, Silent<Unavailable>> {
     Ok(Json(spool.dead_letters().await?))
 }
 
-async fn export(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent> {
-    let letters = spool.dead_letters().await?;
-    let letter = letters.into_iter().find(|letter| letter.id == id);
-    Ok(match (letter, spool.dead_letter(id).await?) {
-        (Some(letter), Some(body)) => {
-            ([(CONTENT_TYPE, "application/x-protobuf".to_owned()), (CONTENT_ENCODING, letter.encoding)], body).into_response()
+async fn export(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent<Unavailable>> {
+    Ok(match spool.dead_letter(id).await? {
+        Some((compression, body)) => {
+            let headers = [(CONTENT_TYPE, "application/x-protobuf"), (CONTENT_ENCODING, compression.content_coding())];
+            (headers, body).into_response()
         }
-        _ => unknown(id),
+        None => unknown(id),
     })
 }
 
-async fn forget(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent> {
+async fn forget(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent<Unavailable>> {
     let dropped = spool.drop_dead_letter(id).await?;
     tracing::info!(id, dropped, "dead letter dropped by request");
     Ok(if dropped { StatusCode::NO_CONTENT.into_response() } else { unknown(id) })
 }
 
-async fn resend(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent> {
+async fn resend(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Response, Silent<Unavailable>> {
     let resent = spool.resend(id).await?;
     tracing::info!(id, ?resent, "dead letter to be sent again by request");
     Ok(match resent {
@@ -104,19 +92,4 @@ async fn resend(State(spool): State<Spool>, Word(id): Word<i64>) -> Result<Respo
 
 fn unknown(id: i64) -> Response {
     (StatusCode::NOT_FOUND, format!("there is no dead letter {id}\n")).into_response()
-}
-
-/// The spool does not answer.
-struct Silent(Unavailable);
-
-impl From<Unavailable> for Silent {
-    fn from(why: Unavailable) -> Silent {
-        Silent(why)
-    }
-}
-
-impl IntoResponse for Silent {
-    fn into_response(self) -> Response {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0)).into_response()
-    }
 }

@@ -2,6 +2,8 @@
 
 mod listener;
 
+use std::error::Error;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +11,7 @@ use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use axum::{Json, Router};
 use lagmesh_daemon::{Readiness, Shutdown};
 use lagmesh_model::exposition;
@@ -35,8 +38,19 @@ pub struct Pages {
 /// # Errors
 /// If the listener breaks.
 pub async fn serve(listener: TcpListener, pages: Pages, shutdown: Shutdown) -> anyhow::Result<()> {
-    let router = router(pages);
-    let server = axum::serve(Bounded::new(listener), router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    serve_on(Bounded::new(listener), router(pages), shutdown).await
+}
+
+/// Serves whatever it is until `shutdown`, then answers what was asked already.
+///
+/// # Errors
+/// If the listener breaks.
+pub(crate) async fn serve_on<L>(listener: L, router: Router, shutdown: Shutdown) -> anyhow::Result<()>
+where
+    L: Listener,
+    L::Addr: Debug,
+{
+    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let drained = async {
         shutdown.cancelled().await;
         sleep(DRAIN_DEADLINE).await;
@@ -57,7 +71,7 @@ fn router(pages: Pages) -> Router {
         .with_state(pages)
 }
 
-async fn index(State(pages): State<Pages>) -> Result<String, Unseen> {
+async fn index(State(pages): State<Pages>) -> Result<String, Silent<NoView>> {
     let snapshot = pages.viewer.look().await?;
     let status = &snapshot.status;
     Ok(format!(
@@ -70,34 +84,34 @@ async fn index(State(pages): State<Pages>) -> Result<String, Unseen> {
     ))
 }
 
-async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Result<Response, Unseen> {
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Result<Response, Silent<NoView>> {
     let snapshot = pages.viewer.look().await?;
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let (content_type, page) = exposition::page(accept, &snapshot.series);
     Ok(([(CONTENT_TYPE, content_type)], page).into_response())
 }
 
-async fn status(State(pages): State<Pages>) -> Result<Response, Unseen> {
+async fn status(State(pages): State<Pages>) -> Result<Response, Silent<NoView>> {
     let snapshot = pages.viewer.look().await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(&snapshot.status)).into_response())
 }
 
 /// Alive is who still sums up: a process whose summary is stuck is dead, whatever its listener says.
-async fn health(State(pages): State<Pages>) -> Result<&'static str, Unseen> {
+async fn health(State(pages): State<Pages>) -> Result<&'static str, Silent<NoView>> {
     pages.viewer.look().await?;
     Ok("alive\n")
 }
 
-/// Nothing can be shown.
-struct Unseen(NoView);
+/// Who would know does not answer.
+pub(crate) struct Silent<E>(E);
 
-impl From<NoView> for Unseen {
-    fn from(why: NoView) -> Unseen {
-        Unseen(why)
+impl<E: Error> From<E> for Silent<E> {
+    fn from(why: E) -> Silent<E> {
+        Silent(why)
     }
 }
 
-impl IntoResponse for Unseen {
+impl<E: Error> IntoResponse for Silent<E> {
     fn into_response(self) -> Response {
         (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0)).into_response()
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use lagmesh_daemon::Supervisor;
+use lagmesh_daemon::{Supervisor, sqlite};
 use lagmesh_model::dead_letter::DeadLetter;
 use lagmesh_model::fleet::Compression;
 use lagmesh_model::ids::CollectorName;
@@ -70,7 +70,7 @@ enum Request {
     Fetch(CollectorName, ParcelId, oneshot::Sender<rusqlite::Result<Option<Parcel>>>),
     Settle(CollectorName, ParcelId, Settled, oneshot::Sender<rusqlite::Result<()>>),
     Letters(Said<Vec<DeadLetter>>),
-    Letter(i64, Said<Option<Bytes>>),
+    Letter(i64, Said<Option<(Compression, Bytes)>>),
     DropLetter(i64, Said<bool>),
     Resend(i64, Said<Resent>),
 }
@@ -132,11 +132,11 @@ impl Spool {
         Ok(self.ask(Request::Letters(answer), letters).await??)
     }
 
-    /// The body of a dead letter as it was sent; `None` if there is no such letter.
+    /// The body of a dead letter as it was sent, and how it is compressed; `None` if there is no such letter.
     ///
     /// # Errors
     /// If the spool does not answer or cannot read.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<Bytes>, Unavailable> {
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<(Compression, Bytes)>, Unavailable> {
         let (answer, letter) = oneshot::channel();
         Ok(self.ask(Request::Letter(id, answer), letter).await??)
     }
@@ -245,7 +245,7 @@ impl Keeper {
     }
 
     fn check(&mut self, error: Option<&rusqlite::Error>) -> anyhow::Result<()> {
-        error.filter(|e| store::is_corrupt(e)).map_or(Ok(()), |e| self.start_again(e))
+        error.filter(|e| sqlite::is_damage(e)).map_or(Ok(()), |e| self.start_again(e))
     }
 
     fn start_again(&mut self, why: &rusqlite::Error) -> anyhow::Result<()> {
@@ -261,7 +261,7 @@ impl Keeper {
             Ok(levels) => {
                 self.published.send_replace(levels);
             }
-            Err(e) if store::is_corrupt(&e) => self.start_again(&e)?,
+            Err(e) if sqlite::is_damage(&e) => self.start_again(&e)?,
             Err(e) => tracing::warn!(error = %e, "read what waits in the spool"),
         }
         Ok(())

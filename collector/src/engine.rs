@@ -10,7 +10,6 @@ use lagmesh_model::series::Series;
 use lagmesh_model::state::RegionState;
 use lagmesh_model::status::FleetStatus;
 use lagmesh_model::time::Reading;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
@@ -26,8 +25,6 @@ const STEP: Duration = Duration::from_millis(500);
 /// Where a step takes long, as with a thousand regions, the next one comes so many times later: what arrives is never kept waiting for
 /// most of the time.
 const PAUSE_STEPS: u32 = 4;
-/// How far its thread steps back behind those that take batches in: it still gets a quarter of a processor that is busy with others.
-const NICENESS: i32 = 5;
 /// How often the judge's memory is stored although no state changed: what a crash may cost of a span.
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
@@ -97,18 +94,12 @@ impl Engine {
         Published { status, made: now }
     }
 
-    /// Works until shutdown, on the thread that calls it. A step is one piece of work of up to tens of milliseconds: on a thread of the
-    /// runtime, whoever waits for that thread would wait for all of it.
+    /// Works until shutdown. A step is one piece of work of up to tens of milliseconds, which is not for a thread of the runtime: whoever
+    /// waits for that thread would wait for all of it.
     ///
     /// # Errors
     /// Never.
-    pub fn run_on(self, runtime: &Handle, wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
-        // Where the system does not allow that, everything works all the same.
-        rustix::process::nice(NICENESS).ok();
-        runtime.block_on(self.run(wires, shutdown))
-    }
-
-    async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub async fn run(mut self, mut wires: Wires, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut pause = pin!(sleep(Duration::ZERO));
         let mut first = Some(wires.first);
         loop {
@@ -130,7 +121,15 @@ impl Engine {
                     wires.published.send_replace(Arc::new(published));
                     first.take();
                 }
-                Some(ask) = wires.asks.recv() => self.answer(ask, &wires.published.borrow()),
+                Some(ask) = wires.asks.recv() => {
+                    // What has come until now is in the answer, and what comes meanwhile does not keep it waiting.
+                    for _ in 0..wires.committed.len() {
+                        if let Ok(committed) = wires.committed.try_recv() {
+                            self.take(committed);
+                        }
+                    }
+                    self.answer(ask, &wires.published.borrow());
+                }
                 Some(committed) = wires.committed.recv() => self.take(committed),
             }
         }
@@ -183,4 +182,41 @@ fn log_changes(before: &FleetStatus, after: &FleetStatus) {
 
 fn states(status: &FleetStatus) -> Vec<RegionState> {
     status.regions.iter().flat_map(|region| region.verdicts.iter().map(|verdict| verdict.state)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use lagmesh_daemon::{Readiness, Watchdog};
+    use lagmesh_model::catalogue;
+    use lagmesh_model::series::Value;
+
+    use super::*;
+    use crate::fixture::{Says, fleet};
+    use crate::history::History;
+
+    /// Who asks is told of everything that was passed on before, however much of it has not been looked at yet.
+    #[tokio::test]
+    async fn what_has_come_is_in_the_answer() {
+        let tally = Tally::default();
+        let (feed, _fed) = History::feed(&tally);
+        let mut engine = Engine::new(Arc::new(fleet(&["a", "b"], &[])), Restored::default(), Clock::new(), tally, feed);
+        let (told, committed) = mpsc::channel(8);
+        let (asking, asks) = mpsc::channel(1);
+        let (jobs, _jobs) = mpsc::channel(1);
+        let published = watch::Sender::new(Arc::new(engine.publish()));
+        let (progress, first) = (Watchdog::new().register("engine", STEP), Readiness::new().latch("first"));
+        for sequence in 1..=5 {
+            let arrived = engine.clock.now();
+            told.try_send(Committed::Batch(Says::new("a", sequence).rtt("b", sequence * 10, 20).batch(), arrived)).unwrap();
+        }
+        let (ask, answer) = oneshot::channel();
+        asking.try_send(ask).unwrap();
+        let shutdown = Shutdown::new();
+        let running = tokio::spawn(engine.run(Wires { committed, asks, published, jobs, progress, first }, shutdown.clone()));
+        let series = answer.await.unwrap();
+        shutdown.cancel();
+        running.await.unwrap().unwrap();
+        let probes = series.iter().find(|series| *series.metric == catalogue::LINK_PROBES).map(|series| series.value.clone());
+        assert_eq!(probes, Some(Value::Counter(50)));
+    }
 }

@@ -48,8 +48,6 @@ use table::{Opened, Table};
 
 /// Batches that may wait for the history's thread: several seconds of a fleet of hundreds, a hundred mebibytes at worst.
 const FED_QUEUE: usize = 256;
-/// How far its thread steps back behind the others.
-const NICENESS: i32 = 10;
 /// How often is written.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
 /// What is not written at which is written before that [bytes].
@@ -149,12 +147,9 @@ impl History {
     /// # Errors
     /// Never: a disk that fails costs resolution, and may recover.
     pub fn run(mut self, queue: &FedQueue) -> anyhow::Result<()> {
-        // What keeps agents waiting goes first. Where the system does not allow that, everything works all the same.
-        rustix::process::nice(NICENESS).ok();
         let start = self.clock.now().raw;
-        let (mut written, mut swept) = (start, None);
+        let (mut written, mut swept, mut wait) = (start, None, WRITE_EVERY);
         loop {
-            let wait = if self.parts.due(self.clock.now().raw).is_some() { Duration::ZERO } else { WRITE_EVERY };
             match queue.next(wait) {
                 Ok(Fed::Batch(batch, arrived)) => self.take(&batch, arrived),
                 Ok(Fed::Retired(agent, boot)) => {
@@ -171,8 +166,11 @@ impl History {
                 self.write();
                 written = now.raw;
             }
+            // Where one is due, another may be.
+            wait = WRITE_EVERY;
             if let Some(part) = self.parts.due(now.raw) {
                 self.settle(part);
+                wait = Duration::ZERO;
             }
             if is_due(swept, now.raw, SWEEP_EVERY) {
                 self.sweep(now.wall);

@@ -8,7 +8,6 @@ pub mod listen;
 pub mod config;
 pub mod tally;
 mod varint;
-mod sqlite;
 pub mod merge;
 pub mod judge;
 pub mod packed;
@@ -45,6 +44,10 @@ use crate::tally::{Tally, Transport};
 
 /// How long an orderly shutdown may take in all.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How far the judge's thread steps back behind those that take batches in: it still gets a quarter of a processor that is busy with them.
+const ENGINE_NICENESS: i32 = 5;
+/// The same of the history's, which nobody waits for.
+const HISTORY_NICENESS: i32 = 10;
 /// Committed batches that may wait for the engine; beyond, commits wait, then clients.
 const COMMITTED_QUEUE: usize = 256;
 /// Files beside connections: the store, the logs, the runtime.
@@ -130,7 +133,10 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
     let boots = restored.batches.len();
     let history = History::open(&config.state_dir, config.history, &restored.batches, (clock.clone(), tally.clone()))?;
     let (feed, fed_queue) = History::feed(&tally);
-    supervisor.spawn_thread("history", move || history.run(&fed_queue))?;
+    supervisor.spawn_thread("history", move || {
+        step_back(HISTORY_NICENESS);
+        history.run(&fed_queue)
+    })?;
     let archive = Archive::new(config.state_dir.clone(), clock.clone());
 
     let (jobs, jobs_queue) = mpsc::channel(JOBS_QUEUE);
@@ -149,7 +155,10 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         first: readiness.latch("first judgement"),
     };
     let (runtime, shutdown) = (Handle::current(), supervisor.shutdown());
-    supervisor.spawn_thread("engine", move || engine.run_on(&runtime, wires, shutdown))?;
+    supervisor.spawn_thread("engine", move || {
+        step_back(ENGINE_NICENESS);
+        runtime.block_on(engine.run(wires, shutdown))
+    })?;
 
     let forward = ForwardContext {
         fleet: &config.fleet,
@@ -180,4 +189,10 @@ fn start(config: &Config, supervisor: &mut Supervisor) -> anyhow::Result<(Socket
         state_dir = %config.state_dir.display(), restored_boots = boots, "started"
     );
     Ok((grpc_address, http_address, readiness))
+}
+
+/// Lets the other threads go before this one: what keeps agents waiting goes first. Where the system does not allow that, everything works
+/// all the same.
+fn step_back(niceness: i32) {
+    rustix::process::nice(niceness).ok();
 }

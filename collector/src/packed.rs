@@ -13,7 +13,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The largest body after decompression [bytes].
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What comes uncompressed is packed once and unpacked at a start: speed counts.
+/// What is packed here is written often and seldom read: speed counts.
 const ZSTD_LEVEL: i32 = 1;
 /// What a gzip member (RFC 1952) begins with.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -35,18 +35,14 @@ impl Packed {
     /// A body that holds nothing but the batch; `message` is what is in it.
     pub(crate) fn keep(encoding: Encoding, body: Vec<u8>, message: &[u8]) -> Packed {
         match encoding {
-            Encoding::Identity => Packed::zstd(message),
+            Encoding::Identity => Packed(pack(message)),
             Encoding::Gzip | Encoding::Zstd => Packed(body),
         }
     }
 
     /// The batch packed anew.
     pub fn of(batch: &Batch) -> Packed {
-        Packed::zstd(&otlp::encode(batch).encode_to_vec())
-    }
-
-    fn zstd(message: &[u8]) -> Packed {
-        Packed(zstd::stream::encode_all(message, ZSTD_LEVEL).expect("memory takes what is written to it"))
+        Packed(pack(&otlp::encode(batch).encode_to_vec()))
     }
 
     /// The bytes.
@@ -73,6 +69,11 @@ impl Encoding {
             _ => None,
         }
     }
+}
+
+/// Bytes compressed with zstd, for [`unpack`].
+pub(crate) fn pack(bytes: &[u8]) -> Vec<u8> {
+    zstd::stream::encode_all(bytes, ZSTD_LEVEL).expect("memory takes what is written to it")
 }
 
 /// Why a body could not be unpacked.

@@ -1,8 +1,8 @@
 //! What must survive a restart, in SQLite: the newest batch of every (agent, boot), which holds all of that boot's counts; which
 //! batches have been taken; the judge's memory.
 //!
-//! One thread owns the file. It commits what is queued in one transaction and one fsync, answers only then, and only then passes
-//! the batches on: what anybody sees is on disk.
+//! One thread owns the file. It commits what is queued in one transaction and one fsync; only then it passes the batches on, and then it
+//! answers: what anybody sees is on disk, and what was acknowledged is seen.
 
 mod ledger;
 mod table;
@@ -10,6 +10,7 @@ mod table;
 use std::path::Path;
 
 use anyhow::Context as _;
+use lagmesh_daemon::sqlite;
 use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::Reading;
@@ -18,7 +19,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::judge::Memory;
 use crate::merge::News;
 use crate::packed::Packed;
-use crate::sqlite;
 use ledger::Ledger;
 pub(crate) use table::FILE;
 pub use table::StoreError;
@@ -145,13 +145,14 @@ impl Store {
         }
         match self.write(deliveries, memories.as_deref()) {
             Ok((outcomes, told)) => {
-                for (done, kept) in waiting.into_iter().zip(outcomes) {
-                    // A client that hung up will send again and be told that it is a duplicate.
-                    done.send(Ok(kept)).ok();
-                }
+                // Passed on before it is answered: who was told that it is kept, and then looks, finds it.
                 for one in told {
                     // At shutdown nobody reads any more; the disk has it.
                     news.blocking_send(one).ok();
+                }
+                for (done, kept) in waiting.into_iter().zip(outcomes) {
+                    // A client that hung up will send again and be told that it is a duplicate.
+                    done.send(Ok(kept)).ok();
                 }
             }
             Err(e) => {

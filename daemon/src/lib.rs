@@ -14,7 +14,7 @@ pub mod clock;
 pub mod alarm;
 pub mod backoff;
 pub mod reserve;
-pub mod aside;
+pub mod sqlite;
 pub mod reply;
 pub mod progress;
 pub mod readiness;

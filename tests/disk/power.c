@@ -4,19 +4,9 @@
  * write before which the power goes; LAGMESH_POWER_SEED, if only some of what was not synced is to be lost, as a disk that writes in an
  * order of its own would. Without these variables it passes everything through.
  *
- * Before each write the old content of its place is kept; fsync and fdatasync forget what was kept of their file. Files that only
- * coordinate living processes (SQLite's "-shm") are not watched. Not covered: mapped writes, renames and removals, and directories.
+ * Before each write the old content of its place is kept; fsync and fdatasync forget what was kept of their file. Not covered: renames
+ * and removals, and directories.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 struct undo {
   struct undo *before;
@@ -28,37 +18,16 @@ struct undo {
   char old[];
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct undo *newest;
-static const char *folder;
 static long writes_left = -1;
 static uint64_t seed;
-static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
-static ssize_t (*real_write)(int, const void *, size_t);
-static int (*real_ftruncate)(int, off_t);
-static int (*real_fsync)(int);
-static int (*real_fdatasync)(int);
 
 __attribute__((constructor)) static void start(void) {
-  real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
-  real_write = dlsym(RTLD_NEXT, "write");
-  real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
-  real_fsync = dlsym(RTLD_NEXT, "fsync");
-  real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+  find_real();
   const char *writes = getenv("LAGMESH_POWER_WRITES"), *some = getenv("LAGMESH_POWER_SEED");
   folder = getenv("LAGMESH_POWER_FOLDER");
   if (folder != NULL && writes != NULL) writes_left = atol(writes);
   if (some != NULL) seed = strtoull(some, NULL, 10);
-}
-
-static int watched(int fd, struct stat *file) {
-  if (folder == NULL || fstat(fd, file) != 0 || !S_ISREG(file->st_mode)) return 0;
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  ssize_t length = readlink(link, path, sizeof path - 1);
-  if (length < 4) return 0;
-  path[length] = 0;
-  return strncmp(path, folder, strlen(folder)) == 0 && strcmp(path + length - 4, "-shm") != 0;
 }
 
 static int coin(void) {
@@ -121,8 +90,6 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
   return written;
 }
 
-ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }
-
 ssize_t write(int fd, const void *bytes, size_t length) {
   struct stat file;
   if (!watched(fd, &file)) return real_write(fd, bytes, length);
@@ -143,8 +110,6 @@ int ftruncate64(int fd, off64_t size) {
   return result;
 }
 
-int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
-
 static int synced(int fd, int (*sync)(int)) {
   struct stat file;
   if (!watched(fd, &file)) return sync(fd);
@@ -154,7 +119,3 @@ static int synced(int fd, int (*sync)(int)) {
   pthread_mutex_unlock(&lock);
   return result;
 }
-
-int fsync(int fd) { return synced(fd, real_fsync); }
-
-int fdatasync(int fd) { return synced(fd, real_fdatasync); }

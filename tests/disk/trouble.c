@@ -4,23 +4,9 @@
  * it passes everything through.
  *
  * Room is taken when a file grows and given back when it shrinks or is removed, so what is written over what is there always fits, as on
- * a real disk; a write for which there is only some room is cut short. A sync takes its time before it happens. Files that only
- * coordinate living processes (SQLite's "-shm") are not watched. Not covered: mapped writes, files that are replaced or opened anew to
- * nothing, and what directories take.
+ * a real disk; a write for which there is only some room is cut short. A sync takes its time before it happens. Not covered: files that
+ * are replaced or opened anew to nothing, and what directories take.
  */
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
 /* `disk/trouble.rs` knows the layout, writes the first two and reads the others. */
 struct trouble {
@@ -30,45 +16,20 @@ struct trouble {
   int64_t syncs_done;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct trouble *trouble;
-static const char *folder;
-static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
-static ssize_t (*real_write)(int, const void *, size_t);
-static int (*real_ftruncate)(int, off_t);
-static int (*real_fsync)(int);
-static int (*real_fdatasync)(int);
 static int (*real_unlink)(const char *);
 
 __attribute__((constructor)) static void start(void) {
-  real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
-  real_write = dlsym(RTLD_NEXT, "write");
-  real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
-  real_fsync = dlsym(RTLD_NEXT, "fsync");
-  real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
+  find_real();
   real_unlink = dlsym(RTLD_NEXT, "unlink");
-  const char *told = getenv("LAGMESH_DISK_FILE");
-  folder = getenv("LAGMESH_DISK_FOLDER");
-  int fd = folder == NULL || told == NULL ? -1 : open(told, O_RDWR | O_CLOEXEC);
+  const char *told = getenv("LAGMESH_DISK_FILE"), *below = getenv("LAGMESH_DISK_FOLDER");
+  int fd = below == NULL || told == NULL ? -1 : open(told, O_RDWR | O_CLOEXEC);
   if (fd < 0) return;
   void *mapped = mmap(NULL, sizeof *trouble, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (mapped != MAP_FAILED) trouble = mapped;
   close(fd);
-}
-
-static int is_ours(const char *path, size_t length) {
-  size_t above = strlen(folder);
-  return strncmp(path, folder, above) == 0 && path[above] == '/' && (length < 4 || strcmp(path + length - 4, "-shm") != 0);
-}
-
-static int watched(int fd, struct stat *file) {
-  if (trouble == NULL || fstat(fd, file) != 0 || !S_ISREG(file->st_mode)) return 0;
-  char link[64], path[4096];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-  ssize_t length = readlink(link, path, sizeof path - 1);
-  if (length < 0) return 0;
-  path[length] = 0;
-  return is_ours(path, (size_t)length);
+  if (mapped == MAP_FAILED) return;
+  trouble = mapped;
+  folder = below;
 }
 
 static void give_back(off_t bytes) {
@@ -96,8 +57,6 @@ ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) {
   return written;
 }
 
-ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) { return pwrite64(fd, bytes, length, at); }
-
 ssize_t write(int fd, const void *bytes, size_t length) {
   struct stat file;
   if (!watched(fd, &file)) return real_write(fd, bytes, length);
@@ -119,11 +78,9 @@ int ftruncate64(int fd, off64_t size) {
   return result;
 }
 
-int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
-
 int unlink(const char *path) {
   struct stat file;
-  int ours = trouble != NULL && is_ours(path, strlen(path)) && stat(path, &file) == 0;
+  int ours = folder != NULL && is_ours(path, strlen(path)) && stat(path, &file) == 0;
   int result = real_unlink(path);
   if (result == 0 && ours) {
     pthread_mutex_lock(&lock);
@@ -143,7 +100,3 @@ static int synced(int fd, int (*sync)(int)) {
   __atomic_add_fetch(&trouble->syncs_done, 1, __ATOMIC_SEQ_CST);
   return result;
 }
-
-int fsync(int fd) { return synced(fd, real_fsync); }
-
-int fdatasync(int fd) { return synced(fd, real_fdatasync); }

@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lagmesh_daemon::Reserve;
+use lagmesh_daemon::{Reserve, sqlite};
 use lagmesh_model::fleet::Compression;
 use lagmesh_model::ids::{AgentName, BootId, CollectorName};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::level::{Level, Levels, LossReason, ParcelId};
 use super::parcel::Parcel;
@@ -93,7 +93,7 @@ impl Store {
         }
         self.give_up_unstored();
         let kept = self.insert(parcel).or_else(|e| {
-            if e.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+            if !sqlite::is_full(&e) {
                 return Err(e);
             }
             self.reserve.spend();
@@ -106,7 +106,7 @@ impl Store {
                 self.reserve.refill();
                 Ok(())
             }
-            Err(e) if is_corrupt(&e) => Err(e),
+            Err(e) if sqlite::is_damage(&e) => Err(e),
             Err(e) => {
                 tracing::error!(error = %e, "batch cannot be written to disk, holding it in memory until the next one");
                 self.hold(parcel.clone(), disk_reason(&e));
@@ -285,9 +285,8 @@ impl Store {
             }
             return Ok(());
         }
-        let disk_is_full = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::DiskFull);
         let settled = self.settle_stored(collector, id, refusal, true).or_else(|e| {
-            if !disk_is_full(&e) {
+            if !sqlite::is_full(&e) {
                 return Err(e);
             }
             self.reserve.spend();
@@ -342,18 +341,8 @@ impl Store {
     }
 }
 
-/// Whether the file's content, and not the disk, is at fault.
-pub(super) fn is_corrupt(e: &rusqlite::Error) -> bool {
-    use rusqlite::Error as E;
-    let no_value = matches!(
-        e,
-        E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::InvalidColumnType(..) | E::Utf8Error(..)
-    );
-    no_value || matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
 fn disk_reason(e: &rusqlite::Error) -> LossReason {
-    if e.sqlite_error_code() == Some(ErrorCode::DiskFull) { LossReason::DiskFull } else { LossReason::DiskError }
+    if sqlite::is_full(e) { LossReason::DiskFull } else { LossReason::DiskError }
 }
 
 fn parcel_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parcel> {

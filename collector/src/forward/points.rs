@@ -11,11 +11,10 @@ use lagmesh_model::time::WallNanos;
 use prost::Message as _;
 
 use crate::merge::Key;
+use crate::packed::{self, Encoding};
 
 /// A snapshot is made here and bounded by what the collector takes in; more than this after decompression is damage [bytes].
-const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-/// Speed counts: it is packed once per interval and unpacked once per target.
-const ZSTD_LEVEL: i32 = 1;
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// A series with its value, or that it has ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,16 +39,12 @@ pub(crate) fn pack(mut series: Vec<Series>) -> (Vec<u8>, u64) {
     series.retain(exposition::is_shown);
     let count = series.len() as u64;
     let message = otlp::encode(&Batch { exporter: nobody(), sequence: 1, start: WallNanos(1), time: WallNanos(1), series });
-    let packed = zstd::stream::encode_all(message.encode_to_vec().as_slice(), ZSTD_LEVEL);
-    (packed.expect("memory takes what is written to it"), count)
+    (packed::pack(&message.encode_to_vec()), count)
 }
 
 /// What was packed; `None` if the bytes are no good.
 pub(crate) fn unpack(packed: &[u8]) -> Option<Vec<Series>> {
-    use std::io::Read as _;
-
-    let mut message = Vec::new();
-    zstd::stream::read::Decoder::with_buffer(packed).ok()?.take(MESSAGE_BYTES_MAX).read_to_end(&mut message).ok()?;
+    let message = packed::unpack(Encoding::Zstd, packed, MESSAGE_BYTES_MAX).ok()?;
     let request = ExportMetricsServiceRequest::decode(message.as_slice()).ok()?;
     let limits = Limits { points_max: usize::MAX, attribute_value_len_max: usize::MAX, ..Limits::default() };
     let decoded = otlp::decode(request, &limits).ok()?;

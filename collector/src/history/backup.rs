@@ -7,10 +7,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use lagmesh_daemon::sqlite;
 use rusqlite::{Connection, OpenFlags};
 
 use super::table;
-use crate::{sqlite, store};
+use crate::store;
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]

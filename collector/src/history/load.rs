@@ -1,7 +1,6 @@
 //! What a file says of the streams, when it is opened.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::sync::Arc;
 
 use lagmesh_model::ids::{AgentName, BootId};
@@ -11,9 +10,10 @@ use super::body::Body;
 use super::book::Book;
 use super::names::{self, Name};
 use super::runs::{Point, Run, Runs};
+use crate::packed::{self, Encoding};
 
 /// The most that is unpacked in one piece [bytes]: none is written that comes near.
-const UNPACKED_BYTES_MAX: u64 = 64 << 20;
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
 
 /// A boot with what could be read of its runs, in order; `None` for a run that could not.
 type Stored = (u64, Vec<Option<Run>>);
@@ -94,8 +94,5 @@ fn run(row: &Row<'_>) -> Result<Option<Run>, rusqlite::Error> {
 
 /// What was packed; `None` if it cannot be read.
 pub(super) fn unpack(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut unpacked = Vec::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(bytes).ok()?;
-    decoder.take(UNPACKED_BYTES_MAX).read_to_end(&mut unpacked).ok()?;
-    Some(unpacked)
+    packed::unpack(Encoding::Zstd, bytes, UNPACKED_BYTES_MAX).ok()
 }

@@ -176,11 +176,11 @@ impl<'a> Rows<'a> {
 
     /// What is to be added to the buckets of a tier. What is older than the tier is not.
     fn fresh(&self, series: SeriesId, tier: usize, range_s: &std::ops::Range<u64>) -> BTreeMap<u64, Cell> {
+        let width_s = WIDTHS_S[tier];
+        let belongs = |bucket_s: u64| range_s.contains(&bucket_s) && bucket_s >= self.kept[tier];
         let held = self.fresh.get(&series).into_iter().flatten();
-        let cells = added_up(held.map(|(bucket_s, bytes)| (*bucket_s, series, bytes.as_slice())));
-        let mut cells = widened(&cells, WIDTHS_S[tier]);
-        cells.retain(|bucket_s, _| range_s.contains(bucket_s) && *bucket_s >= self.kept[tier]);
-        cells
+        let asked = held.filter(|(bucket_s, _)| belongs(bucket_s / width_s * width_s));
+        widened(&added_up(asked.map(|(bucket_s, bytes)| (*bucket_s, series, bytes.as_slice()))), width_s)
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lagmesh_daemon::sqlite;
 use lagmesh_model::ids::{AgentName, BootId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, Statement, params};
 
@@ -18,7 +19,7 @@ use super::fresh::{self, Put};
 use super::load::{self, unpack};
 use super::names::attributes_text;
 use super::runs::{Point, Run, Runs};
-use crate::sqlite;
+use crate::packed::pack;
 use crate::store::StoreError;
 
 /// The layout of the tables.
@@ -27,8 +28,6 @@ const LAYOUT: i64 = 2;
 pub(crate) const FILE: &str = "history.db";
 /// How long to wait for a lock; only somebody who looks with another program can hold one.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
-/// What is packed is written every few seconds and hardly ever read: speed counts.
-const ZSTD_LEVEL: i32 = 1;
 /// The write-ahead log is cut to this after a checkpoint [bytes].
 const LOG_BYTES_MAX: i64 = 64 << 20;
 
@@ -192,7 +191,9 @@ impl Table {
         for of_series in entries.chunk_by(|a, b| a.1 == b.1) {
             let cells = fresh::added_up(of_series.iter().copied());
             for (tier, kept_s) in tiers.iter_mut().zip(kept) {
-                late += tier.add(of_series[0].1, &cells, kept_s)? * u64::from(tier.is_coarsest());
+                let too_old = tier.add(of_series[0].1, &cells, kept_s)?;
+                // What is too old for one tier may have its place in the next.
+                late += if tier.is_coarsest() { too_old } else { 0 };
             }
         }
         drop(tiers);
@@ -324,8 +325,4 @@ fn give_up(transaction: &Connection, agent: &AgentName, boot: BootId) -> Result<
     let sql = format!("DELETE FROM gone WHERE agent = ?1 AND ordinal NOT IN ({newest})");
     transaction.execute(&sql, params![name, i64::try_from(GONE_MAX).unwrap_or(i64::MAX)])?;
     Ok(())
-}
-
-fn pack(bytes: &[u8]) -> Vec<u8> {
-    zstd::stream::encode_all(bytes, ZSTD_LEVEL).expect("memory takes what is written to it")
 }

@@ -62,8 +62,8 @@ pub fn router(intake: &Intake) -> Router {
 }
 
 async fn export(State(intake): State<Intake>, request: Request) -> Response {
-    let media = Media::of(request.headers()).unwrap_or(Media::Protobuf);
-    let (status, (answer, word)) = match read(&intake, request).await {
+    let media = Media::of(request.headers());
+    let (status, (answer, word)) = match read(&intake, media, request).await {
         // The turn lasts until the request is answered: what was decoded takes memory until then.
         Ok((Ok(understood), _turn)) => (StatusCode::OK, intake.take(understood).await),
         Ok((Err(refused), _turn)) => (StatusCode::BAD_REQUEST, refused),
@@ -73,7 +73,7 @@ async fn export(State(intake): State<Intake>, request: Request) -> Response {
         }
     };
     intake.tally.request(Transport::Http, word);
-    respond(media, status, answer)
+    respond(media.unwrap_or(Media::Protobuf), status, answer)
 }
 
 fn word(answer: &Answer) -> &'static str {
@@ -86,9 +86,13 @@ fn word(answer: &Answer) -> &'static str {
 type Refused = (StatusCode, Answer);
 
 /// What the request holds with its turn, or the status and the answer for a body that holds no request.
-async fn read(intake: &Intake, request: Request) -> Result<(Result<Understood, Outcome>, OwnedSemaphorePermit), Refused> {
+async fn read(
+    intake: &Intake,
+    media: Option<Media>,
+    request: Request,
+) -> Result<(Result<Understood, Outcome>, OwnedSemaphorePermit), Refused> {
     let (parts, stream) = request.into_parts();
-    let form = accepted(&parts.headers)?;
+    let form = accepted(media, &parts.headers)?;
     let turn = intake.turn().await.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, Answer::overload()))?;
     let slow = |_| (StatusCode::SERVICE_UNAVAILABLE, Answer::slow());
     let body = timeout(BODY_WITHIN, collect(stream)).await.map_err(slow)??;
@@ -155,9 +159,9 @@ fn malformed(why: String) -> Refused {
     (StatusCode::BAD_REQUEST, Answer::Refused { reason: "malformed", why })
 }
 
-fn accepted(headers: &HeaderMap) -> Result<(Media, Encoding), Refused> {
+fn accepted(media: Option<Media>, headers: &HeaderMap) -> Result<(Media, Encoding), Refused> {
     let unsupported = |reason, why: String| (StatusCode::UNSUPPORTED_MEDIA_TYPE, Answer::Refused { reason, why });
-    let media = Media::of(headers).ok_or_else(|| {
+    let media = media.ok_or_else(|| {
         let named = header(headers, &CONTENT_TYPE).unwrap_or("(none)");
         let (protobuf, json) = (Media::Protobuf.as_str(), Media::Json.as_str());
         unsupported("unsupported-type", format!("content type {named} is not taken: send {protobuf} or {json}"))

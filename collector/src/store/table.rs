@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lagmesh_daemon::sqlite;
 use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::Batch;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
@@ -13,7 +14,6 @@ use super::{Ledger, RETIRED_MAX, Restored};
 use crate::judge::Memory;
 use crate::merge::{self, Sequences};
 use crate::packed::Packed;
-use crate::sqlite;
 
 /// The layout of the tables.
 const LAYOUT: i64 = 1;

@@ -83,6 +83,26 @@ fn dead_boots_are_bounded_and_their_counts_stay() {
     assert_eq!(keep(&mut store, 2, 9), Kept::Duplicate);
 }
 
+/// Nobody is told that a batch is kept before it was passed on: who looks then finds it.
+#[test]
+fn passed_on_before_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = open(folder.path());
+    let ((jobs, jobs_queue), (news, mut told)) = (mpsc::channel(1), mpsc::channel(1));
+    let thread = std::thread::spawn(move || store.run(jobs_queue, &news));
+    let (done, mut kept) = oneshot::channel();
+    jobs.blocking_send(Job::Keep(delivery(vec![batch(1, 1), batch(1, 2)]), done)).unwrap();
+    // There is room for one of the two: with the other it waits until somebody reads.
+    while told.is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(kept.try_recv().is_err(), "answered before it was passed on");
+    assert!(told.blocking_recv().is_some() && told.blocking_recv().is_some());
+    assert_eq!(kept.blocking_recv().unwrap(), Ok(Kept::New));
+    drop(jobs);
+    thread.join().unwrap().unwrap();
+}
+
 /// A file that is no database is set aside once, and the collector starts anew.
 #[test]
 fn damage_is_set_aside() {

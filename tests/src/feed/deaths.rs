@@ -13,7 +13,7 @@ use crate::clocks::compile;
 use crate::wan::random::Random;
 
 /// The program that throws away what was not synced.
-const POWER: &str = include_str!("../../disk/power.c");
+const POWER: &str = concat!(include_str!("../../disk/files.c"), include_str!("../../disk/power.c"));
 /// Agents that deliver at once, and the links of each.
 const SENDERS: usize = 4;
 const PEERS: usize = 3;

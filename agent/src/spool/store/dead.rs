@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use lagmesh_model::dead_letter::DeadLetter;
+use lagmesh_model::fleet::Compression;
 use lagmesh_model::ids::{AgentName, BootId, CollectorName};
 use lagmesh_model::time::WallNanos;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{ParcelId, Store, compression_of};
 
@@ -67,13 +68,14 @@ impl Store {
         statement.query_map([], letter_of_row)?.collect()
     }
 
-    /// The body of a dead letter as it was sent.
+    /// The body of a dead letter as it was sent, and how it is compressed.
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub fn dead_letter(&self, id: i64) -> rusqlite::Result<Option<Bytes>> {
-        let mut statement = self.db.prepare("SELECT body FROM dead WHERE id = ?1")?;
-        statement.query_row([id], |row| row.get::<_, Vec<u8>>(0).map(Bytes::from)).optional()
+    pub fn dead_letter(&self, id: i64) -> rusqlite::Result<Option<(Compression, Bytes)>> {
+        let mut statement = self.db.prepare("SELECT compression, body FROM dead WHERE id = ?1")?;
+        let body = |row: &Row<'_>| Ok((compression_of(&row.get::<_, String>(0)?)?, row.get::<_, Vec<u8>>(1)?.into()));
+        statement.query_row([id], body).optional()
     }
 
     /// Forgets a dead letter; whether there was one.
@@ -158,7 +160,7 @@ fn within_bounds(db: &Connection) -> rusqlite::Result<bool> {
     Ok(letters == 0 || (letters <= LETTERS_MAX && bytes <= BYTES_MAX as f64))
 }
 
-fn letter_of_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
+fn letter_of_row(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     let unsigned = |index: usize| row.get::<_, i64>(index).map(i64::cast_unsigned);
     let agent: String = row.get(2)?;
     let foreign = |why| rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, why);

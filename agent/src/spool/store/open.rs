@@ -6,12 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lagmesh_daemon::Reserve;
-use lagmesh_daemon::aside::{beside, set_aside};
+use lagmesh_daemon::{Reserve, sqlite};
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
 
-use super::{LossReason, Settings, Store, dead, is_corrupt};
+use super::{LossReason, Settings, Store, dead};
 
 /// The version of the layout below, kept in `user_version`.
 const LAYOUT: i64 = 2;
@@ -153,7 +152,7 @@ impl Store {
     }
 
     fn over(db: Connection, settings: Settings) -> Store {
-        let reserve = Reserve::at(beside(&settings.path, ".reserve"));
+        let reserve = Reserve::at(sqlite::beside(&settings.path, ".reserve"));
         Store { db, settings, reserve, last: None, unstored: None, lost: BTreeMap::new(), letters_dropped: BTreeMap::new() }
     }
 
@@ -186,18 +185,15 @@ enum Found {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Found> {
-    match check(path) {
+    match try_connect(path) {
         Ok(found) => Ok(found),
-        Err(e) if is_corrupt(&e) => Ok(Found::Bad(e.to_string())),
+        Err(e) if sqlite::is_damage(&e) => Ok(Found::Bad(e.to_string())),
         Err(e) => Err(e),
     }
 }
 
-fn check(path: &Path) -> rusqlite::Result<Found> {
-    if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
-        // It would be taken for a new one, and nobody would hear of what was in it.
-        return Ok(Found::Bad("nothing is left of it".to_owned()));
-    }
+fn try_connect(path: &Path) -> rusqlite::Result<Found> {
+    sqlite::not_emptied(path)?;
     let db = Connection::open(path)?;
     db.busy_timeout(OWNER_WAIT)?;
     // Nobody else may write this file; and without sharing, no shared memory is needed beside it.
@@ -215,12 +211,12 @@ fn check(path: &Path) -> rusqlite::Result<Found> {
     } else if layout != LAYOUT {
         return Ok(Found::Bad(format!("it has layout {layout}, not {LAYOUT}")));
     }
-    let health: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    Ok(if health == "ok" { Found::Good(db) } else { Found::Bad(health) })
+    sqlite::check(&db)?;
+    Ok(Found::Good(db))
 }
 
 fn put_away(path: &Path, why: &str) -> Result<(), OpenError> {
-    let aside = set_aside(path).map_err(|(path, error)| OpenError::Io { path, error })?;
+    let aside = sqlite::set_aside(path).map_err(|(path, error)| OpenError::Io { path, error })?;
     tracing::error!(path = %path.display(), why, kept_as = %aside.display(), "spool is no good, starting with an empty one");
     Ok(())
 }

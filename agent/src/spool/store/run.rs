@@ -1,11 +1,12 @@
 //! Which run of the agent writes, and whether the one before it came to its end. A run that died leaves nothing of what it measured
 //! after its last batch; nobody knows how much that was, but that it is missing must be told, and told once.
 
-use rusqlite::{ErrorCode, OptionalExtension as _, Transaction, params};
-
-use super::{Dropped, LossReason, Store, write_losses};
+use lagmesh_daemon::sqlite;
 use lagmesh_model::ids::BootId;
 use lagmesh_model::time::WallNanos;
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::{Dropped, LossReason, Store, write_losses};
 
 const TABLE: &str = "
     CREATE TABLE IF NOT EXISTS run (
@@ -31,14 +32,14 @@ impl Store {
     /// disk, the run before ours stays there as the last one: the next run tells its death once more, which errs to the safe side.
     pub(super) fn begin_run(&mut self) -> rusqlite::Result<()> {
         let begun = self.try_begin_run().or_else(|e| {
-            if e.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+            if !sqlite::is_full(&e) {
                 return Err(e);
             }
             self.reserve.spend();
             self.try_begin_run()
         });
         match begun {
-            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            Err(e) if sqlite::is_full(&e) => {
                 tracing::error!(error = %e, "the spool's disk is full: the begin of this run cannot be written down");
                 Ok(())
             }

@@ -337,7 +337,7 @@ proptest! {
             match delivered {
                 Ok(()) => found += 1,
                 Err(e) => {
-                    prop_assert!(is_corrupt(&e), "{e}: it would be fetched again and again");
+                    prop_assert!(sqlite::is_damage(&e), "{e}: it would be fetched again and again");
                     let waiting = BTreeMap::from([(collector("a"), level(&store, "a").batches)]);
                     store = store.start_again(&waiting, "test").unwrap();
                 }

@@ -11,14 +11,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lagmesh_daemon::Reserve;
+use lagmesh_daemon::{Reserve, sqlite};
 use lagmesh_model::ids::TargetName;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::super::answer::Reason;
 use super::super::plan::Outcome;
-use crate::sqlite;
 #[cfg(test)]
 use open::QueueError;
 
@@ -126,7 +125,7 @@ impl Table {
     /// # Errors
     /// The same error, if it speaks of something else.
     fn make_room(&mut self, error: rusqlite::Error) -> rusqlite::Result<()> {
-        if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+        if !sqlite::is_full(&error) {
             return Err(error);
         }
         self.reserve.spend();

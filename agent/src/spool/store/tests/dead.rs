@@ -30,7 +30,7 @@ fn refused_batches_are_kept() {
     assert_eq!((letter.made, letter.refused), (parcel(1).made.wall, at(3600).wall));
     assert!(letter.reason.starts_with("HTTP status 400: xxx") && letter.reason.len() == 300, "{}", letter.reason);
     assert_eq!((letter.encoding.as_str(), letter.bytes), ("gzip", BODY as u64));
-    assert_eq!(store.dead_letter(letter.id).unwrap(), Some(parcel(1).body));
+    assert_eq!(store.dead_letter(letter.id).unwrap(), Some((parcel(1).compression, parcel(1).body)));
 }
 
 /// Each collector has its own count of letters, and one that is dropped is gone, once.

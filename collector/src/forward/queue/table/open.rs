@@ -6,13 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lagmesh_daemon::Reserve;
+use lagmesh_daemon::{Reserve, sqlite};
 use lagmesh_model::ids::TargetName;
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::super::super::answer::Reason;
 use super::{Bounds, FORGET, Level, Table, write_loss};
-use crate::sqlite;
 
 /// The file's name in the state folder.
 const FILE: &str = "forward.db";
@@ -98,8 +97,8 @@ impl Table {
         let path = folder.join(FILE);
         match Table::open_once(&path, targets, bounds) {
             // What an earlier run has held back for this.
-            Err(QueueError::Sqlite { error, .. }) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                fs::remove_file(sqlite::beside(&path, RESERVE)).ok();
+            Err(QueueError::Sqlite { error, .. }) if sqlite::is_full(&error) => {
+                Reserve::at(sqlite::beside(&path, RESERVE)).spend();
                 Table::open_once(&path, targets, bounds)
             }
             opened => opened,
