@@ -21,6 +21,11 @@ use crate::world::World;
 /// The span over which an agent's recent distributions reach [ns].
 const RECENT_NS: i64 = 60_000_000_000;
 
+/// How far back the moment may lie that an agent's page shows of its recent distributions [ns]: the page may be a second old.
+const PAGE_NS: i64 = 2_000_000_000;
+/// At how many moments of that span they are worked out.
+const PAGE_LOOKS: i64 = 10;
+
 /// A staleness that is not known better than this is no truth to compare with [ns]: a stall, or a beat that is arriving just now.
 const STALENESS_WIDTH_NS_MAX: i64 = 5_000_000;
 
@@ -206,27 +211,33 @@ impl Found {
         self.beats.is_lag_exact(beat, node).then(|| beat.lag(node).map(seconds))?
     }
 
-    /// The same statistic over the same span as the agent's.
-    fn round_trip(&self, from: &str, to: &str, value: &str, at: Real) -> Option<(f64, f64)> {
+    /// The same statistic over the same span as the agent's, at whichever moment of the last ones the agent told it.
+    fn round_trip(&self, from: &str, to: &str, value: &str, until: Real) -> Option<(f64, f64)> {
         let all = self.round_trips.get(&(from.to_owned(), to.to_owned()))?;
-        let recent = all.iter().filter(|truth| truth.left <= at && at - truth.left <= RECENT_NS);
-        let of = |truth: &RttTruth| match value {
-            "oneway_forward" => truth.forward_ns,
-            "oneway_backward" => truth.back_ns,
-            _ => truth.rtt_ns,
-        };
-        let mut times: Vec<(i64, i64)> = recent.map(|truth| (of(truth), truth.within_ns)).collect();
-        times.sort_unstable();
-        let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).checked_sub(1)?).copied();
-        let chosen = match value {
-            "rtt_min" | "oneway_forward" | "oneway_backward" => times.first().copied(),
-            "rtt_max" => times.last().copied(),
-            "rtt_p99" => rank(99),
-            _ => rank(50),
-        }?;
-        let (rtt_ns, within_ns) = chosen;
-        Some((rtt_ns as f64 / 1e9, (rtt_ns + within_ns) as f64 / 1e9))
+        let looks = (0..=PAGE_LOOKS).filter_map(|look| statistic(all, value, until + -(PAGE_NS / PAGE_LOOKS * look)));
+        looks.reduce(|(lower, upper), (low, high)| (lower.min(low), upper.max(high)))
     }
+}
+
+/// A statistic of the round trips that began within the agent's recent span before a moment [s].
+fn statistic(all: &[RttTruth], value: &str, at: Real) -> Option<(f64, f64)> {
+    let recent = all.iter().filter(|truth| truth.left <= at && at - truth.left <= RECENT_NS);
+    let of = |truth: &RttTruth| match value {
+        "oneway_forward" => truth.forward_ns,
+        "oneway_backward" => truth.back_ns,
+        _ => truth.rtt_ns,
+    };
+    let mut times: Vec<(i64, i64)> = recent.map(|truth| (of(truth), truth.within_ns)).collect();
+    times.sort_unstable();
+    let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).checked_sub(1)?).copied();
+    let chosen = match value {
+        "rtt_min" | "oneway_forward" | "oneway_backward" => times.first().copied(),
+        "rtt_max" => times.last().copied(),
+        "rtt_p99" => rank(99),
+        _ => rank(50),
+    }?;
+    let (rtt_ns, within_ns) = chosen;
+    Some((rtt_ns as f64 / 1e9, (rtt_ns + within_ns) as f64 / 1e9))
 }
 
 fn seconds(span: Span) -> (f64, f64) {
