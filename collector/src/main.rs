@@ -7,6 +7,11 @@ use lagmesh_collector::config::{Args, Config, state_dir};
 use lagmesh_collector::{Collector, history};
 use lagmesh_daemon::{Shutdown, Supervisor, args, cancel_on_signal, exit};
 
+/// Batches are built by the threads that receive them and dropped by those that keep them, which this one is made for. How it is set
+/// stands in `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let args: Args = match args::parse() {
         Ok(args) => args,

@@ -28,7 +28,7 @@ use lagmesh_model::series::{Batch, Exporter, Series, Value};
 use lagmesh_model::time::Reading;
 
 pub use boot::Boot;
-pub use clocks::ToldClocks;
+pub use clocks::{ToldClocks, WallReadings};
 pub use key::Key;
 pub use recent::{Growth, NEWEST_POINTS_MAX};
 pub use sequences::{News, Sequences};

@@ -174,7 +174,8 @@ impl Store {
         deliveries: Vec<Delivery>,
         memories: Option<&[Memory]>,
     ) -> Result<(Vec<Kept>, Vec<Committed>), StoreError> {
-        let mut ledger = self.ledger.clone();
+        let batches = deliveries.iter().flat_map(|delivery| &delivery.batches);
+        let mut ledger = self.ledger.part(batches.map(|(batch, _)| &batch.exporter.agent));
         let (mut outcomes, mut told) = (Vec::with_capacity(deliveries.len()), Vec::new());
         let transaction = self.table.begin()?;
         for delivery in deliveries {
@@ -200,7 +201,7 @@ impl Store {
             transaction.remember(memories)?;
         }
         transaction.commit()?;
-        self.ledger = ledger;
+        self.ledger.take_over(ledger);
         Ok((outcomes, told))
     }
 }

@@ -21,9 +21,9 @@ use lagmesh_model::ids::AgentName;
 use lagmesh_model::interval::Interval;
 use lagmesh_model::time::Epoch;
 
-use crate::merge::ToldClocks;
+use crate::merge::{ToldClocks, WallReadings};
 use bounds::Bounds;
-use spans::{Span, drift_ns};
+use spans::Span;
 
 /// So many contradictions among three or more are told apart; with more of them nothing is believed.
 const ROUNDS_MAX: usize = 8;
@@ -89,6 +89,17 @@ struct Known {
     bounds: Bounds,
 }
 
+/// A while during which a host surely had its wall clock read; both ends in true time after the common moment of its group [ns].
+#[derive(Debug)]
+struct Look {
+    /// It had begun then.
+    began: i128,
+    /// It had not ended before.
+    ended: i128,
+    /// The wall clock minus the measuring clock at every reading.
+    wall: Interval,
+}
+
 /// Takes all reports together; no agent has two.
 pub fn compare(told: &[ToldClocks]) -> Compared<'_> {
     let clocks = clocks(told);
@@ -114,8 +125,8 @@ pub fn compare(told: &[ToldClocks]) -> Compared<'_> {
 }
 
 impl<'t> Compared<'t> {
-    /// The wall clock of `other`'s host minus that of `one`'s, at some moment at which both hosts had theirs read for their reports: as
-    /// long as no wall clock was moved there and back between two readings, it holds the truth.
+    /// The wall clock of `other`'s host minus that of `one`'s, at some moment at which both hosts had theirs read for their last two reports:
+    /// as long as no wall clock was moved there and back between two readings, it holds the truth.
     ///
     /// # Errors
     /// If it is not known, and why.
@@ -124,13 +135,12 @@ impl<'t> Compared<'t> {
         let (to, peer) = self.told(other)?;
         let known = self.known.as_ref().ok_or(Missing::Contradiction)?;
         let offset = known.offset(from, to).ok_or(Missing::Apart)?;
-        let both = [(from, own), (to, peer)].map(|(at, told)| Some((known.places[at].reported?, told)));
-        let [Some(own_at), Some(peer_at)] = both else { return Err(Missing::Apart) };
-        let (moment, since) = common(own_at, peer_at);
-        if since > moment {
-            return Err(Missing::NotTogether);
-        }
-        let offset = offset.drifted(moment.unsigned_abs()) + Span::of(peer.wall) - Span::of(own.wall);
+        let both = [(from, own), (to, peer)].map(|(at, told)| Some(Look::all(known.places[at].reported?, told)));
+        let [Some(own), Some(peer)] = both else { return Err(Missing::Apart) };
+        let pairs = own.iter().flatten().flat_map(|one| peer.iter().flatten().map(move |other| (one, other)));
+        let met = pairs.filter_map(|(one, other)| Some((one.common(other)?, one, other)));
+        let (moment, one, other) = met.max_by_key(|(moment, ..)| *moment).ok_or(Missing::NotTogether)?;
+        let offset = offset.drifted(moment.unsigned_abs()) + Span::of(other.wall) - Span::of(one.wall);
         offset.interval().ok_or(Missing::Impossible)
     }
 
@@ -146,14 +156,22 @@ impl<'t> Compared<'t> {
     }
 }
 
-/// The last moment at which both hosts' readings surely went on, and when the later of them began at the latest; both after the
-/// common moment of their group [ns].
-fn common((one_at, one): (Span, &ToldClocks), (other_at, other): (Span, &ToldClocks)) -> (i128, i128) {
-    let began = |at: Span, told: &ToldClocks| {
-        let read_for = i128::from(told.at.since_ns(told.since));
-        at.upper - read_for + drift_ns(read_for.unsigned_abs())
-    };
-    (one_at.lower.min(other_at.lower), began(one_at, one).max(began(other_at, other)))
+impl Look {
+    /// Those for the newest report, which was made `reported` after the common moment, and for the one before.
+    fn all(reported: Span, told: &ToldClocks) -> [Option<Look>; 2] {
+        let of = |readings: WallReadings| {
+            let until = reported - Span::exact(i128::from(told.newest.at.0) - i128::from(readings.at.0)).true_time();
+            let read_for = Span::exact(i128::from(readings.at.since_ns(readings.since))).true_time();
+            Look { began: until.upper - read_for.lower, ended: until.lower, wall: readings.wall }
+        };
+        [Some(of(told.newest)), told.before.map(of)]
+    }
+
+    /// The last moment at which the readings of both surely went on, if there is one.
+    fn common(&self, other: &Look) -> Option<i128> {
+        let (began, ended) = (self.began.max(other.began), self.ended.min(other.ended));
+        (began <= ended).then_some(ended)
+    }
 }
 
 /// The clock of each agent that reported or of which others tell. One that did not report stands in the run that most tell of.
@@ -191,7 +209,7 @@ fn contradicting_pairs(clocks: &[Clock<'_>], facts: &mut Vec<Fact>) -> Vec<BTree
         let back = *all.get(&(of, by))?;
         let (one, other) = (clocks[by].told?, clocks[of].told?);
         // On the other's clock, from the one's report to its own.
-        let passed = Span::at(other.at) - (Span::at(one.at) + ahead);
+        let passed = Span::at(other.newest.at) - (Span::at(one.newest.at) + ahead);
         let ahead = ahead.drifted(passed.true_time().farthest());
         Some(ahead.lower > -back.lower || ahead.upper < -back.upper)
     };
@@ -254,7 +272,7 @@ fn places(clocks: &[Clock<'_>], facts: &[Fact]) -> Vec<Place> {
         if places[first].is_some() {
             continue;
         }
-        let showed = clocks[first].told.map_or(Span::exact(0), |told| Span::at(told.at));
+        let showed = clocks[first].told.map_or(Span::exact(0), |told| Span::at(told.newest.at));
         places[first] = Some(Place::of(&clocks[first], group, showed));
         let mut queue = VecDeque::from([first]);
         while let Some(at) = queue.pop_front() {
@@ -273,7 +291,7 @@ fn places(clocks: &[Clock<'_>], facts: &[Fact]) -> Vec<Place> {
 
 impl Place {
     fn of(clock: &Clock<'_>, group: usize, showed: Span) -> Place {
-        let reported = clock.told.map(|told| (Span::at(told.at) - showed).true_time());
+        let reported = clock.told.map(|told| (Span::at(told.newest.at) - showed).true_time());
         Place { group, showed, reported }
     }
 
@@ -284,7 +302,7 @@ impl Place {
             return Some(Place::of(next, self.group, self.showed + ahead));
         }
         // The other end told what this clock showed when it reported.
-        let told_at = Span::at(next.told?.at);
+        let told_at = Span::at(next.told?.newest.at);
         let reported = (told_at + fact.ahead - self.showed).true_time();
         Some(Place { group: self.group, showed: told_at - reported.clock_time(), reported: Some(reported) })
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use lagmesh_model::catalogue::{self, Metric};
 use lagmesh_model::series::{Attributes, Batch, Exporter, Series, Value};
-use lagmesh_model::time::{Reading, WallNanos};
+use lagmesh_model::time::{Epoch, Reading, WallNanos};
 
+use super::clocks::{self, WallReadings};
 use super::key::Key;
 use super::recent::{Growth, Points, Seen};
 
@@ -37,12 +38,14 @@ pub struct Boot {
     /// The recent points of those counts of which the last minute is asked for; as long as `series`.
     recent: Vec<Option<Points>>,
     seen: Seen,
+    /// How the wall clock was read for the batch before the newest, and in which run of the measuring clock.
+    pub(super) wall_before: Option<(Epoch, WallReadings)>,
 }
 
 impl Boot {
     pub(super) fn new(exporter: Exporter, start: WallNanos, arrived: Reading) -> Boot {
         let (series, places, recent) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Boot { exporter, start, arrived, sequence: 0, series, places, recent, seen: Seen::default() }
+        Boot { exporter, start, arrived, sequence: 0, series, places, recent, seen: Seen::default(), wall_before: None }
     }
 
     pub(super) fn accept(&mut self, batch: Batch, arrived: Reading, window: u64) {
@@ -55,6 +58,7 @@ impl Boot {
         }
         self.seen.insert(sequence, self.sequence, window);
         if newest {
+            self.wall_before = clocks::wall_readings(self);
             self.replace(series);
         } else {
             // A late batch changes nothing that is current.

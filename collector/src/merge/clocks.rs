@@ -9,23 +9,32 @@ use lagmesh_model::series::Attributes;
 use lagmesh_model::state::Bound;
 use lagmesh_model::time::{Epoch, RawNanos, Reading};
 
-use super::{Key, View, Witness, named};
+use super::{Boot, Key, View, Witness, named};
 
-/// What one agent told of the clocks of its host and of its peers' with its newest batch. Measuring clocks stand for one run each.
+/// What one agent told of the clocks of its host and of its peers' with its newest batches. Measuring clocks stand for one run each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldClocks {
     /// Who told.
     pub agent: AgentName,
     /// The run of its host's measuring clock.
     pub epoch: Epoch,
-    /// From when on its wall clock was read for this batch, on that clock.
-    pub since: RawNanos,
-    /// The moment of the batch, on that clock.
-    pub at: RawNanos,
-    /// Its wall clock minus its measuring clock, at every reading from `since` to `at`.
-    pub wall: Interval,
-    /// Of peer agents: the run of their measuring clock, and that clock minus the agent's own at `at`.
+    /// How its wall clock was read for this batch.
+    pub newest: WallReadings,
+    /// The same for the batch before, if that was of the same run.
+    pub before: Option<WallReadings>,
+    /// Of peer agents: the run of their measuring clock, and that clock minus the agent's own at the moment of the batch.
     pub peers: BTreeMap<AgentName, (Epoch, Interval)>,
+}
+
+/// How a host's wall clock was read for one batch, in terms of its measuring clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WallReadings {
+    /// From when on it was read.
+    pub since: RawNanos,
+    /// The moment of the batch.
+    pub at: RawNanos,
+    /// Wall clock minus measuring clock, at every reading from `since` to `at`.
+    pub wall: Interval,
 }
 
 impl View {
@@ -41,33 +50,30 @@ impl View {
 }
 
 fn told(witness: &Witness<'_>) -> Option<ToldClocks> {
-    let exporter = &witness.boot.exporter;
-    let own = Attributes::new().with(Attribute::Region, &exporter.region).with(Attribute::Agent, &exporter.agent);
-    let epoch = whole(witness, &CLOCK_EPOCH, &own)?;
-    let span = ends(witness, &CLOCK_RAW, &own)?;
-    let raw = |ns: i64| RawNanos::from_outside(u64::try_from(ns).ok()?);
-    let peers = witness.boot.wholes().filter(|(key, _)| key.metric.name == CLOCK_PEER_EPOCH.name).filter_map(|(key, epoch)| {
-        let offset = ends(witness, &CLOCK_RAW_OFFSET, &key.attributes)?;
+    let boot = witness.boot;
+    let (epoch, newest) = wall_readings(boot)?;
+    let peers = boot.wholes().filter(|(key, _)| key.metric.name == CLOCK_PEER_EPOCH.name).filter_map(|(key, epoch)| {
+        let offset = ends(boot, &CLOCK_RAW_OFFSET, &key.attributes)?;
         Some((named(&key.attributes, Attribute::PeerAgent)?, (Epoch(epoch.cast_unsigned()), offset)))
     });
-    Some(ToldClocks {
-        agent: witness.agent.clone(),
-        epoch: Epoch(epoch.cast_unsigned()),
-        since: raw(span.lower_ns())?,
-        at: raw(span.upper_ns())?,
-        wall: ends(witness, &CLOCK_WALL, &own)?,
-        peers: peers.collect(),
-    })
+    let before = boot.wall_before.filter(|(run, _)| *run == epoch).map(|(_, readings)| readings);
+    Some(ToldClocks { agent: witness.agent.clone(), epoch, newest, before, peers: peers.collect() })
 }
 
-fn whole(witness: &Witness<'_>, metric: &'static Metric, attributes: &Attributes) -> Option<i64> {
-    witness.boot.whole(&Key { metric, attributes: attributes.clone() })
+/// What the newest batch tells of its host's own clocks: the run of the measuring clock, and the wall clock by it.
+pub(super) fn wall_readings(boot: &Boot) -> Option<(Epoch, WallReadings)> {
+    let own = Attributes::new().with(Attribute::Region, &boot.exporter.region).with(Attribute::Agent, &boot.exporter.agent);
+    let epoch = boot.whole(&Key { metric: &CLOCK_EPOCH, attributes: own.clone() })?;
+    let span = ends(boot, &CLOCK_RAW, &own)?;
+    let raw = |ns: i64| RawNanos::from_outside(u64::try_from(ns).ok()?);
+    let (since, at) = (raw(span.lower_ns())?, raw(span.upper_ns())?);
+    Some((Epoch(epoch.cast_unsigned()), WallReadings { since, at, wall: ends(boot, &CLOCK_WALL, &own)? }))
 }
 
 /// An interval by its two ends; `None` if one is missing, they are out of order, or no two clocks are so far apart.
-fn ends(witness: &Witness<'_>, metric: &'static Metric, attributes: &Attributes) -> Option<Interval> {
+fn ends(boot: &Boot, metric: &'static Metric, attributes: &Attributes) -> Option<Interval> {
     let end = |bound: Bound| {
-        let ns = whole(witness, metric, &attributes.clone().with(Attribute::Bound, bound))?;
+        let ns = boot.whole(&Key { metric, attributes: attributes.clone().with(Attribute::Bound, bound) })?;
         RawNanos::from_outside(ns.unsigned_abs()).map(|_| ns)
     };
     Interval::between(end(Bound::Lower)?, end(Bound::Upper)?)
@@ -103,14 +109,41 @@ mod tests {
         let told = ToldClocks {
             agent: "a".parse().unwrap(),
             epoch: Epoch(u64::MAX - 1),
-            since: RawNanos(big.unsigned_abs()),
-            at: RawNanos(big.unsigned_abs() + 3),
-            wall: Interval::between(-big - 2, -big).unwrap(),
+            newest: WallReadings {
+                since: RawNanos(big.unsigned_abs()),
+                at: RawNanos(big.unsigned_abs() + 3),
+                wall: Interval::between(-big - 2, -big).unwrap(),
+            },
+            before: None,
             peers: [("b".parse().unwrap(), (Epoch(u64::MAX), Interval::between(-big, big).unwrap()))].into(),
         };
         let batch = says.batch();
         assert_eq!(clocks(batch.clone(), 30), [told]);
         assert_eq!(clocks(batch, u64::from(FRESH_INTERVALS) * INTERVAL.as_secs() + 1), []);
+    }
+
+    /// Beside the newest readings of the wall clock stand those of the batch before, whatever came late in between, unless the measuring
+    /// clock has begun anew.
+    #[test]
+    fn the_readings_before_are_kept() {
+        let raw = [[10, 20], [20, 30], [30, 40]];
+        let mut batches: Vec<Batch> =
+            (1..).zip(raw).map(|(sequence, raw)| Says::new("a", sequence).clocks(raw, [5, 6]).batch()).collect();
+        let mut view = View::new(INTERVAL);
+        for at_sequence in [0, 2, 1] {
+            view.accept(batches[at_sequence].clone(), at(0));
+        }
+        let told = view.clocks(at(0)).remove(0);
+        let spans = |readings: WallReadings| (readings.since.0, readings.at.0);
+        assert_eq!((spans(told.newest), told.before.map(spans)), ((30, 40), Some((10, 20))));
+        for one in &mut batches[2].series {
+            if one.metric.name == CLOCK_EPOCH.name {
+                one.value = lagmesh_model::series::Value::Whole(77);
+            }
+        }
+        batches[2].sequence = 4;
+        view.accept(batches[2].clone(), at(0));
+        assert_eq!(view.clocks(at(0))[0].before, None);
     }
 
     /// A number that is missing or cannot be leaves out what rests on it, and no more.

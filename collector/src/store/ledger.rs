@@ -31,6 +31,18 @@ pub(super) struct Taken {
 }
 
 impl Ledger {
+    /// What concerns some agents only, to be changed by itself.
+    pub(super) fn part<'a>(&self, agents: impl Iterator<Item = &'a AgentName>) -> Ledger {
+        let boots = |agent: &AgentName| Some((agent.clone(), self.agents.get(agent)?.clone()));
+        Ledger { agents: agents.filter_map(boots).collect(), ordinal: self.ordinal }
+    }
+
+    /// Takes a part over as it has become.
+    pub(super) fn take_over(&mut self, part: Ledger) {
+        self.agents.extend(part.agents);
+        self.ordinal = part.ordinal;
+    }
+
     /// What a batch would be; `None` if its boot is retired, so that its counts are in the totals and stay as they are.
     pub(super) fn news(&self, agent: &AgentName, boot: BootId, sequence: u64) -> Option<News> {
         let Some(boots) = self.agents.get(agent) else { return Some(News::Newest) };

@@ -24,8 +24,8 @@ const OTELCOL_BODIES_PER_S: u64 = 120;
 const WARM_UP: usize = 2;
 /// At least so many times as many as VictoriaMetrics, which keeps what it gets as well.
 const RATIO_VICTORIA: f64 = 5.0;
-/// To keep, merge and judge may take four times what it takes an OpenTelemetry Collector to read and drop.
-const RATIO_OTELCOL: f64 = 0.25;
+/// To keep, merge and judge may take twice what it takes an OpenTelemetry Collector to read and drop.
+const RATIO_OTELCOL: f64 = 0.5;
 
 /// What a run of bodies took of somebody else.
 struct Theirs {
