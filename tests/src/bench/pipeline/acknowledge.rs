@@ -31,8 +31,8 @@ pub(super) async fn measure(time: Duration) -> Result<()> {
     let ms = |ns: u64| ns as f64 / 1e6;
     let how = format!(
         "pipeline.ack_p99_ms: {} bodies of {} points ({size} bytes as sent), {:.0} a second, of which the collector was to take half of a \
-         core ({cpu_s:.2} s of processor in {passed_s:.2} s); from the moment when a body was due to its answer, which says that it is on \
-         disk: median {:.2} ms, longest {:.2} ms",
+         core ({cpu_s:.2} s of processor in {passed_s:.2} s); from the moment when a body was posted, or was due if the one before was not \
+         answered by then, to its answer, which says that it is on disk: median {:.2} ms, longest {:.2} ms",
         took.len(),
         points(content),
         pace.per_second(),
@@ -65,7 +65,7 @@ impl Pace {
 
 /// What came of bodies at one pace.
 struct Run {
-    /// From when each was due to its answer, sorted [ns].
+    /// How long each took, sorted [ns].
     took: Vec<u64>,
     /// Processor time of the collector [s].
     cpu_s: f64,
