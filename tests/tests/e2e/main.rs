@@ -9,6 +9,7 @@ mod collector_outage;
 mod collector_pairs;
 mod collector_troubles;
 mod database_trouble;
+mod dead_letters;
 mod demo_program;
 mod documents;
 mod forward;
