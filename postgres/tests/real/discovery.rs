@@ -47,6 +47,7 @@ async fn writer_and_standby() {
     assert!(at_writer.reads_statistics && at_writer.version >= 130_000 && at_writer.role == "watcher");
 
     primary.run("CREATE TABLE t AS SELECT generate_series(1, 1000)").await;
+    replica.until("SELECT count(*) FROM pg_stat_wal_receiver WHERE latest_end_lsn IS NOT NULL", "1").await;
     let behind = standby(&s).await;
     assert_eq!(behind.apply_delay.unwrap().as_millis(), 1500);
     assert_eq!((behind.in_recovery, behind.pause, behind.conflicts), (true, Some(PauseState::NotPaused), Some(0)));

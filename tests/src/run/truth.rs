@@ -29,6 +29,10 @@ const PAGE_LOOKS: i64 = 10;
 /// A staleness that is not known better than this is no truth to compare with [ns]: a stall, or a beat that is arriving just now.
 const STALENESS_WIDTH_NS_MAX: i64 = 5_000_000;
 
+/// A lag that is not known better than this is none either [ns]. Where the machine is slow, half of the beats are seen less exactly than
+/// the observers look, and still exactly enough to be held against intervals of tens of milliseconds.
+const LAG_WIDTH_NS_MAX: i64 = 3_000_000;
+
 /// How far back the moment may lie for which a collector tells of two wall clocks [ns]: several intervals of export.
 const CLOCKS_NS: i64 = 10_000_000_000;
 /// At how many moments of that span they are looked at.
@@ -208,7 +212,8 @@ impl Found {
     fn lag(&self, origin: &str, node: &str, beat: Option<(i64, u64)>) -> Option<(f64, f64)> {
         let (incarnation, sequence) = beat?;
         let beat = &self.beats.beats[*self.index.get(&(origin.to_owned(), incarnation, sequence))?];
-        self.beats.is_lag_exact(beat, node).then(|| beat.lag(node).map(seconds))?
+        let span = beat.lag(node)?;
+        (span.upper_ns - span.lower_ns <= LAG_WIDTH_NS_MAX).then(|| seconds(span))
     }
 
     /// The same statistic over the same span as the agent's, at whichever moment of the last ones the agent told it.

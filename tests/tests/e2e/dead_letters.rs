@@ -70,15 +70,18 @@ async fn letters_of_a_new_region_arrive_in_the_end() -> Result<()> {
     agents.delivered().await?;
     ensure!(list(&state)?.len() >= REFUSED_MIN, "letters were sent although nobody said so");
     dead_letters(&state, &["resend", "all"])?;
-    agents.delivered().await?;
+    wait::until("every batch arrives", WITHIN, || async {
+        let runs = witness.runs();
+        let run = runs.iter().find_map(|((agent, _), run)| (agent == NEW.1).then_some(run)).context("a run of the new agent")?;
+        let newest = run.acknowledged.last().copied().unwrap_or(0);
+        ensure!(run.acknowledged.len() as u64 == newest, "{} of {newest} batches arrived", run.acknowledged.len());
+        Ok(())
+    })
+    .await?;
     ensure!(list(&state)?.is_empty(), "some were refused again");
     agents.end_all().await?;
 
-    let runs = witness.runs();
-    let ((_, _), run) = runs.iter().find(|((agent, _), _)| agent == NEW.1).context("a run of the new agent")?;
-    let newest = run.acknowledged.last().copied().unwrap_or(0);
-    ensure!(run.acknowledged.len() as u64 == newest, "{} of {newest} batches arrived", run.acknowledged.len());
-    let counted: u64 = runs.values().map(|run| run.values).sum();
+    let counted: u64 = witness.runs().values().map(|run| run.values).sum();
     let shown = values_shown(&collector.get("metrics").await?)?;
     ensure!(shown == counted, "{shown} values are shown, {counted} were acknowledged");
     collector.kill().await
