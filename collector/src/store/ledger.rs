@@ -34,7 +34,7 @@ impl Ledger {
     /// What concerns some agents only, to be changed by itself.
     pub(super) fn part<'a>(&self, agents: impl Iterator<Item = &'a AgentName>) -> Ledger {
         let boots = |agent: &AgentName| Some((agent.clone(), self.agents.get(agent)?.clone()));
-        Ledger { agents: agents.filter_map(boots).collect(), ordinal: self.ordinal }
+        Ledger { agents: agents.collect::<BTreeSet<_>>().into_iter().filter_map(boots).collect(), ordinal: self.ordinal }
     }
 
     /// Takes a part over as it has become.

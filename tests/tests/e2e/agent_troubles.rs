@@ -11,8 +11,8 @@ use lagmesh_tests::wait;
 use lagmesh_tests::wan::random::Random;
 use nix::sys::signal::Signal;
 
-const FLEET: &str =
-    "[mesh]\ninterval = \"100ms\"\nflows = 2\ngive_up = \"1s\"\nicmp = false\ntcp = false\n[export]\ninterval = \"100ms\"\n";
+use crate::support::BUSY;
+
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// How many batches a spool gave up for a reason, by a page of metrics.
@@ -36,7 +36,7 @@ async fn a_full_disk_costs_what_the_ledger_says() -> Result<()> {
     let folder = RunFolder::new("spool-full")?;
     let mut agents = AgentsBed::new(folder.path(), 2)?;
     let witness = Witness::unaimed(0.0, 1).await?;
-    let fleet = agents.fleet(&[("main", witness.url())], FLEET)?;
+    let fleet = agents.fleet(&[("main", witness.url())], BUSY)?;
     let mut collector = CollectorBed::start(folder.path(), &fleet).await?;
     let disk = TroubledDisk::new(folder.path(), &agents.state_folder(0))?;
     agents.set_env(0, disk.env());
@@ -95,7 +95,7 @@ async fn damaged_spools_are_survived() -> Result<()> {
     let folder = RunFolder::new("damaged-spools")?;
     let mut agents = AgentsBed::new(folder.path(), AGENTS)?;
     let witness = Witness::unaimed(0.0, 1).await?;
-    let fleet = agents.fleet(&[("main", witness.url())], FLEET)?;
+    let fleet = agents.fleet(&[("main", witness.url())], BUSY)?;
     let collector = CollectorBed::start(folder.path(), &fleet).await?;
     let mut random = Random::new(9);
     let mut told = 0;

@@ -11,8 +11,8 @@ use lagmesh_tests::feed::{CollectorBed, values_shown};
 use lagmesh_tests::files::{self, RunFolder};
 use lagmesh_tests::wait;
 
-const FLEET: &str =
-    "[mesh]\ninterval = \"100ms\"\nflows = 2\ngive_up = \"1s\"\nicmp = false\ntcp = false\n[export]\ninterval = \"100ms\"\n";
+use crate::support::BUSY;
+
 const WITHIN: Duration = Duration::from_secs(30);
 /// The agent that the collector does not know at first, and its region.
 const NEW: (usize, &str) = (1, "r0001");
@@ -43,7 +43,7 @@ async fn letters_of_a_new_region_arrive_in_the_end() -> Result<()> {
     let folder = RunFolder::new("dead-letters")?;
     let mut agents = AgentsBed::new(folder.path(), 2)?;
     let witness = Witness::unaimed(0.0, 1).await?;
-    let fleet = agents.fleet(&[("main", witness.url())], FLEET)?;
+    let fleet = agents.fleet(&[("main", witness.url())], BUSY)?;
     let mut collector = CollectorBed::start(folder.path(), &before(&fleet)?).await?;
     witness.aim(&collector.otlp_url());
     agents.start_all()?;

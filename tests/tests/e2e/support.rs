@@ -10,6 +10,10 @@ use lagmesh_tests::plan::Plan;
 use lagmesh_tests::wait;
 use lagmesh_tests::world::{Options, World};
 
+/// The rest of a fleet file whose agents probe and export ten times a second.
+pub(crate) const BUSY: &str =
+    "[mesh]\ninterval = \"100ms\"\nflows = 2\ngive_up = \"1s\"\nicmp = false\ntcp = false\n[export]\ninterval = \"100ms\"\n";
+
 /// Beats leave once per second.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 

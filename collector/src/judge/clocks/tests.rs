@@ -35,12 +35,12 @@ impl Host {
     }
 
     fn told(&self, name: usize, epoch: Epoch) -> ToldClocks {
-        let before = self.begins().first().map(|began| self.readings(*began, self.reports - self.reads_for));
+        let [before, began] = self.begins();
         ToldClocks {
             agent: agent(name),
             epoch,
-            newest: self.readings(self.reports - self.reads_for, self.reports),
-            before: before.filter(|_| self.read_before > 0),
+            newest: self.readings(began, self.reports),
+            before: (self.read_before > 0).then(|| self.readings(before, began)),
             peers: BTreeMap::new(),
         }
     }

@@ -26,7 +26,9 @@ pub(super) async fn measure(time: Duration) -> Result<()> {
     let guess = Pace::half(fastest.cpu_s / fastest.requests);
     let paced = run(content, guess, time / 6).await?;
     let pace = Pace::half(paced.cpu_s / paced.took.len() as f64);
-    let Run { took, cpu_s, passed_s, size, disk } = run(content, pace, time / 2).await?;
+    let Run { took, cpu_s, passed_s, size } = run(content, pace, time / 2).await?;
+    let folder = RunFolder::new("bench-pipeline")?;
+    let disk = syncs(folder.path().to_owned(), size, SYNCS).await?;
 
     let ms = |ns: u64| ns as f64 / 1e6;
     let how = format!(
@@ -73,8 +75,6 @@ struct Run {
     passed_s: f64,
     /// Of a body as sent, in the mean [B].
     size: usize,
-    /// How long the disk by itself takes for as much, sorted [ns].
-    disk: Vec<u64>,
 }
 
 /// Bodies at that pace against a collector of their own.
@@ -90,6 +90,5 @@ async fn run(content: Content, pace: Pace, time: Duration) -> Result<Run> {
     let (began, before) = (Real::now(), usage::cpu_s(bed.pid()?)?);
     let took = paced(&bed.otlp_url(), bodies, pace.0).await?;
     let (cpu_s, passed_s) = (usage::cpu_s(bed.pid()?)? - before, (Real::now() - began) as f64 / 1e9);
-    let disk = syncs(folder.path().to_owned(), size, SYNCS).await?;
-    Ok(Run { took, cpu_s, passed_s, size, disk })
+    Ok(Run { took, cpu_s, passed_s, size })
 }
