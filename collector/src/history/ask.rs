@@ -1,5 +1,7 @@
 //! What is asked for, as words of a URL; and which tier answers it. Pure.
 
+use std::time::Duration;
+
 use lagmesh_model::catalogue::{self, Attribute, Kind, Metric};
 use lagmesh_model::series::Attributes;
 use lagmesh_model::time::{WallNanos, nanos};
@@ -14,6 +16,7 @@ const POINTS_USUAL: u64 = 240;
 const STEPS_S: [u64; 9] = [10, 60, 300, 900, 3600, 10_800, 21_600, 86_400, 604_800];
 /// What is shown if nobody says from when [s].
 const RANGE_USUAL_S: u64 = 6 * 3600;
+const NS_PER_S: u64 = 1_000_000_000;
 
 /// A question about the course of a metric.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,19 +53,20 @@ impl Request {
         let name = words.iter().find(|(word, _)| word == "metric").map(|(_, value)| value.as_str());
         let metric =
             self::metric(name.ok_or("metric is missing; for example metric=lagmesh.link.rtt; lagmesh list-metrics has all")?)?;
-        let now_s = now.0 / 1_000_000_000;
-        let (mut from_s, mut to_s, mut step_s) = (None, now_s, None);
+        let (mut from, mut to, mut step_s) = (None, now, None);
         let mut filters = Filters::default();
         for (word, value) in words {
             match word.as_str() {
                 "metric" => {}
-                "from" => from_s = Some(moment(value, now_s)?),
-                "to" => to_s = moment(value, now_s)?,
-                "step" => step_s = Some(duration_s(value)?.max(1)),
+                "from" => from = Some(moment(value, now)?),
+                "to" => to = moment(value, now)?,
+                "step" => step_s = Some(duration(value)?.as_secs().max(1)),
                 _ => filters.add(metric.attributes, word, value, metric.name)?,
             }
         }
-        let from_s = from_s.unwrap_or(to_s.saturating_sub(RANGE_USUAL_S));
+        // The second that is under way belongs to the range: without it, what has just come would be missing where it begins a bucket.
+        let to_s = to.0.div_ceil(NS_PER_S);
+        let from_s = from.map_or(to_s.saturating_sub(RANGE_USUAL_S), |from| from.0 / NS_PER_S);
         if from_s >= to_s {
             return Err("from is not before to".to_owned());
         }
@@ -125,22 +129,20 @@ pub(super) fn metric(name: &str) -> Result<&'static Metric, String> {
     }
 }
 
-/// A moment [s since the Unix epoch].
-fn moment(word: &str, now_s: u64) -> Result<u64, String> {
+fn moment(word: &str, now: WallNanos) -> Result<WallNanos, String> {
     if word == "now" {
-        return Ok(now_s);
+        return Ok(now);
     }
     if let Some(ago) = word.strip_prefix('-') {
-        return Ok(now_s.saturating_sub(duration_s(ago)?));
+        return Ok(WallNanos(now.0.saturating_sub(nanos(duration(ago)?))));
     }
     let wrong = || format!("{word:?} is no time; write -6h, now or 2026-08-30T12:00:00Z");
     let time = humantime::parse_rfc3339_weak(word).map_err(|_| wrong())?;
-    Ok(time.duration_since(std::time::UNIX_EPOCH).map_err(|_| wrong())?.as_secs())
+    Ok(WallNanos(nanos(time.duration_since(std::time::UNIX_EPOCH).map_err(|_| wrong())?)))
 }
 
-fn duration_s(word: &str) -> Result<u64, String> {
-    let duration = humantime::parse_duration(word).map_err(|_| format!("{word:?} is no duration; write 30s, 5m, 6h or 7d"))?;
-    Ok(nanos(duration) / 1_000_000_000)
+fn duration(word: &str) -> Result<Duration, String> {
+    humantime::parse_duration(word).map_err(|_| format!("{word:?} is no duration; write 30s, 5m, 6h or 7d"))
 }
 
 #[cfg(test)]
@@ -169,9 +171,26 @@ mod tests {
         assert_eq!(plan(&[("from", "-300d"), ("step", "1d")], [0; 3]), (2, 86_400));
         assert_eq!(plan(&[("step", "90s")], [0; 3]), (0, 90));
         assert_eq!(plan(&[("from", "-1h"), ("step", "7s")], [0; 3]), (0, 10));
-        let now_s = NOW.0 / 1_000_000_000;
+        let now_s = NOW.0 / NS_PER_S;
         assert_eq!(plan(&[("from", "-30m")], [now_s - 60, 0, 0]), (1, 60));
         assert_eq!(plan(&[("from", "-30m")], [now_s; 3]), (2, 3600));
+    }
+
+    /// What came a moment ago is in the range although its bucket has only just begun; a bucket that has not begun is not.
+    #[test]
+    fn the_range_ends_now() {
+        let range = |wall_ns, words: &[(&str, &str)]| {
+            let words = [&[("metric", "lagmesh.link.rtt"), ("step", "10s")], words].concat();
+            let words: Vec<(String, String)> = words.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            let plan = Request::parse(&words, WallNanos(wall_ns)).unwrap().plan([0; 3]).unwrap();
+            (NOW.0 / NS_PER_S - plan.from_s, plan.to_s - NOW.0 / NS_PER_S)
+        };
+        for words in [&[("from", "-10m")][..], &[("from", "-10m"), ("to", "now")]] {
+            assert_eq!(range(NOW.0, words), (600, 0));
+            assert_eq!(range(NOW.0 + 1, words), (600, 10));
+            assert_eq!(range(NOW.0 + 10 * NS_PER_S, words), (590, 10));
+        }
+        assert_eq!(range(NOW.0 + 1, &[("from", "-20s"), ("to", "-10s")]), (20, 0));
     }
 
     /// Whoever asks wrongly is told what is possible.
