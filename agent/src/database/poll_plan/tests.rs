@@ -83,10 +83,12 @@ fn steady(random: &mut Random, from: i64, count: i64, mean_ms: f64, deviation_ms
 }
 
 /// Where arrivals spread normally the mean gap is within 1.7 times the best that so many polls could reach at all: `2.07 s / (Q - 1/2)` and
-/// the length of a poll.
+/// the length of a poll. Beats that come fast and spread wide are guessed more closely, by more polls.
 #[test]
 fn near_the_frontier() {
-    for (interval_ms, deviation_ms) in [(1_000, 1.0), (1_000, 5.0), (200, 1.0), (200, 5.0)] {
+    for (interval_ms, deviation_ms, polls, off_max_ms) in
+        [(1_000, 1.0, 3.5..4.2, 0.6), (1_000, 5.0, 4.4..5.0, 1.9), (200, 1.0, 3.5..4.2, 0.6), (200, 5.0, 5.1..5.6, 1.5)]
+    {
         let mut random = Random(13);
         let mut plan = PollPlan::new(Duration::from_millis(interval_ms));
         let interval = i64::try_from(interval_ms).unwrap() * MS;
@@ -107,7 +109,7 @@ fn near_the_frontier() {
             run.width_ms(0.9),
             run.width_ms(0.99),
         );
-        assert!(mean_ms < 1.7 * best_ms && run.mean_queries() < 5.5, "{mean_ms} {best_ms}");
+        assert!(mean_ms < 1.7 * best_ms && polls.contains(&run.mean_queries()), "{mean_ms} {best_ms} {}", run.mean_queries());
         let off_ms = |offs: &[i64], q: f64| {
             let mut offs = offs.to_vec();
             offs.sort_unstable();
@@ -118,6 +120,7 @@ fn near_the_frontier() {
             println!("  guess off by {guess_ms:.2} ms, the middle by {middle_ms:.2} ms at {q}");
             assert!(guess_ms <= middle_ms * 1.05, "a guess is no worse than the middle");
         }
+        assert!(off_ms(&run.guess_off_ns, 0.9) < off_max_ms);
     }
 }
 
