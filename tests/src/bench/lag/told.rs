@@ -69,14 +69,14 @@ impl Pair {
         self.truth.lower_ns.midpoint(self.truth.upper_ns) as f64
     }
 
-    /// How far the estimate is off [ns, >= 0].
+    /// The estimate less the truth [ns].
     pub(super) fn error_ns(&self) -> f64 {
-        (self.told.estimate_ns as f64 - self.true_ns()).abs()
+        self.told.estimate_ns as f64 - self.true_ns()
     }
 
-    /// How far the estimate by claims is off [ns, >= 0]; `None` without claims.
+    /// The estimate by claims less the truth [ns]; `None` without claims.
     pub(super) fn claimed_error_ns(&self) -> Option<f64> {
-        Some((self.told.claimed_estimate_ns? as f64 - self.true_ns()).abs())
+        Some(self.told.claimed_estimate_ns? as f64 - self.true_ns())
     }
 
     /// How wide the agent's interval is [ns].
