@@ -17,9 +17,9 @@ const HISTORY: usize = 32;
 /// a quarter of a spread for each poll, by dynamic programming over a normal distribution, one part in fifty of which comes late: 4.7 polls
 /// for each beat.
 const USUAL_SCORES: &[f64] = &[-1.5, -0.6, 0.05, 0.55, 1.0, 1.4, 1.75, 2.15, 2.6, 3.15, 4.0];
-/// Where there is room for more, 5.4 polls for each beat. They minimise the mean square of the guess's error, in spreads, plus 0.012 for each
+/// Where there is room for more, 5 polls for each beat. They minimise the mean square of the guess's error, in spreads, plus 0.016 for each
 /// poll, which leaves a wide spread less of what polls can tell.
-const CLOSE_SCORES: &[f64] = &[-1.55, -0.85, -0.3, 0.15, 0.55, 0.95, 1.3, 1.65, 2.0, 2.35, 2.75, 3.25, 3.8];
+const CLOSE_SCORES: &[f64] = &[-1.45, -0.7, -0.15, 0.35, 0.8, 1.2, 1.6, 2.0, 2.4, 2.85, 3.4, 4.05];
 /// Beats that follow each other faster than this have the room [ns]: a beat may cost a server six statements, and those for positions come
 /// by the second.
 const CLOSE_BELOW_NS: i64 = 500_000_000;
@@ -63,12 +63,10 @@ pub struct PollPlan {
     anchor: Option<RawNanos>,
     /// Learnt arrivals around the anchor's phase, oldest first.
     arrivals: VecDeque<Arrival>,
-    /// The start and the end of the newest poll.
-    last: Option<(RawNanos, RawNanos)>,
+    /// The newest poll: none shows a beat that the one before it showed, so a new one came since that.
+    last: Option<Poll>,
     /// When the newest beat was found: the end of that poll.
     found: Option<RawNanos>,
-    /// The start of the newest poll that found nothing since the last beat (or the one that found it).
-    absent: Option<RawNanos>,
     /// How far the guard poll stands before the range [ns], beyond what the spread asks for.
     guard_extra_ns: i64,
     surprises: u32,
@@ -76,6 +74,12 @@ pub struct PollPlan {
     polls: u32,
     /// How long the newest polls took [ns], oldest first.
     took_ns: VecDeque<i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Poll {
+    started: RawNanos,
+    ended: RawNanos,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +119,6 @@ impl PollPlan {
             arrivals: VecDeque::with_capacity(HISTORY),
             last: None,
             found: None,
-            absent: None,
             guard_extra_ns: 0,
             surprises: 0,
             polls: 0,
@@ -125,10 +128,10 @@ impl PollPlan {
 
     /// When to poll next: never before `now`, and always by the next due time.
     pub fn next_poll(&self, now: RawNanos) -> RawNanos {
-        let Some((started, ended)) = self.last else { return now };
+        let Some(last) = self.last else { return now };
         let due = match (self.anchor, self.range()) {
-            (Some(anchor), Some(range)) => self.planned(anchor, range, started, ended),
-            _ => later(started, self.gap_limit(ended)),
+            (Some(anchor), Some(range)) => self.planned(anchor, range, last),
+            _ => later(last.started, self.gap_limit(last.ended)),
         };
         due.max(now)
     }
@@ -138,20 +141,20 @@ impl PollPlan {
         if self.took_ns.len() == POLLS_TIMED {
             self.took_ns.pop_front();
         }
-        self.took_ns.push_back(ended.since_ns(started));
+        let poll = Poll { started, ended };
+        self.took_ns.push_back(poll.took_ns());
         let polls = self.polls.saturating_add(1);
         self.polls = if found_new { 0 } else { polls };
         let mut guess = None;
         if found_new {
-            if let Some(absent) = self.absent {
+            if let Some(absent) = self.last {
                 let expected = self.anchor.zip(self.range());
-                guess = expected.and_then(|expected| self.guess(expected, absent, ended));
-                self.learn(expected, absent, ended);
+                guess = expected.and_then(|expected| self.guess(expected, absent, poll));
+                self.learn(expected, absent, poll);
             }
             self.found = Some(ended);
         }
-        self.absent = Some(started);
-        self.last = Some((started, ended));
+        self.last = Some(poll);
         Found { polls, guess }
     }
 
@@ -164,7 +167,8 @@ impl PollPlan {
     }
 
     /// The first planned moment behind the last poll: of this cycle's range, behind it, or of the next cycle's.
-    fn planned(&self, anchor: RawNanos, range: Range, started: RawNanos, ended: RawNanos) -> RawNanos {
+    fn planned(&self, anchor: RawNanos, range: Range, last: Poll) -> RawNanos {
+        let Poll { started, ended } = last;
         let since_found = self.found.map_or(0, |found| ended.since_ns(found));
         if since_found > OVERDUE_AFTER * self.interval_ns {
             return later(started, self.gap_limit(ended));
@@ -234,18 +238,28 @@ impl PollPlan {
         middle_of(self.took_ns.iter().copied())
     }
 
-    /// When a beat came that was found in a gap: the mean of what was learnt, as far as it lies in the gap. Half a poll at either end is
-    /// the way there and back.
-    fn guess(&self, (anchor, range): (RawNanos, Range), absent: RawNanos, present: RawNanos) -> Option<RawNanos> {
-        let way_ns = self.usual_poll_ns()? / 2;
-        let (from, to) = (later(absent, way_ns), later(present, -way_ns));
-        let start_ns = from.since_ns(anchor) - self.cycle(&range, present.since_ns(anchor)) * self.interval_ns;
-        (to > from).then(|| later(from, range.mean_offset_ns(start_ns, to.since_ns(from))))
+    /// When a poll looked, as far as can be told: the way back of the fastest poll before its end. What takes longer comes before the look
+    /// on most servers, because a session that has slept has to be woken and to find a processor first.
+    fn looked(&self, poll: Poll) -> Option<RawNanos> {
+        let way_back_ns = self.took_ns.iter().min()? / 2;
+        Some(later(poll.ended, -way_back_ns))
     }
 
-    fn learn(&mut self, expected: Option<(RawNanos, Range)>, absent: RawNanos, present: RawNanos) {
-        let width_ns = present.since_ns(absent);
-        let centre = later(absent, width_ns / 2);
+    /// When a beat came that was found between two looks: the mean of what was learnt, as far as it lies between them. What is set in
+    /// motion by a beat that arrives delays a poll that is under way, so the longer the poll took that found it, the likelier it came in it.
+    fn guess(&self, (anchor, range): (RawNanos, Range), absent: Poll, present: Poll) -> Option<RawNanos> {
+        let (from, to) = (self.looked(absent)?, self.looked(present)?);
+        let start_ns = from.since_ns(anchor) - self.cycle(&range, present.ended.since_ns(anchor)) * self.interval_ns;
+        let late = Late {
+            from_ns: present.started.since_ns(from),
+            times: (present.took_ns() as f64 / self.usual_poll_ns()?.max(1) as f64).max(1.0),
+        };
+        (to > from).then(|| later(from, range.mean_offset_ns(start_ns, to.since_ns(from), late)))
+    }
+
+    fn learn(&mut self, expected: Option<(RawNanos, Range)>, absent: Poll, found: Poll) {
+        let (present, width_ns) = (found.ended, found.ended.since_ns(absent.started));
+        let centre = later(absent.started, width_ns / 2);
         let overdue = self.found.is_some_and(|found| centre.since_ns(found) > self.interval_ns + self.interval_ns / 2);
         let Some((anchor, range)) = expected else {
             if width_ns <= 2 * self.gap_limit(present) {
@@ -312,15 +326,29 @@ impl PollPlan {
     }
 }
 
+/// From where in a gap on an arrival is likelier than by its spread alone, and how many times.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    from_ns: i64,
+    times: f64,
+}
+
+impl Poll {
+    fn took_ns(self) -> i64 {
+        self.ended.since_ns(self.started)
+    }
+}
+
 impl Range {
     /// The mean arrival in a gap of `width_ns` from `start_ns` on, from its start.
-    fn mean_offset_ns(&self, start_ns: i64, width_ns: i64) -> i64 {
+    fn mean_offset_ns(&self, start_ns: i64, width_ns: i64, late: Late) -> i64 {
         let (mut weights, mut sum) = (0.0, 0.0);
         for point in 0..GUESS_POINTS {
             let offset = (f64::from(point) + 0.5) / f64::from(GUESS_POINTS) * width_ns as f64;
             let from_middle = start_ns as f64 + offset - self.middle as f64;
             let spread = if from_middle < 0.0 { self.spread.0 } else { self.spread.1 };
-            let weight = (-(from_middle / spread as f64).powi(2) / 2.0).exp() + ANYWHERE;
+            let likelier = if offset > late.from_ns as f64 { late.times } else { 1.0 };
+            let weight = ((-(from_middle / spread as f64).powi(2) / 2.0).exp() + ANYWHERE) * likelier;
             weights += weight;
             sum += weight * offset;
         }

@@ -179,7 +179,7 @@ pub(super) mod tests {
         let covered: Vec<bool> = pairs.exact.iter().map(Pair::covers).collect();
         assert_eq!(covered, [true, false], "290 to 310 overlaps 250 to 310, 390 to 410 does not");
         assert_eq!(pairs.exact[0].claimed_error_ns(), Some(2.0), "302 against 300 or 290 to 310");
-        assert!((pairs.exact[0].error_ns() - 20.0).abs() < 1e-9 && pairs.exact[0].width_ns() == 60);
+        assert!((pairs.exact[0].error_ns() + 20.0).abs() < 1e-9 && pairs.exact[0].width_ns() == 60);
         assert!(pair(told(&log), "s", &truth).exact.is_empty());
     }
 
