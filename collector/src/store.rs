@@ -24,8 +24,9 @@ pub(crate) use table::FILE;
 pub use table::StoreError;
 use table::Table;
 
-/// The boots of one agent that are kept one by one; older ones live on in the sum of the retired.
-pub const BOOTS_MAX: usize = 8;
+/// The boots of one agent that are kept one by one; older ones live on in the sum of the retired, to which batches that come later add nothing.
+/// An agent that dies again and again while its spool is full delivers batches of many boots by turns.
+pub const BOOTS_MAX: usize = 16;
 /// The retired boots of one agent that are remembered, so that their last batches, should they still come, are not counted twice.
 pub const RETIRED_MAX: usize = 1024;
 /// Deliveries that may wait for the disk. Each belongs to a request that has its turn, so more cannot come.
