@@ -214,18 +214,19 @@ impl PollPlan {
         let behind = spread_ns(|rank| Some(nearest_rank(&offs, 1.0 - rank)? - middle))?;
         // While little is known, what was found is known no better than by the gap in which it was found.
         let doubt = if offs.len() < LEARNT { self.newest_width_ns()? / 2 } else { 0 };
-        let least = SPREAD_MIN_NS.max(self.usual_poll_ns()?).max(doubt);
+        let usual_poll_ns = self.usual_poll_ns()?;
+        let least = SPREAD_MIN_NS.max(usual_poll_ns).max(doubt);
         let spread = (before.max(least), behind.max(least));
         let earliest = *offs.first()?;
         let guard = (middle - scaled(spread.0, GUARD.0)).min(earliest - scaled(spread.0, GUARD.1)) - self.guard_extra_ns;
         let guard = guard.max(middle - self.interval_ns / 2);
-        Some(Range { middle, spread, guard, scores: self.scores(spread)? })
+        Some(Range { middle, spread, guard, scores: self.scores(spread, usual_poll_ns) })
     }
 
     /// How close together the polls stand.
-    fn scores(&self, (before, behind): (i64, i64)) -> Option<&'static [f64]> {
-        let is_wide = before.min(behind) > CLOSE_ABOVE_POLLS * self.usual_poll_ns()?;
-        Some(if is_wide && self.interval_ns < CLOSE_BELOW_NS { CLOSE_SCORES } else { USUAL_SCORES })
+    fn scores(&self, (before, behind): (i64, i64), usual_poll_ns: i64) -> &'static [f64] {
+        let is_wide = before.min(behind) > CLOSE_ABOVE_POLLS * usual_poll_ns;
+        if is_wide && self.interval_ns < CLOSE_BELOW_NS { CLOSE_SCORES } else { USUAL_SCORES }
     }
 
     /// The middle one of how wide the newest arrivals are [ns].
@@ -346,7 +347,7 @@ impl Range {
         for point in 0..GUESS_POINTS {
             let offset = (f64::from(point) + 0.5) / f64::from(GUESS_POINTS) * width_ns as f64;
             let from_middle = start_ns as f64 + offset - self.middle as f64;
-            let spread = if from_middle < 0.0 { self.spread.0 } else { self.spread.1 };
+            let spread = self.spread_towards(from_middle);
             let likelier = if offset > late.from_ns as f64 { late.times } else { 1.0 };
             let weight = ((-(from_middle / spread as f64).powi(2) / 2.0).exp() + ANYWHERE) * likelier;
             weights += weight;
@@ -364,7 +365,12 @@ impl Range {
 
     /// The moment of a score.
     fn at(&self, score: f64) -> i64 {
-        self.middle + scaled(if score < 0.0 { self.spread.0 } else { self.spread.1 }, score)
+        self.middle + scaled(self.spread_towards(score), score)
+    }
+
+    /// The spread on the side of the middle on which something lies.
+    fn spread_towards(&self, from_middle: f64) -> i64 {
+        if from_middle < 0.0 { self.spread.0 } else { self.spread.1 }
     }
 
     /// The first planned poll behind the guard.

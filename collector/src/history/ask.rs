@@ -152,8 +152,12 @@ mod tests {
     const NOW: WallNanos = WallNanos(1_700_000_000_000_000_000);
 
     fn request(words: &[(&str, &str)]) -> Result<Request, String> {
+        request_at(NOW, words)
+    }
+
+    fn request_at(now: WallNanos, words: &[(&str, &str)]) -> Result<Request, String> {
         let words: Vec<(String, String)> = words.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        Request::parse(&words, NOW)
+        Request::parse(&words, now)
     }
 
     fn plan(words: &[(&str, &str)], kept_since_s: [u64; 3]) -> (usize, u64) {
@@ -181,8 +185,7 @@ mod tests {
     fn the_range_ends_now() {
         let range = |wall_ns, words: &[(&str, &str)]| {
             let words = [&[("metric", "lagmesh.link.rtt"), ("step", "10s")], words].concat();
-            let words: Vec<(String, String)> = words.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-            let plan = Request::parse(&words, WallNanos(wall_ns)).unwrap().plan([0; 3]).unwrap();
+            let plan = request_at(WallNanos(wall_ns), &words).unwrap().plan([0; 3]).unwrap();
             (NOW.0 / NS_PER_S - plan.from_s, plan.to_s - NOW.0 / NS_PER_S)
         };
         for words in [&[("from", "-10m")][..], &[("from", "-10m"), ("to", "now")]] {

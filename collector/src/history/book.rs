@@ -22,7 +22,7 @@ use super::spread::Spread;
 /// The width of the finest buckets [s].
 pub(super) const FINEST_S: u64 = 10;
 /// The boots of one agent of which batches may still come; twice what the store keeps, so that it gives them up first.
-pub(super) const BOOTS_MAX: usize = 32;
+pub(super) const BOOTS_MAX: usize = 2 * crate::store::BOOTS_MAX;
 /// The boots of one agent that are remembered as given up: nothing is counted of them again.
 pub(super) const GONE_MAX: usize = 1024;
 /// How far ahead of its arrival a batch may say it was made [ns]: clocks differ, but not by more than ten minutes.
