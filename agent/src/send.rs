@@ -151,7 +151,7 @@ impl Sender {
         let deliver = async {
             for _ in 0..LAST_BATCHES_MAX {
                 let level = self.level();
-                let next = if level.newest_is_live { level.newest } else { level.oldest };
+                let next = if level.newest_is_live { level.newest } else { level.run_end.or(level.oldest) };
                 let Some(id) = next else { return };
                 if self.send(id, Lane::Live).await != Some(Fate::Delivered) {
                     return;

@@ -1,4 +1,8 @@
-//! What to send next and when: live first, then what was missed, at a bounded rate. Pure.
+//! What to send next and when: live first, then the last batch of every run before this one, then what was missed, at a bounded rate. Pure.
+//!
+//! A batch holds all counts of its run so far, so the last one of a run makes the totals right, and what was missed before it adds
+//! nothing but their course. Last batches are therefore not held back to any rate: a collector that has been told of a new run has soon been
+//! told the end of those before it, however many there were and however much of them waits.
 
 use std::time::Duration;
 
@@ -40,11 +44,13 @@ pub struct Lanes {
     suspect: Option<(ParcelId, u32)>,
 }
 
-/// Which of the two lanes a batch is in.
+/// Which of the lanes a batch is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// The batch says how things stand now.
     Live,
+    /// The batch says how things stood when an earlier run ended.
+    RunEnd,
     /// The batch says how things stood.
     Backfill,
 }
@@ -96,6 +102,9 @@ impl Lanes {
             return Step::Send(newest, Lane::Live);
         }
         let Some(from) = self.backfill_from else { return Step::Idle };
+        if let Some(end) = level.run_end {
+            return Step::Send(end, Lane::RunEnd);
+        }
         match self.wait(from, now) {
             Some(wait) => Step::Wait(wait),
             None => Step::Send(oldest, Lane::Backfill),
@@ -149,10 +158,10 @@ impl Lanes {
         self.hold_until = None;
         match (self.backfill_from, lane) {
             (None, _) => self.backfill_from = Some(now.after(self.spread.next())),
-            (Some(_), Lane::Live) => {}
+            (Some(_), Lane::Live | Lane::RunEnd) => {}
             (Some(_), Lane::Backfill) => self.backfill_from = Some(now.after(self.pause)),
         }
-        if lane == Lane::Backfill {
+        if lane != Lane::Live {
             self.suspect = None;
         }
     }

@@ -74,6 +74,8 @@ pub struct Level {
     pub newest: Option<ParcelId>,
     /// Whether `newest` is the last batch that was made, and so tells how things stand now.
     pub newest_is_live: bool,
+    /// The last batch of the oldest run before this one whose last batch waits: it holds all counts of that run.
+    pub run_end: Option<ParcelId>,
     /// Batches given up since this process started, by reason.
     pub lost: BTreeMap<LossReason, u64>,
     /// Batches that it refused for good and that are kept as dead letters.

@@ -3,6 +3,7 @@
 mod dead;
 mod open;
 mod run;
+mod run_end;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use super::parcel::Parcel;
 
 pub use dead::{Refusal, Resent};
 pub use open::OpenError;
+use run_end::RunEnds;
 
 /// What the spool is for and how much it may take.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ pub struct Store {
     last: Option<ParcelId>,
     /// The last batch, if the disk would not take it: it can still be delivered while it is the last.
     unstored: Option<Unstored>,
+    /// The last batches of the runs before this one.
+    run_ends: RunEnds,
     lost: BTreeMap<(CollectorName, LossReason), u64>,
     /// Dead letters that had to go since this process started.
     letters_dropped: BTreeMap<CollectorName, u64>,
@@ -176,11 +180,13 @@ impl Store {
                 oldest: row.get::<_, Option<i64>>(2)?.map(ParcelId),
                 newest: row.get::<_, Option<i64>>(3)?.map(ParcelId),
                 newest_is_live: false,
+                run_end: None,
                 lost: self.lost_by(collector),
                 dead_letters: dead::count(&self.db, collector)?,
                 dead_letters_dropped: self.letters_dropped.get(collector).copied().unwrap_or_default(),
             })
         })?;
+        level.run_end = self.run_end(collector, level.oldest)?;
         if let Some(unstored) = self.unstored.as_ref().filter(|unstored| unstored.waiting.contains(collector)) {
             level.batches += 1;
             level.bytes += unstored.parcel.bytes();
@@ -317,8 +323,9 @@ impl Store {
             transaction.prepare("SELECT made_wall_ns FROM batch WHERE id = ?1")?.query_row([id.0], |row| row.get::<_, i64>(0))?;
         let settled =
             Dropped { collector: collector.clone(), made: WallNanos(made.cast_unsigned()), bytes: bytes.cast_unsigned() };
-        let mut letters_gone = Vec::new();
+        let (mut letters_gone, mut instead) = (Vec::new(), None);
         if let Some(refusal) = refusal {
+            instead = run_end::before(&transaction, collector, id)?;
             write_losses(&transaction, self.settings.boot, LossReason::Refused, std::slice::from_ref(&settled))?;
             letters_gone = if with_letter { dead::bury(&transaction, collector, id, refusal)? } else { vec![collector.clone()] };
         }
@@ -327,6 +334,7 @@ impl Store {
             .execute([id.0])?;
         transaction.commit()?;
         self.count_letters(letters_gone);
+        self.run_end_settled(collector, id, instead);
         Ok(Some(settled))
     }
 

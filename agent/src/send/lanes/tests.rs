@@ -24,6 +24,7 @@ struct Simulation {
     lanes: Lanes,
     now: RawNanos,
     waiting: BTreeSet<i64>,
+    run_ends: BTreeSet<i64>,
     made: i64,
     next_made: RawNanos,
     delivered: Vec<(i64, RawNanos)>,
@@ -32,7 +33,7 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let lanes = Lanes::new(INTERVAL, seed);
-        Simulation { lanes, now: START, waiting: BTreeSet::new(), made: 0, next_made: START, delivered: Vec::new() }
+        Simulation { lanes, now: START, waiting: BTreeSet::new(), run_ends: BTreeSet::new(), made: 0, next_made: START, delivered: Vec::new() }
     }
 
     fn delivered(&self) -> i64 {
@@ -46,6 +47,7 @@ impl Simulation {
             oldest: self.waiting.first().copied().map(ParcelId),
             newest: newest.map(ParcelId),
             newest_is_live: newest == Some(self.made) && self.made > 0,
+            run_end: self.run_ends.intersection(&self.waiting).next().copied().map(ParcelId),
             ..Level::default()
         }
     }
@@ -179,6 +181,35 @@ fn old_batches_wait_for_a_live_one() {
     assert_eq!(lanes.step(&left, START), Step::Idle);
     let live = Level { newest_is_live: true, ..left };
     assert_eq!(lanes.step(&live, START), Step::Send(ParcelId(5), Lane::Live));
+}
+
+/// Whatever is missing, the last batches of earlier runs follow the first live one at once, the oldest first, and let live ones pass; only
+/// then comes what else was missed.
+#[test]
+fn ends_of_runs_follow_the_first_live_batch() {
+    let mut simulation = Simulation::new(1);
+    simulation.waiting.extend(-5000..=0);
+    simulation.run_ends.extend((-5000..=0).step_by(2));
+    simulation.run_until(minutes(1), |_, _| accepted());
+    let order: Vec<i64> = simulation.delivered.iter().map(|(id, _)| *id).collect();
+    let ends: Vec<i64> = order.iter().copied().filter(|id| simulation.run_ends.contains(id)).collect();
+    assert!(order[0] == 1 && ends.len() == 2501 && ends.is_sorted());
+    let first_missed = order.iter().position(|id| *id < 0 && id % 2 != 0).unwrap();
+    let (before, live) = (&order[..first_missed], order[..first_missed].iter().filter(|id| **id > 0).count());
+    assert_eq!(before.len(), ends.len() + live);
+    let took = simulation.delivered[first_missed - 1].1.checked_since(START).unwrap();
+    assert!(live >= 2 && took < Duration::from_secs(15), "{live} live ones in {took:?}");
+}
+
+/// The end of a run at which a collector always fails is given up like any other old batch, and nothing else waits for long.
+#[test]
+fn a_poisonous_end_of_a_run_is_given_up() {
+    let mut simulation = Simulation::new(1);
+    simulation.waiting.extend(-5..=0);
+    simulation.run_ends.extend([-3, 0]);
+    simulation.run_until(minutes(5), |id, _| if id == -3 { failed() } else { accepted() });
+    assert_eq!(simulation.waiting, BTreeSet::new());
+    assert_eq!(simulation.delivered(), simulation.made + 5);
 }
 
 /// A measuring clock that starts anew far back does not silence the delivery until it is where it was.

@@ -10,7 +10,7 @@ use lagmesh_daemon::{Reserve, sqlite};
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, ErrorCode};
 
-use super::{LossReason, Settings, Store, dead};
+use super::{LossReason, RunEnds, Settings, Store, dead};
 
 /// The version of the layout below, kept in `user_version`.
 const LAYOUT: i64 = 2;
@@ -109,6 +109,7 @@ impl Store {
         };
         store.forget_removed_collectors().map_err(&explain)?;
         store.begin_run().map_err(&explain)?;
+        store.find_run_ends().map_err(&explain)?;
         Ok(store)
     }
 
@@ -153,7 +154,16 @@ impl Store {
 
     fn over(db: Connection, settings: Settings) -> Store {
         let reserve = Reserve::at(sqlite::beside(&settings.path, ".reserve"));
-        Store { db, settings, reserve, last: None, unstored: None, lost: BTreeMap::new(), letters_dropped: BTreeMap::new() }
+        Store {
+            db,
+            settings,
+            reserve,
+            last: None,
+            unstored: None,
+            run_ends: RunEnds::new(),
+            lost: BTreeMap::new(),
+            letters_dropped: BTreeMap::new(),
+        }
     }
 
     /// Batches that only a removed collector has not got are waited for no longer.

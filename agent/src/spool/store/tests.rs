@@ -1,4 +1,5 @@
 mod dead;
+mod run_end;
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
