@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Clock, Hangups, Shutdown, Supervisor};
 use lagmesh_model::fleet::Collector;
@@ -21,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use crate::spool::{Level, Levels, ParcelId, Refusal, Settled, Spool, Unavailable};
 use answer::Answer;
 use credentials::{CredentialFiles, Credentials};
-use lanes::{Fate, Lane, Lanes, Step};
+use lanes::{Fate, Lane, Lanes, Step, UnderWay};
 pub use post::{Authorities, BadAuthorities, Client};
 pub use rotate::{Showing, Showings};
 
@@ -86,6 +89,7 @@ pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Resul
             client: client.clone(),
             showing: showing.clone(),
             lanes: Lanes::new(context.interval, random_seed()),
+            under_way: UnderWay::default(),
             levels: context.spool.levels(),
             spool: context.spool.clone(),
             clock: context.clock.clone(),
@@ -98,11 +102,20 @@ pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Resul
     Ok((deliveries, showing))
 }
 
+/// A batch that was to be sent, and what came of it: its number and the answer, or nothing if it no longer waits.
+#[derive(Debug)]
+struct Attempt {
+    id: ParcelId,
+    lane: Lane,
+    came_to: Result<Option<(u64, Answer)>, Unavailable>,
+}
+
 struct Sender {
     collector: CollectorName,
     client: Client,
     showing: Showings,
     lanes: Lanes,
+    under_way: UnderWay,
     spool: Spool,
     levels: watch::Receiver<Levels>,
     clock: Clock,
@@ -112,35 +125,31 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut attempts: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         while !shutdown.is_cancelled() {
             let level = self.level();
-            match self.lanes.step(&level, self.clock.now().raw) {
+            let wait = match self.lanes.step(&level, self.under_way, self.clock.now().raw) {
                 Step::Send(id, lane) => {
-                    // A request that is cut off may have arrived: the batch stays in the spool, and whoever gets it twice can tell.
-                    let cut_off = async {
-                        shutdown.cancelled().await;
-                        sleep(LAST_REQUEST_DEADLINE).await;
-                    };
-                    tokio::select! {
-                        _ = self.send(id, lane) => {}
-                        () = cut_off => {}
-                    }
+                    attempts.push(Box::pin(self.attempt(id, lane)));
+                    continue;
                 }
-                Step::Wait(wait) => {
-                    tokio::select! {
-                        () = shutdown.cancelled() => {}
-                        () = sleep(wait) => {}
-                        () = self.news() => {}
-                    }
-                }
-                Step::Idle => {
-                    tokio::select! {
-                        () = shutdown.cancelled() => {}
-                        () = self.news() => {}
-                    }
-                }
+                Step::Wait(wait) => Some(wait),
+                Step::Idle => None,
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = news(&mut self.levels) => {}
+                Some(attempt) = attempts.next() => drop(self.settle(attempt).await),
             }
         }
+        // A request that is cut off may have arrived: the batch stays in the spool, and whoever gets it twice can tell.
+        let finish = async {
+            while let Some(attempt) = attempts.next().await {
+                self.settle(attempt).await;
+            }
+        };
+        timeout(LAST_REQUEST_DEADLINE, finish).await.ok();
         self.deliver_last().await;
         Ok(())
     }
@@ -153,7 +162,8 @@ impl Sender {
                 let level = self.level();
                 let next = if level.newest_is_live { level.newest } else { level.run_end.or(level.oldest) };
                 let Some(id) = next else { return };
-                if self.send(id, Lane::Live).await != Some(Fate::Delivered) {
+                let attempt = self.attempt(id, Lane::Live).await;
+                if self.settle(attempt).await != Some(Fate::Delivered) {
                     return;
                 }
             }
@@ -166,13 +176,6 @@ impl Sender {
         levels.get(&self.collector).cloned().expect("the spool has a level for every collector of the fleet file")
     }
 
-    async fn news(&mut self) {
-        if self.levels.changed().await.is_err() {
-            // The spool has ended, which ends the process.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// Sends with what is shown from now on, if that has changed.
     fn take_over(&mut self) {
         if self.showing.has_changed().unwrap_or(false)
@@ -182,9 +185,25 @@ impl Sender {
         }
     }
 
+    /// Begins to send a batch.
+    fn attempt(&mut self, id: ParcelId, lane: Lane) -> impl Future<Output = Attempt> + Send + use<> {
+        self.take_over();
+        *self.place(lane) = Some(id);
+        let (spool, collector, client) = (self.spool.clone(), self.collector.clone(), self.client.clone());
+        async move {
+            let came_to = match spool.fetch(&collector, id).await {
+                Ok(Some(parcel)) => Ok(Some((parcel.sequence, client.post(&parcel).await))),
+                Ok(None) => Ok(None),
+                Err(e) => Err(e),
+            };
+            Attempt { id, lane, came_to }
+        }
+    }
+
     /// What became of a batch; `None` if it did not come to an attempt, or if the spool did not take note of its end.
-    async fn send(&mut self, id: ParcelId, lane: Lane) -> Option<Fate> {
-        match self.try_send(id, lane).await {
+    async fn settle(&mut self, attempt: Attempt) -> Option<Fate> {
+        *self.place(attempt.lane) = None;
+        match self.try_settle(attempt).await {
             Ok(Some(fate)) => return Some(fate),
             // The level that named it was out of date, as it may be while the disk fails.
             Ok(None) => {}
@@ -194,12 +213,10 @@ impl Sender {
         None
     }
 
-    async fn try_send(&mut self, id: ParcelId, lane: Lane) -> Result<Option<Fate>, Unavailable> {
-        let Some(parcel) = self.spool.fetch(&self.collector, id).await? else { return Ok(None) };
-        self.take_over();
-        let answer = self.client.post(&parcel).await;
+    async fn try_settle(&mut self, Attempt { id, lane, came_to }: Attempt) -> Result<Option<Fate>, Unavailable> {
+        let Some((sequence, answer)) = came_to? else { return Ok(None) };
         let now = self.clock.now();
-        tracing::debug!(collector = %self.collector, sequence = parcel.sequence, ?lane, ?answer, "sent a batch");
+        tracing::debug!(collector = %self.collector, sequence, ?lane, ?answer, "sent a batch");
         let fate = self.lanes.answered(id, lane, &answer, now.raw);
         self.tell(&answer, now);
         match fate {
@@ -211,6 +228,13 @@ impl Sender {
             }
         }
         Ok(Some(fate))
+    }
+
+    fn place(&mut self, lane: Lane) -> &mut Option<ParcelId> {
+        match lane {
+            Lane::Live => &mut self.under_way.live,
+            Lane::RunEnd | Lane::Backfill => &mut self.under_way.old,
+        }
     }
 
     /// Publishes how it went, and logs it if it went otherwise than before.
@@ -237,5 +261,12 @@ impl Sender {
             }
             true
         });
+    }
+}
+
+async fn news(levels: &mut watch::Receiver<Levels>) {
+    if levels.changed().await.is_err() {
+        // The spool has ended, which ends the process.
+        std::future::pending::<()>().await;
     }
 }

@@ -147,6 +147,7 @@ impl Intake {
         let word = match outcome {
             Ok(Kept::New) => "accepted",
             Ok(Kept::Duplicate) => "duplicate",
+            Ok(Kept::Retired) => "retired",
             Err(later) => return later,
         };
         self.tally.points(word, points);

@@ -25,10 +25,12 @@ pub use table::StoreError;
 use table::Table;
 
 /// The boots of one agent that are kept one by one; older ones live on in the sum of the retired, to which batches that come later add nothing.
-/// An agent that dies again and again while its spool is full delivers batches of many boots by turns.
-pub const BOOTS_MAX: usize = 16;
-/// The retired boots of one agent that are remembered, so that their last batches, should they still come, are not counted twice.
-pub const RETIRED_MAX: usize = 1024;
+/// None of those holds more counts: soon after the first batch of a boot an agent sends the last one of every boot before it, however much of
+/// them waits.
+pub const BOOTS_MAX: usize = 8;
+/// The retired boots of one agent that are remembered, so that what still comes of them is not counted twice: as many as an agent that dies
+/// every ten seconds leaves in the spool of a day.
+pub const RETIRED_MAX: usize = 8_640;
 /// Deliveries that may wait for the disk. Each belongs to a request that has its turn, so more cannot come.
 pub const JOBS_QUEUE: usize = 64;
 /// The most deliveries in one transaction: bounds how long the first of them waits.
@@ -50,6 +52,8 @@ pub enum Kept {
     New,
     /// All of it was there already.
     Duplicate,
+    /// None of it was news, and some of it came too late to count: of a boot that is no longer kept by itself.
+    Retired,
 }
 
 /// The disk did not take it.
@@ -175,8 +179,7 @@ impl Store {
         deliveries: Vec<Delivery>,
         memories: Option<&[Memory]>,
     ) -> Result<(Vec<Kept>, Vec<Committed>), StoreError> {
-        let batches = deliveries.iter().flat_map(|delivery| &delivery.batches);
-        let mut ledger = self.ledger.part(batches.map(|(batch, _)| &batch.exporter.agent));
+        let mut ledger = self.ledger.draft();
         let (mut outcomes, mut told) = (Vec::with_capacity(deliveries.len()), Vec::new());
         let transaction = self.table.begin()?;
         for delivery in deliveries {
@@ -184,7 +187,11 @@ impl Store {
             for (batch, packed) in delivery.batches {
                 let (agent, boot) = (batch.exporter.agent.clone(), batch.exporter.boot);
                 let entry = match ledger.news(&agent, boot, batch.sequence) {
-                    None | Some(News::Duplicate) => continue,
+                    Some(News::Duplicate) => continue,
+                    None => {
+                        kept = if kept == Kept::New { kept } else { Kept::Retired };
+                        continue;
+                    }
                     Some(news) => ledger.take(&agent, boot, batch.sequence, news),
                 };
                 kept = Kept::New;
@@ -202,7 +209,8 @@ impl Store {
             transaction.remember(memories)?;
         }
         transaction.commit()?;
-        self.ledger.take_over(ledger);
+        let changes = ledger.into_changes();
+        self.ledger.take_over(changes);
         Ok((outcomes, told))
     }
 }

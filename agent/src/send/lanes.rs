@@ -22,7 +22,7 @@ const BACKOFF_CAP_MAX: Duration = Duration::from_secs(10);
 /// What was missed is sent this many times as fast as it was made: ten minutes in 13 s, six hours in eight minutes. A collector takes
 /// that of forty agents at once beside what is new, and one that does not asks them to come back later.
 const BACKFILL_SPEED: u32 = 48;
-/// The shortest pause between two old batches, however short the export interval is.
+/// The shortest time from one old batch to the next, however short the export interval is.
 const BACKFILL_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// An old batch at which a collector that takes others has failed this often is refused for good.
 const BACKFILL_TRIES_MAX: u32 = 8;
@@ -38,7 +38,8 @@ pub struct Lanes {
     backoff: Backoff,
     /// Nothing is sent before.
     hold_until: Option<RawNanos>,
-    /// Nothing old is sent before; `None` until the collector has taken a live batch since it last failed.
+    /// Nothing that was missed is sent before, and no end of a run while this is `None`: until the collector has taken a live batch since it
+    /// last failed.
     backfill_from: Option<RawNanos>,
     /// The old batch that fails while live ones are taken, and how often it has.
     suspect: Option<(ParcelId, u32)>,
@@ -53,6 +54,15 @@ pub enum Lane {
     RunEnd,
     /// The batch says how things stood.
     Backfill,
+}
+
+/// What is being sent: at most one batch that is live, and one that is not. Neither waits for the other, however far the collector is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UnderWay {
+    /// The live batch.
+    pub live: Option<ParcelId>,
+    /// The other one.
+    pub old: Option<ParcelId>,
 }
 
 /// What to do now.
@@ -92,23 +102,32 @@ impl Lanes {
         Lanes { pause, wait_max, spread, backoff, hold_until: None, backfill_from: None, suspect: None }
     }
 
-    /// What to do at `now`, when `level` waits.
-    pub fn step(&self, level: &Level, now: RawNanos) -> Step {
+    /// What to do at `now`, when `level` waits and some of it is under way.
+    pub fn step(&mut self, level: &Level, under_way: UnderWay, now: RawNanos) -> Step {
         let (Some(newest), Some(oldest)) = (level.newest, level.oldest) else { return Step::Idle };
-        if let Some(wait) = self.hold_until.and_then(|until| self.wait(until, now)) {
+        if let Some(wait) = self.held(now) {
             return Step::Wait(wait);
         }
-        if level.newest_is_live {
+        if level.newest_is_live && under_way.live.is_none() {
             return Step::Send(newest, Lane::Live);
         }
-        let Some(from) = self.backfill_from else { return Step::Idle };
+        let Some(from) = self.backfill_from.filter(|_| under_way.old.is_none()) else { return Step::Idle };
         if let Some(end) = level.run_end {
             return Step::Send(end, Lane::RunEnd);
         }
-        match self.wait(from, now) {
-            Some(wait) => Step::Wait(wait),
-            None => Step::Send(oldest, Lane::Backfill),
+        if under_way.live == Some(oldest) || (level.newest_is_live && oldest == newest) {
+            return Step::Idle;
         }
+        if let Some(wait) = self.wait(from, now) {
+            return Step::Wait(wait);
+        }
+        self.backfill_from = Some(now.after(self.pause));
+        Step::Send(oldest, Lane::Backfill)
+    }
+
+    /// How long nothing is to be sent.
+    fn held(&self, now: RawNanos) -> Option<Duration> {
+        self.hold_until.and_then(|until| self.wait(until, now))
     }
 
     /// How long it is until `until`. Nothing is waited for that long: then the measuring clock began a new epoch, and the wait is over.
@@ -150,19 +169,19 @@ impl Lanes {
     /// An attempt came to nothing without a verdict on the collector: wait before the next one.
     pub fn hindered(&mut self, now: RawNanos) {
         let wait = self.backoff.next();
-        self.hold_until = Some(now.after(wait));
+        self.hold(wait, now);
     }
 
     fn works(&mut self, lane: Lane, now: RawNanos) {
-        self.backoff.reset();
-        self.hold_until = None;
-        match (self.backfill_from, lane) {
-            (None, _) => self.backfill_from = Some(now.after(self.spread.next())),
-            (Some(_), Lane::Live | Lane::RunEnd) => {}
-            (Some(_), Lane::Backfill) => self.backfill_from = Some(now.after(self.pause)),
+        // What was sent before the other lane failed says nothing about how things are since.
+        if self.held(now).is_none() {
+            self.hold_until = None;
+            self.backoff.reset();
         }
         if lane != Lane::Live {
             self.suspect = None;
+        } else if self.backfill_from.is_none() {
+            self.backfill_from = Some(now.after(self.spread.next()));
         }
     }
 
@@ -170,7 +189,13 @@ impl Lanes {
         self.backfill_from = None;
         self.suspect = None;
         let own = self.backoff.next();
-        self.hold_until = Some(now.after(after.map_or(own, |after| after.max(own))));
+        self.hold(after.map_or(own, |after| after.max(own)), now);
+    }
+
+    /// Nothing is sent for so long, nor before the end of what is held already.
+    fn hold(&mut self, wait: Duration, now: RawNanos) {
+        let held = self.held(now).unwrap_or_default();
+        self.hold_until = Some(now.after(wait.max(held)));
     }
 
     /// Old batches are tried only while live ones are taken, so it is this batch that the collector fails at.

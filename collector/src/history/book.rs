@@ -24,7 +24,7 @@ pub(super) const FINEST_S: u64 = 10;
 /// The boots of one agent of which batches may still come; twice what the store keeps, so that it gives them up first.
 pub(super) const BOOTS_MAX: usize = 2 * crate::store::BOOTS_MAX;
 /// The boots of one agent that are remembered as given up: nothing is counted of them again.
-pub(super) const GONE_MAX: usize = 1024;
+pub(super) const GONE_MAX: usize = crate::store::RETIRED_MAX;
 /// How far ahead of its arrival a batch may say it was made [ns]: clocks differ, but not by more than ten minutes.
 const AHEAD_MAX_NS: u64 = 600 * 1_000_000_000;
 /// How long before its arrival a batch may say it was made [ns]: a spool may be a month old.

@@ -321,8 +321,9 @@ fn give_up(transaction: &Connection, agent: &AgentName, boot: BootId) -> Result<
     let (name, number) = (agent.as_str(), boot.0.cast_signed());
     transaction.execute("DELETE FROM run WHERE agent = ?1 AND boot = ?2", params![name, number])?;
     transaction.execute("INSERT INTO gone (agent, boot) VALUES (?1, ?2)", params![name, number])?;
-    let newest = "SELECT ordinal FROM gone WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
-    let sql = format!("DELETE FROM gone WHERE agent = ?1 AND ordinal NOT IN ({newest})");
+    // With fewer rows than are kept this compares with NULL and drops none.
+    let beyond = "SELECT ordinal FROM gone WHERE agent = ?1 ORDER BY ordinal DESC LIMIT 1 OFFSET ?2";
+    let sql = format!("DELETE FROM gone WHERE agent = ?1 AND ordinal <= ({beyond})");
     transaction.execute(&sql, params![name, i64::try_from(GONE_MAX).unwrap_or(i64::MAX)])?;
     Ok(())
 }

@@ -233,8 +233,9 @@ impl Transaction<'_> {
         }
         self.0.execute("DELETE FROM boot WHERE agent = ?1 AND boot = ?2", params![name, number])?;
         self.0.execute("INSERT INTO retired_boot (agent, boot) VALUES (?1, ?2)", params![name, number])?;
-        let newest = "SELECT ordinal FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
-        let sql = format!("DELETE FROM retired_boot WHERE agent = ?1 AND ordinal NOT IN ({newest})");
+        // With fewer rows than are kept this compares with NULL and drops none.
+        let beyond = "SELECT ordinal FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT 1 OFFSET ?2";
+        let sql = format!("DELETE FROM retired_boot WHERE agent = ?1 AND ordinal <= ({beyond})");
         self.0.execute(&sql, params![name, i64::try_from(RETIRED_MAX).unwrap_or(i64::MAX)])?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::*;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const START: RawNanos = RawNanos(1_000_000_000_000);
+const NOTHING: UnderWay = UnderWay { live: None, old: None };
 
 fn accepted() -> Answer {
     Answer::Accepted { partial: None }
@@ -23,6 +24,9 @@ fn failed() -> Answer {
 struct Simulation {
     lanes: Lanes,
     now: RawNanos,
+    latency: Duration,
+    /// What is being sent, and when it will have been answered.
+    under_way: Vec<(i64, Lane, RawNanos)>,
     waiting: BTreeSet<i64>,
     run_ends: BTreeSet<i64>,
     made: i64,
@@ -33,7 +37,17 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Simulation {
         let lanes = Lanes::new(INTERVAL, seed);
-        Simulation { lanes, now: START, waiting: BTreeSet::new(), run_ends: BTreeSet::new(), made: 0, next_made: START, delivered: Vec::new() }
+        Simulation {
+            lanes,
+            now: START,
+            latency: Duration::from_millis(5),
+            under_way: Vec::new(),
+            waiting: BTreeSet::new(),
+            run_ends: BTreeSet::new(),
+            made: 0,
+            next_made: START,
+            delivered: Vec::new(),
+        }
     }
 
     fn delivered(&self) -> i64 {
@@ -52,7 +66,7 @@ impl Simulation {
         }
     }
 
-    /// Runs until `end`, answering each batch by `answer`.
+    /// Runs until `end`, answering each batch by `answer` once it has been under way for `latency`.
     fn run_until(&mut self, end: RawNanos, mut answer: impl FnMut(i64, RawNanos) -> Answer) {
         while self.now < end {
             if self.now >= self.next_made {
@@ -60,26 +74,40 @@ impl Simulation {
                 self.waiting.insert(self.made);
                 self.next_made = self.next_made.after(INTERVAL);
             }
-            let until_made = self.next_made.checked_since(self.now).unwrap();
-            let wait = match self.lanes.step(&self.level(), self.now) {
-                Step::Idle => until_made,
-                Step::Wait(wait) => wait.min(until_made),
-                Step::Send(id, lane) => {
-                    self.now = self.now.after(Duration::from_millis(5));
-                    let answer = answer(id.0, self.now);
-                    match self.lanes.answered(id, lane, &answer, self.now) {
-                        Fate::Kept => {}
-                        Fate::Delivered => {
-                            assert!(self.waiting.remove(&id.0));
-                            self.delivered.push((id.0, self.now));
-                        }
-                        Fate::GivenUp => assert!(self.waiting.remove(&id.0)),
+            while let Some(place) = self.under_way.iter().position(|(_, _, there)| *there <= self.now) {
+                let (id, lane, _) = self.under_way.remove(place);
+                let answer = answer(id, self.now);
+                match self.lanes.answered(ParcelId(id), lane, &answer, self.now) {
+                    Fate::Kept => {}
+                    Fate::Delivered => {
+                        assert!(self.waiting.remove(&id));
+                        self.delivered.push((id, self.now));
                     }
-                    Duration::ZERO
+                    Fate::GivenUp => assert!(self.waiting.remove(&id)),
                 }
-            };
-            self.now = self.now.after(wait);
+            }
+            let mut next = self.next_made;
+            match self.lanes.step(&self.level(), self.what_is_under_way(), self.now) {
+                Step::Idle => {}
+                Step::Wait(wait) => next = next.min(self.now.after(wait)),
+                Step::Send(id, lane) => {
+                    self.under_way.push((id.0, lane, self.now.after(self.latency)));
+                    next = self.now;
+                }
+            }
+            let there = self.under_way.iter().map(|(_, _, there)| *there).min();
+            self.now = there.map_or(next, |there| next.min(there)).max(self.now);
         }
+    }
+
+    fn what_is_under_way(&self) -> UnderWay {
+        let of = |live: bool| {
+            let mut mine = self.under_way.iter().filter(|(_, lane, _)| (*lane == Lane::Live) == live);
+            let id = mine.next().map(|(id, _, _)| ParcelId(*id));
+            assert!(mine.next().is_none(), "two batches of one lane are under way");
+            id
+        };
+        UnderWay { live: of(true), old: of(false) }
     }
 }
 
@@ -176,11 +204,11 @@ fn broken_collectors_lose_nothing() {
 /// What another run has left waits until a live batch was taken, so that a collector that is in trouble is not asked for more.
 #[test]
 fn old_batches_wait_for_a_live_one() {
-    let lanes = Lanes::new(INTERVAL, 1);
+    let mut lanes = Lanes::new(INTERVAL, 1);
     let left = Level { oldest: Some(ParcelId(1)), newest: Some(ParcelId(5)), ..Level::default() };
-    assert_eq!(lanes.step(&left, START), Step::Idle);
+    assert_eq!(lanes.step(&left, NOTHING, START), Step::Idle);
     let live = Level { newest_is_live: true, ..left };
-    assert_eq!(lanes.step(&live, START), Step::Send(ParcelId(5), Lane::Live));
+    assert_eq!(lanes.step(&live, NOTHING, START), Step::Send(ParcelId(5), Lane::Live));
 }
 
 /// Whatever is missing, the last batches of earlier runs follow the first live one at once, the oldest first, and let live ones pass; only
@@ -212,6 +240,43 @@ fn a_poisonous_end_of_a_run_is_given_up() {
     assert_eq!(simulation.delivered(), simulation.made + 5);
 }
 
+/// Six hours of a collector on the other side of the world are there within eleven minutes, and no live batch waits for an old one.
+#[test]
+fn far_collectors_catch_up() {
+    let mut simulation = Simulation::new(1);
+    simulation.latency = Duration::from_millis(300);
+    simulation.waiting.extend(-2160..=0);
+    simulation.run_until(minutes(12), |_, _| accepted());
+    let missed: Vec<_> = simulation.delivered.iter().filter(|(id, _)| *id <= 0).collect();
+    assert_eq!(missed.len(), 2161);
+    assert!(missed.last().unwrap().1 < minutes(11));
+    for (id, at) in simulation.delivered.iter().filter(|(id, _)| *id > 0) {
+        let made = START.after(INTERVAL * u32::try_from(id - 1).unwrap());
+        assert_eq!(at.checked_since(made), Some(simulation.latency), "batch {id}");
+    }
+}
+
+/// Where a request takes longer than an interval, what live batches have passed by still gets there.
+#[test]
+fn a_slow_collector_is_caught_up_with() {
+    let mut simulation = Simulation::new(1);
+    simulation.latency = INTERVAL * 3 / 2;
+    simulation.run_until(minutes(60), |_, _| accepted());
+    assert!(simulation.waiting.len() <= 4, "{} wait", simulation.waiting.len());
+}
+
+/// What was sent before a collector asked for a pause, and is taken during it, does not end the pause.
+#[test]
+fn a_pause_is_kept_whatever_was_under_way() {
+    let mut lanes = Lanes::new(INTERVAL, 1);
+    let level = Level { oldest: Some(ParcelId(1)), newest: Some(ParcelId(5)), newest_is_live: true, ..Level::default() };
+    lanes.answered(ParcelId(4), Lane::Live, &accepted(), START);
+    lanes.answered(ParcelId(5), Lane::Live, &later(Some(60)), START);
+    lanes.answered(ParcelId(1), Lane::Backfill, &accepted(), START);
+    lanes.hindered(START);
+    assert_eq!(lanes.step(&level, NOTHING, START), Step::Wait(Duration::from_secs(60)));
+}
+
 /// A measuring clock that starts anew far back does not silence the delivery until it is where it was.
 #[test]
 fn a_clock_that_runs_backwards_holds_up_nothing() {
@@ -219,9 +284,9 @@ fn a_clock_that_runs_backwards_holds_up_nothing() {
     lanes.answered(ParcelId(1), Lane::Live, &later(Some(300)), START);
     let (one, two) = (Some(ParcelId(1)), Some(ParcelId(2)));
     let level = Level { batches: 2, oldest: one, newest: two, newest_is_live: true, ..Level::default() };
-    assert!(matches!(lanes.step(&level, START), Step::Wait(_)));
-    assert_eq!(lanes.step(&level, RawNanos(5)), Step::Send(ParcelId(2), Lane::Live));
+    assert!(matches!(lanes.step(&level, NOTHING, START), Step::Wait(_)));
+    assert_eq!(lanes.step(&level, NOTHING, RawNanos(5)), Step::Send(ParcelId(2), Lane::Live));
     lanes.answered(ParcelId(2), Lane::Live, &accepted(), START);
     let old = Level { newest: one, newest_is_live: false, ..level };
-    assert_eq!(lanes.step(&old, RawNanos(5)), Step::Send(ParcelId(1), Lane::Backfill));
+    assert_eq!(lanes.step(&old, NOTHING, RawNanos(5)), Step::Send(ParcelId(1), Lane::Backfill));
 }
