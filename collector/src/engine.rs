@@ -142,6 +142,7 @@ impl Engine {
         match committed {
             Committed::Batch(batch, arrived) => self.view.accept(batch, arrived),
             Committed::Retired(agent, boot) => self.view.retire(&agent, boot),
+            Committed::Grown(_, _, grown) => self.view.accept_retired(grown),
         }
     }
 

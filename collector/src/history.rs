@@ -32,7 +32,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use lagmesh_daemon::Clock;
-use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::{Batch, Value};
 use lagmesh_model::time::{RawNanos, Reading, WallNanos};
 
@@ -55,12 +54,8 @@ const PENDING_BYTES_MAX: usize = 4 << 20;
 /// How often old buckets are dropped.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// What the thread is fed.
-#[derive(Debug)]
-enum Fed {
-    Batch(Batch, WallNanos),
-    Retired(AgentName, BootId),
-}
+/// What the thread is fed: a batch, and when it arrived.
+type Fed = (Batch, WallNanos);
 
 /// The way to the history.
 #[derive(Debug, Clone)]
@@ -73,12 +68,11 @@ pub struct Feed {
 impl Feed {
     /// Offers what is on disk. Never waits: what there is no room for is skipped, and the next batch of its boot holds it too.
     pub fn offer(&self, committed: &Committed) {
+        // Which boots the store keeps one by one is its own affair.
+        let (Committed::Batch(batch, arrived) | Committed::Grown(batch, arrived, _)) = committed else { return };
         // To make what is fed and then to find no room would cost most when there is least time.
         let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < FED_QUEUE;
-        let fed = has_room.then(|| match committed {
-            Committed::Batch(batch, arrived) => Fed::Batch(without_wholes(batch), arrived.wall),
-            Committed::Retired(agent, boot) => Fed::Retired(agent.clone(), *boot),
-        });
+        let fed = has_room.then(|| (without_wholes(batch), arrived.wall));
         if fed.is_none_or(|fed| self.fed.try_send(fed).is_err()) {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.tally.history_lost(HistoryLoss::Behind, 1);
@@ -151,12 +145,7 @@ impl History {
         let (mut written, mut swept, mut wait) = (start, None, WRITE_EVERY);
         loop {
             match queue.next(wait) {
-                Ok(Fed::Batch(batch, arrived)) => self.take(&batch, arrived),
-                Ok(Fed::Retired(agent, boot)) => {
-                    if let Some(book) = &mut self.book {
-                        book.retire(&agent, boot);
-                    }
-                }
+                Ok((batch, arrived)) => self.take(&batch, arrived),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -188,6 +177,7 @@ impl History {
         };
         let taken = book.take(batch, arrived);
         self.unwritten += u64::from(!taken.known);
+        self.tally.history_lost(HistoryLoss::Retired, u64::from(taken.retired));
         self.tally.history_lost(HistoryLoss::ImpossibleTime, u64::from(taken.relabelled));
         self.tally.history_lost(HistoryLoss::Gap, u64::from(taken.gap_given_up));
         self.tally.history_lost(HistoryLoss::TooManySeries, taken.series_left_out);

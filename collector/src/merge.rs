@@ -248,6 +248,16 @@ impl Agent {
     }
 }
 
+/// What a boot has counted from one of its batches to a later one; current values are dropped.
+pub fn grown(before: &Batch, after: &Batch) -> Batch {
+    let held: BTreeMap<Key, &Value> = before.series.iter().map(|series| (Key::of(series), &series.value)).collect();
+    let more = |series: &Series| {
+        let value = key::grown(held.get(&Key::of(series)).copied(), &series.value)?;
+        Some(Series { metric: series.metric, attributes: series.attributes.clone(), value })
+    };
+    Batch { series: after.series.iter().filter_map(more).collect(), ..after.clone() }
+}
+
 /// Adds the counts of one boot's last batch to the counts of boots retired before it; current values are dropped.
 pub fn fold(retired: Option<&Batch>, dead: &Batch) -> Batch {
     let mut totals = BTreeMap::new();

@@ -19,15 +19,16 @@ use tokio::sync::{mpsc, oneshot};
 use crate::judge::Memory;
 use crate::merge::News;
 use crate::packed::Packed;
-use ledger::Ledger;
+use ledger::{Draft, Ledger, Standing};
 pub(crate) use table::FILE;
 pub use table::StoreError;
-use table::Table;
+use table::{Table, Transaction};
 
-/// The boots of one agent that are kept one by one; older ones live on in the sum of the retired, to which batches that come later add nothing.
-/// None of those holds more counts: soon after the first batch of a boot an agent sends the last one of every boot before it, however much of
-/// them waits.
+/// The boots of one agent that are kept one by one, and in memory; older ones live on in the sum of the retired.
 pub const BOOTS_MAX: usize = 8;
+/// The boots of one agent, of those that were retired last, whose counts still grow by batches that come later: their last batches are kept
+/// on the disk. Few come later, for soon after the first batch of a boot an agent sends the last one of every boot before it.
+pub const GROWING_MAX: usize = 64;
 /// The retired boots of one agent that are remembered, so that what still comes of them is not counted twice: as many as an agent that dies
 /// every ten seconds leaves in the spool of a day.
 pub const RETIRED_MAX: usize = 8_640;
@@ -52,7 +53,7 @@ pub enum Kept {
     New,
     /// All of it was there already.
     Duplicate,
-    /// None of it was news, and some of it came too late to count: of a boot that is no longer kept by itself.
+    /// None of it was news, and some of it came too late to change anything: of a boot that is no longer kept by itself.
     Retired,
 }
 
@@ -76,6 +77,8 @@ pub enum Committed {
     Batch(Batch, Reading),
     /// A boot that is no longer kept by itself.
     Retired(AgentName, BootId),
+    /// A batch of such a boot that holds more than the boot was retired with, its arrival, and by how much.
+    Grown(Batch, Reading, Batch),
 }
 
 /// What an earlier run left.
@@ -185,23 +188,8 @@ impl Store {
         for delivery in deliveries {
             let mut kept = Kept::Duplicate;
             for (batch, packed) in delivery.batches {
-                let (agent, boot) = (batch.exporter.agent.clone(), batch.exporter.boot);
-                let entry = match ledger.news(&agent, boot, batch.sequence) {
-                    Some(News::Duplicate) => continue,
-                    None => {
-                        kept = if kept == Kept::New { kept } else { Kept::Retired };
-                        continue;
-                    }
-                    Some(news) => ledger.take(&agent, boot, batch.sequence, news),
-                };
-                kept = Kept::New;
-                let body = (entry.news == News::Newest).then_some((&packed, delivery.arrived));
-                transaction.put(&agent, boot, &entry.sequences, entry.ordinal, body)?;
-                told.push(Committed::Batch(batch, delivery.arrived));
-                for dead in ledger.retire_beyond(&agent, BOOTS_MAX) {
-                    transaction.retire(&agent, dead)?;
-                    told.push(Committed::Retired(agent.clone(), dead));
-                }
+                let one = take(&mut ledger, &transaction, (batch, &packed, delivery.arrived), &mut told)?;
+                kept = kept.and(one);
             }
             outcomes.push(kept);
         }
@@ -212,6 +200,47 @@ impl Store {
         let changes = ledger.into_changes();
         self.ledger.take_over(changes);
         Ok((outcomes, told))
+    }
+}
+
+/// Writes what a batch brings, and adds to what is to be told.
+fn take(
+    ledger: &mut Draft<'_>,
+    transaction: &Transaction<'_>,
+    (batch, packed, arrived): (Batch, &Packed, Reading),
+    told: &mut Vec<Committed>,
+) -> Result<Kept, StoreError> {
+    let (agent, boot, sequence) = (batch.exporter.agent.clone(), batch.exporter.boot, batch.sequence);
+    let news = match ledger.standing(&agent, boot, sequence) {
+        Standing::Kept(News::Duplicate) => return Ok(Kept::Duplicate),
+        Standing::Kept(news) => news,
+        Standing::Retired => return Ok(Kept::Retired),
+        Standing::RetiredWithLess => {
+            let Some(grown) = transaction.grow(&batch, packed)? else { return Ok(Kept::Retired) };
+            ledger.grow(&agent, boot, sequence);
+            told.push(Committed::Grown(batch, arrived, grown));
+            return Ok(Kept::New);
+        }
+    };
+    let entry = ledger.take(&agent, boot, sequence);
+    let body = (news == News::Newest).then_some((packed, arrived));
+    transaction.put(&agent, boot, &entry.sequences, entry.ordinal, body)?;
+    told.push(Committed::Batch(batch, arrived));
+    for (dead, newest) in ledger.retire_beyond(&agent, BOOTS_MAX) {
+        transaction.retire(&agent, dead, newest)?;
+        told.push(Committed::Retired(agent.clone(), dead));
+    }
+    Ok(Kept::New)
+}
+
+impl Kept {
+    /// What became of both: what is worth most to know.
+    fn and(self, other: Kept) -> Kept {
+        match (self, other) {
+            (Kept::New, _) | (_, Kept::New) => Kept::New,
+            (Kept::Retired, _) | (_, Kept::Retired) => Kept::Retired,
+            (Kept::Duplicate, Kept::Duplicate) => Kept::Duplicate,
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub enum HistoryLoss {
     Behind,
     /// Batches that the disk did not take: likewise.
     Unwritten,
+    /// Batches that came when too many later starts of their agent had been heard of.
+    Retired,
     /// Gaps that were given up because there were too many: what still comes for them changes nothing.
     Gap,
     /// Batches with an impossible time, put down for their arrival.
@@ -58,6 +60,7 @@ impl HistoryLoss {
         match self {
             HistoryLoss::Behind => "behind",
             HistoryLoss::Unwritten => "unwritten",
+            HistoryLoss::Retired => "retired",
             HistoryLoss::Gap => "gap",
             HistoryLoss::ImpossibleTime => "impossible-time",
             HistoryLoss::TooManySeries => "too-many-series",

@@ -21,7 +21,7 @@ use super::spread::Spread;
 
 /// The width of the finest buckets [s].
 pub(super) const FINEST_S: u64 = 10;
-/// The boots of one agent of which batches may still come; twice what the store keeps, so that it gives them up first.
+/// The boots of one agent of which batches may still come.
 pub(super) const BOOTS_MAX: usize = 2 * crate::store::BOOTS_MAX;
 /// The boots of one agent that are remembered as given up: nothing is counted of them again.
 pub(super) const GONE_MAX: usize = crate::store::RETIRED_MAX;
@@ -35,6 +35,8 @@ const BEHIND_MAX_NS: u64 = 32 * 86_400 * 1_000_000_000;
 pub(super) struct Taken {
     /// Whether it was in the history already, or may not come in any more.
     pub(super) known: bool,
+    /// Whether it may not, because its boot was given up.
+    pub(super) retired: bool,
     /// Whether its time was impossible, so that its arrival stands for it.
     pub(super) relabelled: bool,
     /// Whether a gap was given up for it.
@@ -107,8 +109,9 @@ impl Book {
         let (agent, boot) = (&batch.exporter.agent, batch.exporter.boot);
         let boots = self.agents.entry(agent.clone()).or_default();
         let known = boots.held.get(&boot).is_some_and(|(_, runs)| runs.knows(batch.sequence));
-        if known || batch.sequence == 0 || boots.gone_set.contains(&boot) {
-            return Taken { known: true, ..Taken::default() };
+        let retired = boots.gone_set.contains(&boot);
+        if known || batch.sequence == 0 || retired {
+            return Taken { known: true, retired, ..Taken::default() };
         }
         let (label_ns, relabelled) = label(batch.time, arrived);
         let mut taken = Taken { relabelled, ..Taken::default() };
@@ -131,7 +134,7 @@ impl Book {
         taken
     }
 
-    /// Forgets a boot of which nothing comes any more.
+    /// Forgets a boot.
     pub(super) fn retire(&mut self, agent: &AgentName, boot: BootId) {
         let Some(boots) = self.agents.get_mut(agent) else { return };
         if boots.held.remove(&boot).is_some() {

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use lagmesh_model::catalogue::{self, Attribute, Metric};
 use lagmesh_model::histogram::Exponential;
+use lagmesh_model::ids::{AgentName, BootId};
 use lagmesh_model::series::{Attributes, Exporter, Series};
 use lagmesh_model::time::nanos;
 use proptest::prelude::*;
@@ -327,6 +328,10 @@ fn what_is_retired_stays_retired() {
     take(&mut running, [life.batch(9)]);
     running.write();
     assert_eq!(sums(folder.path(), 0), (40, 40));
+    let told = running.tally.series(arrived(0)).into_iter().any(|series| {
+        series.metric.name == catalogue::COLLECTOR_HISTORY_LOST.name && series.attributes.iter().any(|(_, why)| why == "retired")
+    });
+    assert!(told, "what came too late is not counted");
 }
 
 /// A clock that is years off puts nothing years away.

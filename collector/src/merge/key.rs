@@ -46,6 +46,19 @@ impl Ord for Key {
     }
 }
 
+/// By how much a count has grown; `None` for what cannot have grown so, and for current values.
+pub(super) fn grown(before: Option<&Value>, after: &Value) -> Option<Value> {
+    match (before, after) {
+        (_, Value::Gauge(_) | Value::Whole(_)) => None,
+        (None, count) => Some(count.clone()),
+        (Some(Value::Counter(before)), Value::Counter(after)) => after.checked_sub(*before).map(Value::Counter),
+        (Some(Value::Histogram(before)), Value::Histogram(after)) => {
+            after.since(before).map(|more| Value::Histogram(Arc::new(more)))
+        }
+        _ => None,
+    }
+}
+
 /// Adds a count to a map of counts, exactly. Current values cannot be added and are left out, and so are new keys beyond `keys_max`.
 pub(super) fn add(totals: &mut BTreeMap<Key, Value>, key: Key, value: &Value, keys_max: usize) {
     let is_full = totals.len() >= keys_max;

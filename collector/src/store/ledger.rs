@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use lagmesh_model::ids::{AgentName, BootId};
 
-use super::RETIRED_MAX;
+use super::{GROWING_MAX, RETIRED_MAX};
 use crate::merge::{News, Sequences};
 
 /// All agents, as it is on disk.
@@ -24,6 +24,8 @@ type Boots = BTreeMap<BootId, (Sequences, u64)>;
 struct Retired {
     order: VecDeque<BootId>,
     boots: BTreeSet<BootId>,
+    /// The newest batches of those whose counts can still grow.
+    newest: BTreeMap<BootId, u64>,
 }
 
 /// A ledger as it will be once what is being written is on disk.
@@ -38,14 +40,27 @@ pub(super) struct Draft<'a> {
 pub(super) struct Changes {
     /// The kept boots of each agent of which a batch was taken.
     kept: BTreeMap<AgentName, Boots>,
-    retired: Vec<(AgentName, BootId)>,
+    /// Boots that were retired, with their newest batches.
+    retired: Vec<(AgentName, BootId, u64)>,
+    /// The newest batches of retired boots that have grown.
+    grown: BTreeMap<(AgentName, BootId), u64>,
     ordinal: u64,
+}
+
+/// What a batch is to the boot that it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The boot is kept by itself, or new.
+    Kept(News),
+    /// The boot is retired, and this batch holds more than what it was retired with.
+    RetiredWithLess,
+    /// The boot is retired with all that this batch holds, or so long ago that nobody can say.
+    Retired,
 }
 
 /// What is to be written about a batch that was taken.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) news: News,
     pub(super) sequences: Sequences,
     pub(super) ordinal: u64,
 }
@@ -59,8 +74,13 @@ impl Ledger {
     /// Takes over what is on disk now.
     pub(super) fn take_over(&mut self, changes: Changes) {
         self.kept.extend(changes.kept);
-        for (agent, boot) in changes.retired {
-            self.retired.entry(agent).or_default().remember(boot);
+        for (agent, boot, newest) in changes.retired {
+            let retired = self.retired.entry(agent).or_default();
+            retired.remember(boot);
+            retired.can_grow(boot, newest);
+        }
+        for ((agent, boot), newest) in changes.grown {
+            self.retired.entry(agent).or_default().can_grow(boot, newest);
         }
         self.ordinal = changes.ordinal;
     }
@@ -75,40 +95,56 @@ impl Ledger {
     pub(super) fn restore_retired(&mut self, agent: &AgentName, boot: BootId) {
         self.retired.entry(agent.clone()).or_default().remember(boot);
     }
+
+    /// As it was stored, once all that are retired are.
+    pub(super) fn restore_newest(&mut self, agent: &AgentName, boot: BootId, newest: u64) {
+        self.retired.entry(agent.clone()).or_default().can_grow(boot, newest);
+    }
 }
 
 impl Draft<'_> {
-    /// What a batch would be; `None` if its boot is retired, so that its counts are in the totals and stay as they are.
-    pub(super) fn news(&self, agent: &AgentName, boot: BootId, sequence: u64) -> Option<News> {
+    /// What a batch would be.
+    pub(super) fn standing(&self, agent: &AgentName, boot: BootId, sequence: u64) -> Standing {
         let kept = self.changes.kept.get(agent).or_else(|| self.ledger.kept.get(agent));
         if let Some((sequences, _)) = kept.and_then(|kept| kept.get(&boot)) {
-            return Some(sequences.news(sequence));
+            return Standing::Kept(sequences.news(sequence));
         }
-        let retired = self.ledger.retired.get(agent).is_some_and(|retired| retired.boots.contains(&boot))
-            || self.changes.retired.iter().any(|(whose, which)| whose == agent && *which == boot);
-        (!retired).then_some(News::Newest)
+        let changed = self.changes.retired.iter().find(|(whose, which, _)| whose == agent && *which == boot);
+        let retired = self.ledger.retired.get(agent);
+        if changed.is_none() && !retired.is_some_and(|retired| retired.boots.contains(&boot)) {
+            return Standing::Kept(News::Newest);
+        }
+        let grown = self.changes.grown.get(&(agent.clone(), boot)).or(changed.map(|(_, _, newest)| newest));
+        match grown.or_else(|| retired?.newest.get(&boot)) {
+            Some(newest) if sequence > *newest => Standing::RetiredWithLess,
+            _ => Standing::Retired,
+        }
+    }
+
+    /// Takes a batch of a boot that was retired with less.
+    pub(super) fn grow(&mut self, agent: &AgentName, boot: BootId, sequence: u64) {
+        self.changes.grown.insert((agent.clone(), boot), sequence);
     }
 
     /// Takes a batch.
-    pub(super) fn take(&mut self, agent: &AgentName, boot: BootId, sequence: u64, news: News) -> Taken {
+    pub(super) fn take(&mut self, agent: &AgentName, boot: BootId, sequence: u64) -> Taken {
         self.changes.ordinal += 1;
         let before = || self.ledger.kept.get(agent).cloned().unwrap_or_default();
         let kept = self.changes.kept.entry(agent.clone()).or_insert_with(before);
         let (sequences, ordinal) = kept.entry(boot).or_default();
         sequences.insert(sequence);
         *ordinal = self.changes.ordinal;
-        Taken { news, sequences: sequences.clone(), ordinal: self.changes.ordinal }
+        Taken { sequences: sequences.clone(), ordinal: self.changes.ordinal }
     }
 
-    /// Retires the boots of an agent that were heard of the longest ago, until `boots_max` are left.
-    pub(super) fn retire_beyond(&mut self, agent: &AgentName, boots_max: usize) -> Vec<BootId> {
+    /// Retires the boots of an agent that were heard of the longest ago, until `boots_max` are left. Which, with their newest batches.
+    pub(super) fn retire_beyond(&mut self, agent: &AgentName, boots_max: usize) -> Vec<(BootId, u64)> {
         let mut retired = Vec::new();
         while let Some(kept) = self.changes.kept.get_mut(agent).filter(|kept| kept.len() > boots_max) {
             let oldest = kept.iter().min_by_key(|(_, (_, ordinal))| *ordinal).map(|(boot, _)| *boot);
-            let Some(oldest) = oldest else { break };
-            kept.remove(&oldest);
-            self.changes.retired.push((agent.clone(), oldest));
-            retired.push(oldest);
+            let Some((boot, (sequences, _))) = oldest.and_then(|oldest| kept.remove_entry(&oldest)) else { break };
+            self.changes.retired.push((agent.clone(), boot, sequences.newest()));
+            retired.push((boot, sequences.newest()));
         }
         retired
     }
@@ -128,6 +164,16 @@ impl Retired {
             && let Some(forgotten) = self.order.pop_front()
         {
             self.boots.remove(&forgotten);
+        }
+    }
+
+    /// A boot that was remembered can still grow, and one that was retired too long before it no longer.
+    fn can_grow(&mut self, boot: BootId, newest: u64) {
+        self.newest.insert(boot, newest);
+        let last = self.order.len().saturating_sub(GROWING_MAX);
+        if self.newest.len() > GROWING_MAX {
+            let growing: BTreeSet<&BootId> = self.order.range(last..).collect();
+            self.newest.retain(|boot, _| growing.contains(boot));
         }
     }
 }

@@ -10,7 +10,7 @@ use lagmesh_model::series::Batch;
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Ledger, RETIRED_MAX, Restored};
+use super::{GROWING_MAX, Ledger, RETIRED_MAX, Restored};
 use crate::judge::Memory;
 use crate::merge::{self, Sequences};
 use crate::packed::Packed;
@@ -30,6 +30,9 @@ CREATE TABLE IF NOT EXISTS boot (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS retired (agent TEXT PRIMARY KEY, body BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS retired_boot (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, agent TEXT NOT NULL, boot INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS retired_last (
+    agent TEXT NOT NULL, boot INTEGER NOT NULL, sequence INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (agent, boot)
+) STRICT;
 CREATE TABLE IF NOT EXISTS memory (memory TEXT NOT NULL) STRICT;
 ";
 
@@ -128,6 +131,12 @@ impl Table {
             ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()));
             Ok(true)
         })?;
+        self.each("SELECT agent, boot, sequence FROM retired_last", |row| {
+            let Ok(agent) = row.get::<_, String>(0)?.parse() else { return Ok(false) };
+            let number = |index| row.get(index).map(i64::cast_unsigned);
+            ledger.restore_newest(&agent, BootId(number(1)?), number(2)?);
+            Ok(true)
+        })?;
         self.each("SELECT memory FROM memory", |row| {
             let memory = serde_json::from_str(&row.get::<_, String>(0)?).ok();
             let read = memory.is_some();
@@ -216,28 +225,56 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Adds a boot's counts to those of the retired and forgets it as a boot of its own.
-    pub(super) fn retire(&self, agent: &AgentName, boot: BootId) -> Result<(), StoreError> {
+    /// Adds a boot's counts to those of the retired and forgets it as a boot of its own. Its last batch stays for a while, so that what
+    /// it was not the last of can be told from what is counted.
+    pub(super) fn retire(&self, agent: &AgentName, boot: BootId, newest: u64) -> Result<(), StoreError> {
         let (name, number) = (agent.as_str(), boot.0.cast_signed());
-        let body = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
-            self.0.query_row(sql, parameters, |row| row.get::<_, Vec<u8>>(0)).optional()
-        };
-        let dead = body("SELECT body FROM boot WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
-        let sum = body("SELECT body FROM retired WHERE agent = ?1", &[&name])?;
+        let dead = self.body("SELECT body FROM boot WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
         if let Some(dead) = dead.as_deref().and_then(Packed::batch) {
-            let sum = merge::fold(sum.as_deref().and_then(Packed::batch).as_ref(), &dead);
-            self.0.execute(
-                "INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)",
-                params![name, Packed::of(&sum).as_bytes()],
-            )?;
+            self.add_to_retired(agent, &dead)?;
         }
+        self.0.execute(
+            "INSERT OR REPLACE INTO retired_last (agent, boot, sequence, body) \
+             SELECT agent, boot, ?3, body FROM boot WHERE agent = ?1 AND boot = ?2",
+            params![name, number, newest.cast_signed()],
+        )?;
         self.0.execute("DELETE FROM boot WHERE agent = ?1 AND boot = ?2", params![name, number])?;
         self.0.execute("INSERT INTO retired_boot (agent, boot) VALUES (?1, ?2)", params![name, number])?;
         // With fewer rows than are kept this compares with NULL and drops none.
         let beyond = "SELECT ordinal FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT 1 OFFSET ?2";
         let sql = format!("DELETE FROM retired_boot WHERE agent = ?1 AND ordinal <= ({beyond})");
         self.0.execute(&sql, params![name, i64::try_from(RETIRED_MAX).unwrap_or(i64::MAX)])?;
+        let growing = "SELECT boot FROM retired_boot WHERE agent = ?1 ORDER BY ordinal DESC LIMIT ?2";
+        let sql = format!("DELETE FROM retired_last WHERE agent = ?1 AND boot NOT IN ({growing})");
+        self.0.execute(&sql, params![name, i64::try_from(GROWING_MAX).unwrap_or(i64::MAX)])?;
         Ok(())
+    }
+
+    /// Adds to the counts of the retired what one of them has counted until `batch` beyond what it was retired with, and returns that;
+    /// `None` if that cannot be read.
+    pub(super) fn grow(&self, batch: &Batch, packed: &Packed) -> Result<Option<Batch>, StoreError> {
+        let (name, number) = (batch.exporter.agent.as_str(), batch.exporter.boot.0.cast_signed());
+        let last = self.body("SELECT body FROM retired_last WHERE agent = ?1 AND boot = ?2", &[&name, &number])?;
+        let Some(last) = last.as_deref().and_then(Packed::batch) else { return Ok(None) };
+        let grown = merge::grown(&last, batch);
+        self.add_to_retired(&batch.exporter.agent, &grown)?;
+        self.0.execute(
+            "UPDATE retired_last SET sequence = ?3, body = ?4 WHERE agent = ?1 AND boot = ?2",
+            params![name, number, batch.sequence.cast_signed(), packed.as_bytes()],
+        )?;
+        Ok(Some(grown))
+    }
+
+    fn add_to_retired(&self, agent: &AgentName, more: &Batch) -> Result<(), StoreError> {
+        let sum = self.body("SELECT body FROM retired WHERE agent = ?1", &[&agent.as_str()])?;
+        let sum = merge::fold(sum.as_deref().and_then(Packed::batch).as_ref(), more);
+        let sql = "INSERT OR REPLACE INTO retired (agent, body) VALUES (?1, ?2)";
+        self.0.execute(sql, params![agent.as_str(), Packed::of(&sum).as_bytes()])?;
+        Ok(())
+    }
+
+    fn body(&self, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Option<Vec<u8>>> {
+        self.0.query_row(sql, parameters, |row| row.get(0)).optional()
     }
 
     /// Writes the judge's memory in place of the one before.

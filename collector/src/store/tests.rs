@@ -1,6 +1,7 @@
 use lagmesh_model::catalogue;
 use lagmesh_model::series::Value;
 use lagmesh_model::state::LinkState;
+use proptest::prelude::*;
 
 use super::*;
 use crate::fixture::{Says, at, fleet};
@@ -59,7 +60,18 @@ fn a_restart_keeps_totals_and_duplicates() {
     assert_eq!(probes(&open(folder.path()).1), 50);
 }
 
-/// However often an agent restarts the store stays bounded, no count is lost, and stragglers of retired boots change nothing.
+/// Shows a view what is told.
+fn tell(view: &mut View, told: Vec<Committed>) {
+    for one in told {
+        match one {
+            Committed::Batch(batch, arrived) => view.accept(batch, arrived),
+            Committed::Retired(agent, boot) => view.retire(&agent, boot),
+            Committed::Grown(_, _, grown) => view.accept_retired(grown),
+        }
+    }
+}
+
+/// However often an agent restarts the store stays bounded, and no count is lost.
 #[test]
 fn dead_boots_are_bounded_and_their_counts_stay() {
     let folder = tempfile::tempdir().unwrap();
@@ -67,20 +79,75 @@ fn dead_boots_are_bounded_and_their_counts_stay() {
     let boots = 3 * BOOTS_MAX as u64;
     for boot in 1..=boots {
         let (_, told) = store.write(vec![delivery(vec![batch(boot, 1)])], None).unwrap();
-        for one in told {
-            match one {
-                Committed::Batch(batch, arrived) => view.accept(batch, arrived),
-                Committed::Retired(agent, boot) => view.retire(&agent, boot),
-            }
-        }
+        tell(&mut view, told);
     }
     assert_eq!(probes(&view), boots * 10);
-    assert_eq!(keep(&mut store, 1, 9), Kept::Retired);
     drop(store);
-    let (mut store, restored) = open(folder.path());
-    assert_eq!(probes(&restored), boots * 10);
+    assert_eq!(probes(&open(folder.path()).1), boots * 10);
     assert_eq!(Store::open(folder.path()).unwrap().restored.batches.len(), BOOTS_MAX);
-    assert_eq!(keep(&mut store, 2, 9), Kept::Retired);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// In whatever order the batches of however many boots come, and however often the collector restarts in between, the totals are those
+    /// of the newest batch of each boot, in memory and on disk; and what changes nothing is no news.
+    #[test]
+    fn late_batches_of_retired_boots_count_once(
+        order in proptest::collection::vec((1..=(BOOTS_MAX + GROWING_MAX) as u64, 1_u64..6), 1..300),
+        restarts in proptest::collection::btree_set(0_usize..300, 0..4),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, mut view) = open(folder.path());
+        let mut newest: std::collections::BTreeMap<u64, u64> = std::collections::BTreeMap::new();
+        for (at, (boot, sequence)) in order.into_iter().enumerate() {
+            if restarts.contains(&at) {
+                drop(store);
+                (store, view) = open(folder.path());
+            }
+            let (outcomes, told) = store.write(vec![delivery(vec![batch(boot, sequence)])], None).unwrap();
+            tell(&mut view, told);
+            let held = newest.entry(boot).or_default();
+            prop_assert!(outcomes[0] == Kept::New || sequence <= *held);
+            *held = sequence.max(*held);
+            prop_assert_eq!(probes(&view), newest.values().sum::<u64>() * 10);
+        }
+        drop(store);
+        prop_assert_eq!(probes(&open(folder.path()).1), newest.values().sum::<u64>() * 10);
+    }
+}
+
+/// Of a boot that was retired long ago nothing counts again, for as long as an agent may still send of it; of one that is kept or was
+/// retired of late everything does.
+#[test]
+fn long_retired_boots_are_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut store, mut view) = open(folder.path());
+    let mut all = |store: &mut Store, boots: std::ops::RangeInclusive<u64>| {
+        let (_, told) = store.write(vec![delivery(boots.map(|boot| batch(boot, 1)).collect())], None).unwrap();
+        tell(&mut view, told);
+    };
+    let boots = (RETIRED_MAX + BOOTS_MAX) as u64;
+    all(&mut store, 1..=boots);
+    let growing = boots - (BOOTS_MAX + GROWING_MAX) as u64 + 1;
+    for is_restarted in [false, true] {
+        if is_restarted {
+            drop(store);
+            store = open(folder.path()).0;
+        }
+        let sequence = if is_restarted { 9 } else { 8 };
+        assert_eq!(keep(&mut store, 1, sequence), Kept::Retired);
+        assert_eq!(keep(&mut store, growing - 1, sequence), Kept::Retired);
+        assert_eq!(keep(&mut store, growing, sequence), Kept::New);
+        assert_eq!(keep(&mut store, growing, sequence), Kept::Retired);
+    }
+    drop(store);
+    assert_eq!(probes(&open(folder.path()).1), boots * 10 + 80);
+    let rows = |table: &str| {
+        let connection = rusqlite::Connection::open(folder.path().join("collector.db")).unwrap();
+        connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!((rows("retired_boot"), rows("retired_last")), (RETIRED_MAX as i64, GROWING_MAX as i64));
 }
 
 /// Nobody is told that a batch is kept before it was passed on: who looks then finds it.
