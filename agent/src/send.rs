@@ -128,7 +128,7 @@ impl Sender {
         let mut attempts: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         while !shutdown.is_cancelled() {
             let level = self.level();
-            let wait = match self.lanes.step(&level, self.under_way, self.clock.now().raw) {
+            let wait = match self.lanes.step(&level, &self.under_way, self.clock.now().raw) {
                 Step::Send(id, lane) => {
                     attempts.push(Box::pin(self.attempt(id, lane)));
                     continue;
@@ -160,7 +160,8 @@ impl Sender {
         let deliver = async {
             for _ in 0..LAST_BATCHES_MAX {
                 let level = self.level();
-                let next = if level.newest_is_live { level.newest } else { level.run_end.or(level.oldest) };
+                let next =
+                    if level.newest_is_live { level.newest } else { level.run_ends.first().or(level.oldest.first()).copied() };
                 let Some(id) = next else { return };
                 let attempt = self.attempt(id, Lane::Live).await;
                 if self.settle(attempt).await != Some(Fate::Delivered) {
@@ -188,7 +189,7 @@ impl Sender {
     /// Begins to send a batch.
     fn attempt(&mut self, id: ParcelId, lane: Lane) -> impl Future<Output = Attempt> + Send + use<> {
         self.take_over();
-        *self.place(lane) = Some(id);
+        self.under_way.begin(id, lane);
         let (spool, collector, client) = (self.spool.clone(), self.collector.clone(), self.client.clone());
         async move {
             let came_to = match spool.fetch(&collector, id).await {
@@ -202,7 +203,7 @@ impl Sender {
 
     /// What became of a batch; `None` if it did not come to an attempt, or if the spool did not take note of its end.
     async fn settle(&mut self, attempt: Attempt) -> Option<Fate> {
-        *self.place(attempt.lane) = None;
+        self.under_way.end(attempt.id, attempt.lane);
         match self.try_settle(attempt).await {
             Ok(Some(fate)) => return Some(fate),
             // The level that named it was out of date, as it may be while the disk fails.
@@ -228,13 +229,6 @@ impl Sender {
             }
         }
         Ok(Some(fate))
-    }
-
-    fn place(&mut self, lane: Lane) -> &mut Option<ParcelId> {
-        match lane {
-            Lane::Live => &mut self.under_way.live,
-            Lane::RunEnd | Lane::Backfill => &mut self.under_way.old,
-        }
     }
 
     /// Publishes how it went, and logs it if it went otherwise than before.

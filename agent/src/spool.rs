@@ -19,7 +19,7 @@ use lagmesh_model::series::Batch;
 use lagmesh_model::time::Reading;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use level::{Level, Levels, LossReason, ParcelId};
+pub use level::{Level, Levels, LossReason, NAMED_MAX, ParcelId};
 pub use parcel::Parcel;
 pub use store::{OpenError, Refusal, Resent, Settings, Store};
 

@@ -4,6 +4,7 @@
 //! nothing but their course. Last batches are therefore not held back to any rate: a collector that has been told of a new run has soon been
 //! told the end of those before it, however many there were and however much of them waits.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lagmesh_daemon::Backoff;
@@ -24,6 +25,8 @@ const BACKOFF_CAP_MAX: Duration = Duration::from_secs(10);
 const BACKFILL_SPEED: u32 = 48;
 /// The shortest time from one old batch to the next, however short the export interval is.
 const BACKFILL_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Old batches that are under way at a time: a collector that answers after a quarter of a second still gets them that fast.
+const OLD_MAX: usize = 3;
 /// An old batch at which a collector that takes others has failed this often is refused for good.
 const BACKFILL_TRIES_MAX: u32 = 8;
 
@@ -41,8 +44,8 @@ pub struct Lanes {
     /// Nothing that was missed is sent before, and no end of a run while this is `None`: until the collector has taken a live batch since it
     /// last failed.
     backfill_from: Option<RawNanos>,
-    /// The old batch that fails while live ones are taken, and how often it has.
-    suspect: Option<(ParcelId, u32)>,
+    /// The old batches that fail while live ones are taken, and how often they have.
+    suspects: BTreeMap<ParcelId, u32>,
 }
 
 /// Which of the lanes a batch is in.
@@ -56,13 +59,34 @@ pub enum Lane {
     Backfill,
 }
 
-/// What is being sent: at most one batch that is live, and one that is not. Neither waits for the other, however far the collector is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What is being sent: at most one batch that is live, and a few that are not. Neither waits for the other, however far the collector is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnderWay {
-    /// The live batch.
-    pub live: Option<ParcelId>,
-    /// The other one.
-    pub old: Option<ParcelId>,
+    live: Option<ParcelId>,
+    old: BTreeSet<ParcelId>,
+}
+
+impl UnderWay {
+    /// The sending of a batch begins.
+    pub fn begin(&mut self, id: ParcelId, lane: Lane) {
+        match lane {
+            Lane::Live => self.live = Some(id),
+            Lane::RunEnd | Lane::Backfill => drop(self.old.insert(id)),
+        }
+    }
+
+    /// The sending of a batch has ended in one way or the other.
+    pub fn end(&mut self, id: ParcelId, lane: Lane) {
+        match lane {
+            Lane::Live => self.live = None,
+            Lane::RunEnd | Lane::Backfill => drop(self.old.remove(&id)),
+        }
+    }
+
+    /// The first that is not under way.
+    fn first_other(&self, ids: &[ParcelId]) -> Option<ParcelId> {
+        ids.iter().copied().find(|id| self.live != Some(*id) && !self.old.contains(id))
+    }
 }
 
 /// What to do now.
@@ -99,25 +123,24 @@ impl Lanes {
         let spread = Backoff::try_new(interval, interval, 0.99, !seed).expect("the interval is longer than zero");
         let pause = (interval / BACKFILL_SPEED).max(BACKFILL_PAUSE_MIN);
         let wait_max = RETRY_AFTER_MAX.max(interval);
-        Lanes { pause, wait_max, spread, backoff, hold_until: None, backfill_from: None, suspect: None }
+        Lanes { pause, wait_max, spread, backoff, hold_until: None, backfill_from: None, suspects: BTreeMap::new() }
     }
 
     /// What to do at `now`, when `level` waits and some of it is under way.
-    pub fn step(&mut self, level: &Level, under_way: UnderWay, now: RawNanos) -> Step {
-        let (Some(newest), Some(oldest)) = (level.newest, level.oldest) else { return Step::Idle };
+    pub fn step(&mut self, level: &Level, under_way: &UnderWay, now: RawNanos) -> Step {
+        let Some(newest) = level.newest else { return Step::Idle };
         if let Some(wait) = self.held(now) {
             return Step::Wait(wait);
         }
         if level.newest_is_live && under_way.live.is_none() {
             return Step::Send(newest, Lane::Live);
         }
-        let Some(from) = self.backfill_from.filter(|_| under_way.old.is_none()) else { return Step::Idle };
-        if let Some(end) = level.run_end {
+        let Some(from) = self.backfill_from.filter(|_| under_way.old.len() < OLD_MAX) else { return Step::Idle };
+        if let Some(end) = under_way.first_other(&level.run_ends) {
             return Step::Send(end, Lane::RunEnd);
         }
-        if under_way.live == Some(oldest) || (level.newest_is_live && oldest == newest) {
-            return Step::Idle;
-        }
+        let old = under_way.first_other(&level.oldest).filter(|old| *old != newest || !level.newest_is_live);
+        let Some(oldest) = old else { return Step::Idle };
         if let Some(wait) = self.wait(from, now) {
             return Step::Wait(wait);
         }
@@ -139,12 +162,12 @@ impl Lanes {
     pub fn answered(&mut self, id: ParcelId, lane: Lane, answer: &Answer, now: RawNanos) -> Fate {
         match answer {
             Answer::Accepted { .. } => {
-                self.works(lane, now);
+                self.works(id, lane, now);
                 Fate::Delivered
             }
             Answer::Refused { .. } => {
                 // A collector that answers works, and the batch stands in nobody's way any more.
-                self.works(lane, now);
+                self.works(id, lane, now);
                 Fate::GivenUp
             }
             Answer::Later { after, .. } => {
@@ -156,7 +179,7 @@ impl Lanes {
                 Fate::Kept
             }
             Answer::Failed { .. } if self.is_poison(id) => {
-                self.works(lane, now);
+                self.works(id, lane, now);
                 Fate::GivenUp
             }
             Answer::Failed { .. } => {
@@ -168,44 +191,42 @@ impl Lanes {
 
     /// An attempt came to nothing without a verdict on the collector: wait before the next one.
     pub fn hindered(&mut self, now: RawNanos) {
-        let wait = self.backoff.next();
-        self.hold(wait, now);
+        self.hold(None, now);
     }
 
-    fn works(&mut self, lane: Lane, now: RawNanos) {
+    fn works(&mut self, id: ParcelId, lane: Lane, now: RawNanos) {
         // What was sent before the other lane failed says nothing about how things are since.
         if self.held(now).is_none() {
             self.hold_until = None;
             self.backoff.reset();
         }
-        if lane != Lane::Live {
-            self.suspect = None;
-        } else if self.backfill_from.is_none() {
+        self.suspects.remove(&id);
+        if lane == Lane::Live && self.backfill_from.is_none() {
             self.backfill_from = Some(now.after(self.spread.next()));
         }
     }
 
     fn fails(&mut self, after: Option<Duration>, now: RawNanos) {
         self.backfill_from = None;
-        self.suspect = None;
-        let own = self.backoff.next();
-        self.hold(after.map_or(own, |after| after.max(own)), now);
+        self.suspects.clear();
+        self.hold(after, now);
     }
 
-    /// Nothing is sent for so long, nor before the end of what is held already.
-    fn hold(&mut self, wait: Duration, now: RawNanos) {
-        let held = self.held(now).unwrap_or_default();
-        self.hold_until = Some(now.after(wait.max(held)));
+    /// Nothing is sent for a while, and for so long at least. What fails while that is so was sent before, and makes the wait no longer.
+    fn hold(&mut self, at_least: Option<Duration>, now: RawNanos) {
+        let wait = self.held(now).unwrap_or_else(|| self.backoff.next());
+        self.hold_until = Some(now.after(at_least.map_or(wait, |at_least| at_least.max(wait))));
     }
 
     /// Old batches are tried only while live ones are taken, so it is this batch that the collector fails at.
     fn is_poison(&mut self, id: ParcelId) -> bool {
-        let tries = match self.suspect {
-            Some((suspect, tries)) if suspect == id => tries + 1,
-            _ => 1,
-        };
-        self.suspect = Some((id, tries));
-        tries >= BACKFILL_TRIES_MAX
+        // One that the spool has dropped meanwhile is heard of no more.
+        while self.suspects.len() > 2 * OLD_MAX {
+            self.suspects.pop_first();
+        }
+        let tries = self.suspects.entry(id).or_default();
+        *tries += 1;
+        *tries >= BACKFILL_TRIES_MAX
     }
 }
 

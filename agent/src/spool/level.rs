@@ -61,6 +61,9 @@ impl fmt::Display for LossReason {
     }
 }
 
+/// So many of the oldest batches, and of the ends of runs, are named: more are not under way at a time.
+pub const NAMED_MAX: usize = 8;
+
 /// What waits for one collector.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Level {
@@ -68,14 +71,14 @@ pub struct Level {
     pub batches: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The oldest of them.
-    pub oldest: Option<ParcelId>,
+    /// The oldest of them, at most [`NAMED_MAX`], the oldest first.
+    pub oldest: Vec<ParcelId>,
     /// The last batch that was made, if it is one of them, or else the newest of them.
     pub newest: Option<ParcelId>,
     /// Whether `newest` is the last batch that was made, and so tells how things stand now.
     pub newest_is_live: bool,
-    /// The last batch of the oldest run before this one whose last batch waits: it holds all counts of that run.
-    pub run_end: Option<ParcelId>,
+    /// The last batches of runs before this one, at most [`NAMED_MAX`], the oldest first: each holds all counts of its run.
+    pub run_ends: Vec<ParcelId>,
     /// Batches given up since this process started, by reason.
     pub lost: BTreeMap<LossReason, u64>,
     /// Batches that it refused for good and that are kept as dead letters.

@@ -18,7 +18,7 @@ use lagmesh_model::ids::{AgentName, BootId, CollectorName};
 use lagmesh_model::time::{Epoch, RawNanos, Reading, WallNanos, nanos};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::level::{Level, Levels, LossReason, ParcelId};
+use super::level::{Level, Levels, LossReason, NAMED_MAX, ParcelId};
 use super::parcel::Parcel;
 
 pub use dead::{Refusal, Resent};
@@ -169,29 +169,31 @@ impl Store {
     }
 
     fn level(&self, collector: &CollectorName) -> rusqlite::Result<Level> {
-        let mut statement =
-            self.db.prepare("SELECT count(*), sum(bytes), min(batch), max(batch) FROM pending WHERE collector = ?1")?;
+        let mut statement = self.db.prepare("SELECT count(*), sum(bytes), max(batch) FROM pending WHERE collector = ?1")?;
         let mut level = statement.query_row([collector.as_str()], |row| {
             let bytes: Option<i64> = row.get(1)?;
             Ok(Level {
                 batches: row.get::<_, i64>(0)?.cast_unsigned(),
                 // The sum of no rows is NULL and means that nothing waits.
                 bytes: bytes.map_or(0, i64::cast_unsigned),
-                oldest: row.get::<_, Option<i64>>(2)?.map(ParcelId),
-                newest: row.get::<_, Option<i64>>(3)?.map(ParcelId),
+                oldest: Vec::new(),
+                newest: row.get::<_, Option<i64>>(2)?.map(ParcelId),
                 newest_is_live: false,
-                run_end: None,
+                run_ends: Vec::new(),
                 lost: self.lost_by(collector),
                 dead_letters: dead::count(&self.db, collector)?,
                 dead_letters_dropped: self.letters_dropped.get(collector).copied().unwrap_or_default(),
             })
         })?;
-        level.run_end = self.run_end(collector, level.oldest)?;
+        level.oldest = self.oldest(collector)?;
+        level.run_ends = self.run_ends_that_wait(collector, level.oldest.first().copied())?;
         if let Some(unstored) = self.unstored.as_ref().filter(|unstored| unstored.waiting.contains(collector)) {
             level.batches += 1;
             level.bytes += unstored.parcel.bytes();
             level.newest = Some(unstored.id());
-            level.oldest = level.oldest.or(level.newest);
+            if level.oldest.is_empty() {
+                level.oldest.extend(level.newest);
+            }
         }
         if let Some(last) = self.last.filter(|last| level.newest > Some(*last))
             && self.waits(collector, last)?
@@ -201,6 +203,12 @@ impl Store {
         }
         level.newest_is_live = level.newest.is_some() && level.newest == self.last;
         Ok(level)
+    }
+
+    fn oldest(&self, collector: &CollectorName) -> rusqlite::Result<Vec<ParcelId>> {
+        let sql = format!("SELECT batch FROM pending WHERE collector = ?1 ORDER BY batch LIMIT {NAMED_MAX}");
+        let mut statement = self.db.prepare(&sql)?;
+        statement.query_map([collector.as_str()], |row| row.get(0).map(ParcelId))?.collect()
     }
 
     fn waits(&self, collector: &CollectorName, id: ParcelId) -> rusqlite::Result<bool> {

@@ -30,13 +30,23 @@ const AHEAD_MAX_NS: u64 = 600 * 1_000_000_000;
 /// How long before its arrival a batch may say it was made [ns]: a spool may be a month old.
 const BEHIND_MAX_NS: u64 = 32 * 86_400 * 1_000_000_000;
 
+/// Whether the counts of a batch came into the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Entry {
+    /// They did.
+    #[default]
+    New,
+    /// They were there already.
+    Known,
+    /// They may not any more: their boot was given up.
+    Retired,
+}
+
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Taken {
-    /// Whether it was in the history already, or may not come in any more.
-    pub(super) known: bool,
-    /// Whether it may not, because its boot was given up.
-    pub(super) retired: bool,
+    /// Whether its counts came in.
+    pub(super) entry: Entry,
     /// Whether its time was impossible, so that its arrival stands for it.
     pub(super) relabelled: bool,
     /// Whether a gap was given up for it.
@@ -109,9 +119,11 @@ impl Book {
         let (agent, boot) = (&batch.exporter.agent, batch.exporter.boot);
         let boots = self.agents.entry(agent.clone()).or_default();
         let known = boots.held.get(&boot).is_some_and(|(_, runs)| runs.knows(batch.sequence));
-        let retired = boots.gone_set.contains(&boot);
-        if known || batch.sequence == 0 || retired {
-            return Taken { known: true, retired, ..Taken::default() };
+        if boots.gone_set.contains(&boot) {
+            return Taken { entry: Entry::Retired, ..Taken::default() };
+        }
+        if known || batch.sequence == 0 {
+            return Taken { entry: Entry::Known, ..Taken::default() };
         }
         let (label_ns, relabelled) = label(batch.time, arrived);
         let mut taken = Taken { relabelled, ..Taken::default() };

@@ -3,10 +3,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::spool::NAMED_MAX;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const START: RawNanos = RawNanos(1_000_000_000_000);
-const NOTHING: UnderWay = UnderWay { live: None, old: None };
+const NOTHING: &UnderWay = &UnderWay { live: None, old: BTreeSet::new() };
 
 fn accepted() -> Answer {
     Answer::Accepted { partial: None }
@@ -58,10 +59,10 @@ impl Simulation {
         let newest = self.waiting.last().copied();
         Level {
             batches: self.waiting.len() as u64,
-            oldest: self.waiting.first().copied().map(ParcelId),
+            oldest: self.waiting.iter().copied().map(ParcelId).take(NAMED_MAX).collect(),
             newest: newest.map(ParcelId),
             newest_is_live: newest == Some(self.made) && self.made > 0,
-            run_end: self.run_ends.intersection(&self.waiting).next().copied().map(ParcelId),
+            run_ends: self.run_ends.intersection(&self.waiting).copied().map(ParcelId).take(NAMED_MAX).collect(),
             ..Level::default()
         }
     }
@@ -87,7 +88,7 @@ impl Simulation {
                 }
             }
             let mut next = self.next_made;
-            match self.lanes.step(&self.level(), self.what_is_under_way(), self.now) {
+            match self.lanes.step(&self.level(), &self.what_is_under_way(), self.now) {
                 Step::Idle => {}
                 Step::Wait(wait) => next = next.min(self.now.after(wait)),
                 Step::Send(id, lane) => {
@@ -101,13 +102,12 @@ impl Simulation {
     }
 
     fn what_is_under_way(&self) -> UnderWay {
-        let of = |live: bool| {
-            let mut mine = self.under_way.iter().filter(|(_, lane, _)| (*lane == Lane::Live) == live);
-            let id = mine.next().map(|(id, _, _)| ParcelId(*id));
-            assert!(mine.next().is_none(), "two batches of one lane are under way");
-            id
-        };
-        UnderWay { live: of(true), old: of(false) }
+        let mut all = UnderWay::default();
+        for (id, lane, _) in &self.under_way {
+            all.begin(ParcelId(*id), *lane);
+        }
+        assert_eq!(usize::from(all.live.is_some()) + all.old.len(), self.under_way.len(), "something is sent twice at a time");
+        all
     }
 }
 
@@ -181,13 +181,25 @@ fn refused_batches_do_not_loop() {
     assert_eq!((tries, simulation.delivered.len()), (1, 11));
 }
 
-/// A batch at which the collector always fails is given up after a bounded number of tries; the others pass it by.
+/// Batches at which the collector always fails are each given up after the same number of tries, also where several of them are under way
+/// at a time; the others pass them by.
 #[test]
 fn poison_is_given_up() {
-    let mut simulation = Simulation::new(1);
-    simulation.run_until(minutes(20), |id, _| if id == 3 { failed() } else { accepted() });
-    assert!(!simulation.waiting.contains(&3));
-    assert_eq!(simulation.delivered(), simulation.made - 1);
+    for latency in [Duration::from_millis(5), INTERVAL] {
+        let mut simulation = Simulation::new(1);
+        simulation.latency = latency;
+        simulation.waiting.extend(-20..=0);
+        let mut tries: BTreeMap<i64, u32> = BTreeMap::new();
+        simulation.run_until(minutes(20), |id, _| {
+            if (-9..-6).contains(&id) {
+                *tries.entry(id).or_default() += 1;
+                return failed();
+            }
+            accepted()
+        });
+        assert_eq!(tries.into_values().collect::<Vec<_>>(), [BACKFILL_TRIES_MAX; 3]);
+        assert!(simulation.waiting.iter().all(|id| *id > 0), "{:?}", simulation.waiting);
+    }
 }
 
 /// A collector that fails at everything for a while loses nothing, not even what another run of the agent has left: no old
@@ -205,7 +217,7 @@ fn broken_collectors_lose_nothing() {
 #[test]
 fn old_batches_wait_for_a_live_one() {
     let mut lanes = Lanes::new(INTERVAL, 1);
-    let left = Level { oldest: Some(ParcelId(1)), newest: Some(ParcelId(5)), ..Level::default() };
+    let left = Level { oldest: vec![ParcelId(1)], newest: Some(ParcelId(5)), ..Level::default() };
     assert_eq!(lanes.step(&left, NOTHING, START), Step::Idle);
     let live = Level { newest_is_live: true, ..left };
     assert_eq!(lanes.step(&live, NOTHING, START), Step::Send(ParcelId(5), Lane::Live));
@@ -216,6 +228,7 @@ fn old_batches_wait_for_a_live_one() {
 #[test]
 fn ends_of_runs_follow_the_first_live_batch() {
     let mut simulation = Simulation::new(1);
+    simulation.latency = Duration::from_millis(20);
     simulation.waiting.extend(-5000..=0);
     simulation.run_ends.extend((-5000..=0).step_by(2));
     simulation.run_until(minutes(1), |_, _| accepted());
@@ -226,7 +239,7 @@ fn ends_of_runs_follow_the_first_live_batch() {
     let (before, live) = (&order[..first_missed], order[..first_missed].iter().filter(|id| **id > 0).count());
     assert_eq!(before.len(), ends.len() + live);
     let took = simulation.delivered[first_missed - 1].1.checked_since(START).unwrap();
-    assert!(live >= 2 && took < Duration::from_secs(15), "{live} live ones in {took:?}");
+    assert!(live >= 2 && took < Duration::from_secs(20), "{live} live ones in {took:?}");
 }
 
 /// The end of a run at which a collector always fails is given up like any other old batch, and nothing else waits for long.
@@ -240,16 +253,16 @@ fn a_poisonous_end_of_a_run_is_given_up() {
     assert_eq!(simulation.delivered(), simulation.made + 5);
 }
 
-/// Six hours of a collector on the other side of the world are there within eleven minutes, and no live batch waits for an old one.
+/// Six hours of a collector on the other side of the world are there within eight minutes, and no live batch waits for an old one.
 #[test]
 fn far_collectors_catch_up() {
     let mut simulation = Simulation::new(1);
     simulation.latency = Duration::from_millis(300);
     simulation.waiting.extend(-2160..=0);
-    simulation.run_until(minutes(12), |_, _| accepted());
+    simulation.run_until(minutes(9), |_, _| accepted());
     let missed: Vec<_> = simulation.delivered.iter().filter(|(id, _)| *id <= 0).collect();
     assert_eq!(missed.len(), 2161);
-    assert!(missed.last().unwrap().1 < minutes(11));
+    assert!(missed.last().unwrap().1 < minutes(8));
     for (id, at) in simulation.delivered.iter().filter(|(id, _)| *id > 0) {
         let made = START.after(INTERVAL * u32::try_from(id - 1).unwrap());
         assert_eq!(at.checked_since(made), Some(simulation.latency), "batch {id}");
@@ -269,7 +282,7 @@ fn a_slow_collector_is_caught_up_with() {
 #[test]
 fn a_pause_is_kept_whatever_was_under_way() {
     let mut lanes = Lanes::new(INTERVAL, 1);
-    let level = Level { oldest: Some(ParcelId(1)), newest: Some(ParcelId(5)), newest_is_live: true, ..Level::default() };
+    let level = Level { oldest: vec![ParcelId(1)], newest: Some(ParcelId(5)), newest_is_live: true, ..Level::default() };
     lanes.answered(ParcelId(4), Lane::Live, &accepted(), START);
     lanes.answered(ParcelId(5), Lane::Live, &later(Some(60)), START);
     lanes.answered(ParcelId(1), Lane::Backfill, &accepted(), START);
@@ -283,7 +296,7 @@ fn a_clock_that_runs_backwards_holds_up_nothing() {
     let mut lanes = Lanes::new(INTERVAL, 1);
     lanes.answered(ParcelId(1), Lane::Live, &later(Some(300)), START);
     let (one, two) = (Some(ParcelId(1)), Some(ParcelId(2)));
-    let level = Level { batches: 2, oldest: one, newest: two, newest_is_live: true, ..Level::default() };
+    let level = Level { batches: 2, oldest: vec![ParcelId(1)], newest: two, newest_is_live: true, ..Level::default() };
     assert!(matches!(lanes.step(&level, NOTHING, START), Step::Wait(_)));
     assert_eq!(lanes.step(&level, NOTHING, RawNanos(5)), Step::Send(ParcelId(2), Lane::Live));
     lanes.answered(ParcelId(2), Lane::Live, &accepted(), START);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lagmesh_model::ids::CollectorName;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{ParcelId, Store};
+use super::{NAMED_MAX, ParcelId, Store};
 
 /// The last batch of each earlier run of which batches wait, by collector, the oldest run first.
 pub(super) type RunEnds = BTreeMap<CollectorName, Vec<ParcelId>>;
@@ -36,16 +36,24 @@ impl Store {
         Ok(())
     }
 
-    /// The first of them that waits for a collector, for which `oldest` is the oldest batch that waits.
-    pub(super) fn run_end(&self, collector: &CollectorName, oldest: Option<ParcelId>) -> rusqlite::Result<Option<ParcelId>> {
+    /// The first of them that wait for a collector, for which `oldest` is the oldest batch that waits.
+    pub(super) fn run_ends_that_wait(
+        &self,
+        collector: &CollectorName,
+        oldest: Option<ParcelId>,
+    ) -> rusqlite::Result<Vec<ParcelId>> {
+        let mut found = Vec::new();
         let ends = self.run_ends.get(collector).into_iter().flatten();
         // What the bounds have dropped needs no look.
         for end in ends.skip_while(|end| oldest.is_none_or(|oldest| **end < oldest)) {
+            if found.len() == NAMED_MAX {
+                break;
+            }
             if self.waits(collector, *end)? {
-                return Ok(Some(*end));
+                found.push(*end);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// A batch no longer waits for a collector. If it was the last of its run, another may stand in its place.

@@ -113,7 +113,7 @@ fn batches_wait_for_each_collector() {
     assert_eq!((waiting(&store, "a"), waiting(&store, "b")), (vec![1, 2], vec![1, 2, 3]));
     assert!(!level(&store, "b").newest_is_live, "what another run made is not live");
     for name in ["a", "b"] {
-        while let Some(id) = level(&store, name).oldest {
+        while let Some(id) = level(&store, name).oldest.first().copied() {
             store.acknowledge(&collector(name), id).unwrap();
         }
     }
@@ -329,7 +329,7 @@ proptest! {
 
         let mut store = bench.open();
         let mut found = 0;
-        while let Some(id) = level(&store, "a").oldest {
+        while let Some(id) = level(&store, "a").oldest.first().copied() {
             let delivered = store.fetch(&collector("a"), id).and_then(|fetched| {
                 // Where its body is damaged the collector refuses it, which is counted.
                 assert!(fetched.is_some(), "it would be fetched again and again");

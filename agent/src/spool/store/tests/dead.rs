@@ -92,7 +92,7 @@ fn letters_are_sent_again() {
         let a = level(&store, "a");
         assert_eq!((a.newest, a.newest_is_live), (live, true));
         store.acknowledge(&collector("a"), live.unwrap()).unwrap();
-        let again = level(&store, "a").oldest.unwrap();
+        let again = level(&store, "a").oldest[0];
         assert_eq!(store.fetch(&collector("a"), again).unwrap(), Some(parcel(1)));
     }
 }

@@ -17,7 +17,7 @@ fn left_by_three_runs(bench: &mut Bench) -> Store {
 
 /// Boot and sequence of the run's end that is next for a collector.
 fn end(store: &Store, name: &str) -> Option<(u64, u64)> {
-    let end = level(store, name).run_end?;
+    let end = level(store, name).run_ends.first().copied()?;
     let parcel = store.fetch(&collector(name), end).unwrap().expect("what is named waits");
     Some((parcel.boot.0, parcel.sequence))
 }
@@ -29,11 +29,11 @@ fn ends_of_earlier_runs_are_named() {
     let mut bench = bench(&["a", "b"]);
     let mut store = left_by_three_runs(&mut bench);
     store.append(&parcel_of(4, 1)).unwrap();
-    let oldest = level(&store, "a").oldest.unwrap();
+    let oldest = level(&store, "a").oldest[0];
     store.acknowledge(&collector("a"), oldest).unwrap();
     for expected in [(1, 3), (2, 1), (3, 2)] {
         assert_eq!(end(&store, "a"), Some(expected));
-        let id = level(&store, "a").run_end.unwrap();
+        let id = level(&store, "a").run_ends[0];
         store.acknowledge(&collector("a"), id).unwrap();
     }
     assert_eq!((end(&store, "a"), waiting(&store, "a")), (None, vec![2, 1, 1]));
@@ -47,7 +47,7 @@ fn a_refused_end_has_the_batch_before_it_in_its_place() {
     let mut store = left_by_three_runs(&mut bench);
     for expected in [(1, 3), (1, 2), (1, 1), (2, 1)] {
         assert_eq!(end(&store, "a"), Some(expected));
-        let id = level(&store, "a").run_end.unwrap();
+        let id = level(&store, "a").run_ends[0];
         store.refuse(&collector("a"), id, &refusal("400")).unwrap();
     }
     assert_eq!((end(&store, "a"), end(&store, "b")), (Some((3, 2)), Some((1, 3))));
