@@ -409,7 +409,7 @@ catalogue! {
     CLUSTER_LAG_OBJECTIVE = "lagmesh.cluster.lag_objective", Gauge, Seconds, Collector, [Cluster],
         "The apply lag that the fleet file promises for the cluster";
     COLLECTOR_REQUESTS = "lagmesh.collector.requests", Counter, One, Collector, [Transport, Outcome],
-        "OTLP requests by transport and outcome (accepted, duplicate, or the reason of refusal)";
+        "OTLP requests by transport and outcome (accepted, duplicate, retired, or the reason of refusal)";
     COLLECTOR_POINTS = "lagmesh.collector.points", Counter, One, Collector, [Outcome],
         "Data points by outcome (accepted, or the reason of rejection)";
     COLLECTOR_STORES_SET_ASIDE = "lagmesh.collector.stores_set_aside", Counter, One, Collector, [],

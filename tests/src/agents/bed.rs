@@ -19,7 +19,7 @@ use crate::{files, ports, wait};
 /// How long an agent may take to end: it delivers its last batch first.
 const END_WITHIN: Duration = Duration::from_secs(20);
 /// How long agents may take to deliver what has piled up.
-const DELIVER_WITHIN: Duration = Duration::from_secs(180);
+const DELIVER_WITHIN: Duration = Duration::from_secs(60);
 
 /// One agent.
 #[derive(Debug)]
