@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use crate::spool::{Level, Levels, ParcelId, Refusal, Settled, Spool, Unavailable};
 use answer::Answer;
 use credentials::{CredentialFiles, Credentials};
-use lanes::{Fate, Lane, Lanes, Step, UnderWay};
+use lanes::{Fate, Lane, Lanes, Step};
 pub use post::{Authorities, BadAuthorities, Client};
 pub use rotate::{Showing, Showings};
 
@@ -89,7 +89,6 @@ pub fn start(context: SendContext, supervisor: &mut Supervisor) -> anyhow::Resul
             client: client.clone(),
             showing: showing.clone(),
             lanes: Lanes::new(context.interval, random_seed()),
-            under_way: UnderWay::default(),
             levels: context.spool.levels(),
             spool: context.spool.clone(),
             clock: context.clock.clone(),
@@ -115,7 +114,6 @@ struct Sender {
     client: Client,
     showing: Showings,
     lanes: Lanes,
-    under_way: UnderWay,
     spool: Spool,
     levels: watch::Receiver<Levels>,
     clock: Clock,
@@ -128,7 +126,7 @@ impl Sender {
         let mut attempts: FuturesUnordered<BoxFuture<'static, Attempt>> = FuturesUnordered::new();
         while !shutdown.is_cancelled() {
             let level = self.level();
-            let wait = match self.lanes.step(&level, &self.under_way, self.clock.now().raw) {
+            let wait = match self.lanes.step(&level, self.clock.now().raw) {
                 Step::Send(id, lane) => {
                     attempts.push(Box::pin(self.attempt(id, lane)));
                     continue;
@@ -189,7 +187,6 @@ impl Sender {
     /// Begins to send a batch.
     fn attempt(&mut self, id: ParcelId, lane: Lane) -> impl Future<Output = Attempt> + Send + use<> {
         self.take_over();
-        self.under_way.begin(id, lane);
         let (spool, collector, client) = (self.spool.clone(), self.collector.clone(), self.client.clone());
         async move {
             let came_to = match spool.fetch(&collector, id).await {
@@ -203,14 +200,14 @@ impl Sender {
 
     /// What became of a batch; `None` if it did not come to an attempt, or if the spool did not take note of its end.
     async fn settle(&mut self, attempt: Attempt) -> Option<Fate> {
-        self.under_way.end(attempt.id, attempt.lane);
+        let id = attempt.id;
         match self.try_settle(attempt).await {
             Ok(Some(fate)) => return Some(fate),
             // The level that named it was out of date, as it may be while the disk fails.
             Ok(None) => {}
             Err(e) => tracing::warn!(collector = %self.collector, error = %e, "take a batch from the spool"),
         }
-        self.lanes.hindered(self.clock.now().raw);
+        self.lanes.hindered(id, self.clock.now().raw);
         None
     }
 

@@ -4,7 +4,7 @@
 //! nothing but their course. Last batches are therefore not held back to any rate: a collector that has been told of a new run has soon been
 //! told the end of those before it, however many there were and however much of them waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use lagmesh_daemon::Backoff;
@@ -25,8 +25,10 @@ const BACKOFF_CAP_MAX: Duration = Duration::from_secs(10);
 const BACKFILL_SPEED: u32 = 48;
 /// The shortest time from one old batch to the next, however short the export interval is.
 const BACKFILL_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Old batches that are under way at a time: a collector that answers after a quarter of a second still gets them that fast.
+/// The most old batches that are under way at a time: with it the pace is kept up to a third of a second away.
 const OLD_MAX: usize = 3;
+/// Of so many answers the quickest tells how far away the collector is.
+const DISTANCE_ANSWERS: usize = 32;
 /// An old batch at which a collector that takes others has failed this often is refused for good.
 const BACKFILL_TRIES_MAX: u32 = 8;
 
@@ -34,6 +36,9 @@ const BACKFILL_TRIES_MAX: u32 = 8;
 #[derive(Debug)]
 pub struct Lanes {
     pause: Duration,
+    under_way: UnderWay,
+    /// How long the last batches took that the collector has taken.
+    took: VecDeque<Duration>,
     /// The longest that anything is ever waited for.
     wait_max: Duration,
     /// Spreads the start of backfill over one export interval, because all agents see a collector come back at once.
@@ -59,33 +64,31 @@ pub enum Lane {
     Backfill,
 }
 
-/// What is being sent: at most one batch that is live, and a few that are not. Neither waits for the other, however far the collector is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct UnderWay {
-    live: Option<ParcelId>,
-    old: BTreeSet<ParcelId>,
+/// What is being sent, and since when: at most one batch that is live, and a few that are not.
+#[derive(Debug, Default)]
+struct UnderWay {
+    live: Option<(ParcelId, RawNanos)>,
+    old: BTreeMap<ParcelId, RawNanos>,
 }
 
 impl UnderWay {
-    /// The sending of a batch begins.
-    pub fn begin(&mut self, id: ParcelId, lane: Lane) {
+    fn begin(&mut self, id: ParcelId, lane: Lane, now: RawNanos) {
         match lane {
-            Lane::Live => self.live = Some(id),
-            Lane::RunEnd | Lane::Backfill => drop(self.old.insert(id)),
+            Lane::Live => self.live = Some((id, now)),
+            Lane::RunEnd | Lane::Backfill => drop(self.old.insert(id, now)),
         }
     }
 
-    /// The sending of a batch has ended in one way or the other.
-    pub fn end(&mut self, id: ParcelId, lane: Lane) {
-        match lane {
-            Lane::Live => self.live = None,
-            Lane::RunEnd | Lane::Backfill => drop(self.old.remove(&id)),
+    /// The sending has ended. Since when it went on.
+    fn end(&mut self, id: ParcelId) -> Option<RawNanos> {
+        match self.live.take_if(|(live, _)| *live == id) {
+            Some((_, since)) => Some(since),
+            None => self.old.remove(&id),
         }
     }
 
-    /// The first that is not under way.
-    fn first_other(&self, ids: &[ParcelId]) -> Option<ParcelId> {
-        ids.iter().copied().find(|id| self.live != Some(*id) && !self.old.contains(id))
+    fn has(&self, id: ParcelId) -> bool {
+        self.live.is_some_and(|(live, _)| live == id) || self.old.contains_key(&id)
     }
 }
 
@@ -123,29 +126,59 @@ impl Lanes {
         let spread = Backoff::try_new(interval, interval, 0.99, !seed).expect("the interval is longer than zero");
         let pause = (interval / BACKFILL_SPEED).max(BACKFILL_PAUSE_MIN);
         let wait_max = RETRY_AFTER_MAX.max(interval);
-        Lanes { pause, wait_max, spread, backoff, hold_until: None, backfill_from: None, suspects: BTreeMap::new() }
+        Lanes {
+            pause,
+            under_way: UnderWay::default(),
+            took: VecDeque::new(),
+            wait_max,
+            spread,
+            backoff,
+            hold_until: None,
+            backfill_from: None,
+            suspects: BTreeMap::new(),
+        }
     }
 
-    /// What to do at `now`, when `level` waits and some of it is under way.
-    pub fn step(&mut self, level: &Level, under_way: &UnderWay, now: RawNanos) -> Step {
+    /// What to do at `now`, when `level` waits. What is to be sent is under way from then on, until it is [answered](Lanes::answered) or
+    /// [hindered](Lanes::hindered).
+    pub fn step(&mut self, level: &Level, now: RawNanos) -> Step {
+        let step = self.next(level, now);
+        if let Step::Send(id, lane) = step {
+            self.under_way.begin(id, lane, now);
+            if lane == Lane::Backfill {
+                self.backfill_from = Some(now.after(self.pause));
+            }
+        }
+        step
+    }
+
+    fn next(&self, level: &Level, now: RawNanos) -> Step {
         let Some(newest) = level.newest else { return Step::Idle };
         if let Some(wait) = self.held(now) {
             return Step::Wait(wait);
         }
-        if level.newest_is_live && under_way.live.is_none() {
+        if level.newest_is_live && self.under_way.live.is_none() {
             return Step::Send(newest, Lane::Live);
         }
-        let Some(from) = self.backfill_from.filter(|_| under_way.old.len() < OLD_MAX) else { return Step::Idle };
-        if let Some(end) = under_way.first_other(&level.run_ends) {
-            return Step::Send(end, Lane::RunEnd);
+        let has_room = self.under_way.old.len() < self.old_max();
+        let Some(from) = self.backfill_from.filter(|_| has_room) else { return Step::Idle };
+        let is_free = |id: &&ParcelId| !self.under_way.has(**id);
+        if let Some(end) = level.run_ends.iter().find(is_free) {
+            return Step::Send(*end, Lane::RunEnd);
         }
-        let old = under_way.first_other(&level.oldest).filter(|old| *old != newest || !level.newest_is_live);
-        let Some(oldest) = old else { return Step::Idle };
-        if let Some(wait) = self.wait(from, now) {
-            return Step::Wait(wait);
+        let old = level.oldest.iter().find(is_free).filter(|old| **old != newest || !level.newest_is_live);
+        match (old, self.wait(from, now)) {
+            (None, _) => Step::Idle,
+            (Some(_), Some(wait)) => Step::Wait(wait),
+            (Some(old), None) => Step::Send(*old, Lane::Backfill),
         }
-        self.backfill_from = Some(now.after(self.pause));
-        Step::Send(oldest, Lane::Backfill)
+    }
+
+    /// How many old batches may be under way: as many as it takes to keep the pace over this distance. A collector that is merely busy
+    /// answers quickly now and then, and gets no more at a time.
+    fn old_max(&self) -> usize {
+        let distance = self.took.iter().min().copied().unwrap_or_default();
+        usize::try_from(distance.as_nanos().div_ceil(self.pause.as_nanos())).map_or(OLD_MAX, |fit| fit.clamp(1, OLD_MAX))
     }
 
     /// How long nothing is to be sent.
@@ -160,8 +193,10 @@ impl Lanes {
 
     /// Takes the answer to a batch, which came at `now`, and says what becomes of the batch.
     pub fn answered(&mut self, id: ParcelId, lane: Lane, answer: &Answer, now: RawNanos) -> Fate {
+        let since = self.under_way.end(id);
         match answer {
             Answer::Accepted { .. } => {
+                self.took(since.and_then(|since| now.checked_since(since)));
                 self.works(id, lane, now);
                 Fate::Delivered
             }
@@ -183,15 +218,23 @@ impl Lanes {
                 Fate::GivenUp
             }
             Answer::Failed { .. } => {
-                self.hindered(now);
+                self.hold(None, now);
                 Fate::Kept
             }
         }
     }
 
     /// An attempt came to nothing without a verdict on the collector: wait before the next one.
-    pub fn hindered(&mut self, now: RawNanos) {
+    pub fn hindered(&mut self, id: ParcelId, now: RawNanos) {
+        self.under_way.end(id);
         self.hold(None, now);
+    }
+
+    fn took(&mut self, time: Option<Duration>) {
+        self.took.extend(time);
+        if self.took.len() > DISTANCE_ANSWERS {
+            self.took.pop_front();
+        }
     }
 
     fn works(&mut self, id: ParcelId, lane: Lane, now: RawNanos) {
