@@ -77,7 +77,7 @@ bench-pipeline: ## Figures of collectors beside VictoriaMetrics and an OpenTelem
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed bench-pipeline $(if $(BENCH_SECONDS),--seconds $(BENCH_SECONDS)) $(if $(BENCH_ONLY),--only $(BENCH_ONLY))
 
-soak: ## Ten million probes, ten thousand deaths of a collector and two thousand of agents, an hour without false alarms (three hours); SOAK_SECONDS=60 for each, SOAK_ONLY=mesh,deaths,alarms
+soak: ## Ten million probes, ten thousand deaths of a collector and two thousand of agents, an hour without false alarms (three hours); SOAK_SECONDS=60 for each, SOAK_ONLY=mesh,deaths,agent-deaths,alarms
 	@tests/setup.sh testbed
 	@$(MAKE) --no-print-directory release
 	@exec target/release/lagmesh-testbed soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS)) $(if $(SOAK_ONLY),--only $(SOAK_ONLY))

@@ -102,8 +102,10 @@ pub async fn run(seconds: u32, only: &[Part]) -> Result<()> {
 pub enum SoakPart {
     /// Ten million probes without a loss, and whether memory grows: 25 minutes
     Mesh,
-    /// A collector that dies ten thousand times, half of them by power, and agents two thousand times: an hour and a half
+    /// A collector that dies ten thousand times, half of them by power: an hour
     Deaths,
+    /// Agents that die two thousand times: twenty minutes
+    AgentDeaths,
     /// Whether anything is called wrong while nothing is: an hour
     Alarms,
 }
@@ -118,6 +120,7 @@ pub async fn soak(seconds: Option<u64>, only: &[SoakPart]) -> Result<()> {
         match part {
             SoakPart::Mesh => soak::run(Duration::from_secs(seconds.unwrap_or(soak::USUAL_SECONDS).max(1))).await?,
             SoakPart::Deaths => deaths::soak(seconds.map(Duration::from_secs)).await?,
+            SoakPart::AgentDeaths => deaths::soak_agents(seconds.map(Duration::from_secs)).await?,
             SoakPart::Alarms => lag::alarms(Duration::from_secs(seconds.unwrap_or(3600).max(30))).await?,
         }
     }

@@ -17,15 +17,15 @@ const DEATHS: u64 = 5_000;
 const ROUND: u64 = 100;
 /// How often agents die: each death takes half a second.
 const AGENT_DEATHS: u64 = 2_000;
-/// The share of the time that is given that each of the three deaths has.
-const PARTS: u128 = 3;
+/// The share of the time that is given that each of the two deaths of a collector has.
+const PARTS: u128 = 2;
 
-/// Lets it die so often, or for so long.
+/// Lets a collector die so often, or for so long.
 pub(super) async fn soak(time: Option<Duration>) -> Result<()> {
     for (death, case) in [(Death::Killed, "killed"), (Death::PowerLost, "power")] {
         let (began, mut deaths, mut batches, mut in_doubt, mut misfits) = (Real::now(), 0, 0, 0, 0);
         let over = |deaths: u64| match time {
-            Some(time) => is_over(began, time),
+            Some(time) => has_passed(began, time.as_nanos() / PARTS),
             None => deaths >= DEATHS,
         };
         while !over(deaths) {
@@ -46,18 +46,18 @@ pub(super) async fn soak(time: Option<Duration>) -> Result<()> {
             Figure { case: Some(case.to_owned()), ..Figure::new("pipeline.lost_or_twice", "count", misfits as f64, 0.0) };
         say_figures(&how, &[figure]);
     }
-    soak_agents(time).await
+    Ok(())
 }
 
-fn is_over(began: Real, time: Duration) -> bool {
-    u128::from((Real::now() - began).max(0).cast_unsigned()) >= time.as_nanos() / PARTS
+fn has_passed(began: Real, time_ns: u128) -> bool {
+    u128::from((Real::now() - began).max(0).cast_unsigned()) >= time_ns
 }
 
 /// The same with agents.
-async fn soak_agents(time: Option<Duration>) -> Result<()> {
+pub(super) async fn soak_agents(time: Option<Duration>) -> Result<()> {
     let (began, mut deaths, mut runs, mut batches, mut waited) = (Real::now(), 0, 0, 0, 0);
     let (mut lost, mut untold, mut miscounted) = (0, 0, 0);
-    while time.map_or(deaths < AGENT_DEATHS, |time| !is_over(began, time)) {
+    while time.map_or(deaths < AGENT_DEATHS, |time| !has_passed(began, time.as_nanos())) {
         let folder = RunFolder::new("agent-deaths")?;
         let survived = survive_deaths(folder.path(), ROUND, deaths).await?;
         deaths += survived.deaths;
