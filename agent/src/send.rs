@@ -138,7 +138,17 @@ impl Sender {
                 () = shutdown.cancelled() => {}
                 () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 () = news(&mut self.levels) => {}
-                Some(attempt) = attempts.next() => drop(self.settle(attempt).await),
+                Some(attempt) = attempts.next() => {
+                    // A disk that hangs does not hold up the end.
+                    let cut_off = async {
+                        shutdown.cancelled().await;
+                        sleep(LAST_REQUEST_DEADLINE).await;
+                    };
+                    tokio::select! {
+                        _ = self.settle(attempt) => {}
+                        () = cut_off => {}
+                    }
+                }
             }
         }
         // A request that is cut off may have arrived: the batch stays in the spool, and whoever gets it twice can tell.

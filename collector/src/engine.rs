@@ -142,7 +142,7 @@ impl Engine {
         match committed {
             Committed::Batch(batch, arrived) => self.view.accept(batch, arrived),
             Committed::Retired(agent, boot) => self.view.retire(&agent, boot),
-            Committed::Grown(_, _, grown) => self.view.accept_retired(grown),
+            Committed::OfRetired(_, _, grown) => grown.into_iter().for_each(|grown| self.view.accept_retired(grown)),
         }
     }
 

@@ -68,8 +68,8 @@ pub struct Feed {
 impl Feed {
     /// Offers what is on disk. Never waits: what there is no room for is skipped, and the next batch of its boot holds it too.
     pub fn offer(&self, committed: &Committed) {
-        // Which boots the store keeps one by one is its own affair.
-        let (Committed::Batch(batch, arrived) | Committed::Grown(batch, arrived, _)) = committed else { return };
+        // Which boots the store keeps one by one is its own affair; the history follows more of them.
+        let (Committed::Batch(batch, arrived) | Committed::OfRetired(batch, arrived, _)) = committed else { return };
         // To make what is fed and then to find no room would cost most when there is least time.
         let has_room = self.waiting.fetch_add(1, Ordering::Relaxed) < FED_QUEUE;
         let fed = has_room.then(|| (without_wholes(batch), arrived.wall));

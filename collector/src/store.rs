@@ -53,7 +53,7 @@ pub enum Kept {
     New,
     /// All of it was there already.
     Duplicate,
-    /// None of it was news, and some of it came too late to change anything: of a boot that is no longer kept by itself.
+    /// None of it was news, and some of it came too late to change a total: of a boot that is no longer kept by itself.
     Retired,
 }
 
@@ -77,8 +77,8 @@ pub enum Committed {
     Batch(Batch, Reading),
     /// A boot that is no longer kept by itself.
     Retired(AgentName, BootId),
-    /// A batch of such a boot that holds more than the boot was retired with, its arrival, and by how much.
-    Grown(Batch, Reading, Batch),
+    /// A batch of such a boot, its arrival, and what it holds beyond what the boot was retired with, if it does.
+    OfRetired(Batch, Reading, Option<Batch>),
 }
 
 /// What an earlier run left.
@@ -214,12 +214,16 @@ fn take(
     let news = match ledger.standing(&agent, boot, sequence) {
         Standing::Kept(News::Duplicate) => return Ok(Kept::Duplicate),
         Standing::Kept(news) => news,
-        Standing::Retired => return Ok(Kept::Retired),
+        Standing::Retired => {
+            told.push(Committed::OfRetired(batch, arrived, None));
+            return Ok(Kept::Retired);
+        }
         Standing::RetiredWithLess => {
-            let Some(grown) = transaction.grow(&batch, packed)? else { return Ok(Kept::Retired) };
+            let grown = transaction.grow(&batch, packed)?;
+            let kept = if grown.is_some() { Kept::New } else { Kept::Retired };
             ledger.grow(&agent, boot, sequence);
-            told.push(Committed::Grown(batch, arrived, grown));
-            return Ok(Kept::New);
+            told.push(Committed::OfRetired(batch, arrived, grown));
+            return Ok(kept);
         }
     };
     let entry = ledger.take(&agent, boot, sequence);

@@ -196,7 +196,7 @@ impl Lanes {
         let since = self.under_way.end(id);
         match answer {
             Answer::Accepted { .. } => {
-                self.took(since.and_then(|since| now.checked_since(since)));
+                self.measure(since.and_then(|since| now.checked_since(since)));
                 self.works(id, lane, now);
                 Fate::Delivered
             }
@@ -230,7 +230,7 @@ impl Lanes {
         self.hold(None, now);
     }
 
-    fn took(&mut self, time: Option<Duration>) {
+    fn measure(&mut self, time: Option<Duration>) {
         self.took.extend(time);
         if self.took.len() > DISTANCE_ANSWERS {
             self.took.pop_front();

@@ -66,7 +66,7 @@ fn tell(view: &mut View, told: Vec<Committed>) {
         match one {
             Committed::Batch(batch, arrived) => view.accept(batch, arrived),
             Committed::Retired(agent, boot) => view.retire(&agent, boot),
-            Committed::Grown(_, _, grown) => view.accept_retired(grown),
+            Committed::OfRetired(_, _, grown) => grown.into_iter().for_each(|grown| view.accept_retired(grown)),
         }
     }
 }

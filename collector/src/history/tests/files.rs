@@ -190,3 +190,27 @@ fn the_thread_ends_with_everything_written() {
     thread.join().unwrap().unwrap();
     assert_eq!(sums(folder.path(), 0), (90, 90));
 }
+
+/// Which starts of an agent the store keeps one by one makes no difference to their course.
+#[test]
+fn batches_of_starts_that_the_store_has_retired_are_taken() {
+    let life = Life::even("one", 1, 9, 20);
+    let dump_of = |committed: [Committed; 3]| {
+        let folder = tempdir().unwrap();
+        let running = history(folder.path());
+        let (feed, queue) = History::feed(&Tally::default());
+        let thread = std::thread::spawn(move || running.run(&queue));
+        committed.iter().for_each(|one| feed.offer(one));
+        drop(feed);
+        thread.join().unwrap().unwrap();
+        dump(folder.path())
+    };
+    let (at, [one, two, three]) = (arrived(100_000), [4, 2, 7].map(|sequence| life.batch(sequence)));
+    let kept = dump_of([one.clone(), two.clone(), three.clone()].map(|batch| Committed::Batch(batch, at)));
+    let retired = dump_of([
+        Committed::Batch(one, at),
+        Committed::OfRetired(two, at, None),
+        Committed::OfRetired(three.clone(), at, Some(three)),
+    ]);
+    assert_eq!(kept, retired);
+}
