@@ -200,7 +200,9 @@ fn batches_of_starts_that_the_store_has_retired_are_taken() {
         let running = history(folder.path());
         let (feed, queue) = History::feed(&Tally::default());
         let thread = std::thread::spawn(move || running.run(&queue));
-        committed.iter().for_each(|one| feed.offer(one));
+        for one in &committed {
+            feed.offer(one);
+        }
         drop(feed);
         thread.join().unwrap().unwrap();
         dump(folder.path())
