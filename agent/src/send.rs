@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::stream::FuturesUnordered;
 use lagmesh_daemon::backoff::random_seed;
 use lagmesh_daemon::{Clock, Hangups, Shutdown, Supervisor};
@@ -136,7 +136,7 @@ impl Sender {
             };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                Some(()) = OptionFuture::from(wait.map(sleep)) => {}
                 () = news(&mut self.levels) => {}
                 Some(attempt) = attempts.next() => {
                     // A disk that hangs does not hold up the end.

@@ -177,7 +177,7 @@ impl Lanes {
     /// How many old batches may be under way: as many as it takes to keep the pace over this distance. A collector that is merely busy
     /// answers quickly now and then, and gets no more at a time.
     fn old_max(&self) -> usize {
-        let distance = self.took.iter().min().copied().unwrap_or_default();
+        let Some(distance) = self.took.iter().min() else { return 1 };
         usize::try_from(distance.as_nanos().div_ceil(self.pause.as_nanos())).map_or(OLD_MAX, |fit| fit.clamp(1, OLD_MAX))
     }
 

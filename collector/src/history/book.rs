@@ -118,10 +118,10 @@ impl Book {
     pub(super) fn take(&mut self, batch: &Batch, arrived: WallNanos) -> Taken {
         let (agent, boot) = (&batch.exporter.agent, batch.exporter.boot);
         let boots = self.agents.entry(agent.clone()).or_default();
-        let known = boots.held.get(&boot).is_some_and(|(_, runs)| runs.knows(batch.sequence));
         if boots.gone_set.contains(&boot) {
             return Taken { entry: Entry::Retired, ..Taken::default() };
         }
+        let known = boots.held.get(&boot).is_some_and(|(_, runs)| runs.knows(batch.sequence));
         if known || batch.sequence == 0 {
             return Taken { entry: Entry::Known, ..Taken::default() };
         }

@@ -1,6 +1,6 @@
 //! Which batches of which boots have been taken, and in which order boots were last heard of. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use lagmesh_model::ids::{AgentName, BootId};
 
@@ -23,9 +23,8 @@ type Boots = BTreeMap<BootId, (Sequences, u64)>;
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Retired {
     order: VecDeque<BootId>,
-    boots: BTreeSet<BootId>,
-    /// The newest batches of those whose counts can still grow.
-    newest: BTreeMap<BootId, u64>,
+    /// The newest batch of each; `None` once its counts can no longer grow.
+    newest: BTreeMap<BootId, Option<u64>>,
 }
 
 /// A ledger as it will be once what is being written is on disk.
@@ -40,10 +39,10 @@ pub(super) struct Draft<'a> {
 pub(super) struct Changes {
     /// The kept boots of each agent of which a batch was taken.
     kept: BTreeMap<AgentName, Boots>,
-    /// Boots that were retired, with their newest batches.
-    retired: Vec<(AgentName, BootId, u64)>,
-    /// The newest batches of retired boots that have grown.
-    grown: BTreeMap<(AgentName, BootId), u64>,
+    /// Boots that were retired, in this order.
+    retired: Vec<(AgentName, BootId)>,
+    /// The newest batches of those, and of boots that were retired before and have grown.
+    newest: BTreeMap<(AgentName, BootId), u64>,
     ordinal: u64,
 }
 
@@ -72,15 +71,15 @@ impl Ledger {
     }
 
     /// Takes over what is on disk now.
-    pub(super) fn take_over(&mut self, changes: Changes) {
+    pub(super) fn take_over(&mut self, mut changes: Changes) {
         self.kept.extend(changes.kept);
-        for (agent, boot, newest) in changes.retired {
-            let retired = self.retired.entry(agent).or_default();
-            retired.remember(boot);
-            retired.can_grow(boot, newest);
+        for one in changes.retired {
+            let newest = changes.newest.remove(&one);
+            let (agent, boot) = one;
+            self.retired.entry(agent).or_default().remember(boot, newest);
         }
-        for ((agent, boot), newest) in changes.grown {
-            self.retired.entry(agent).or_default().can_grow(boot, newest);
+        for ((agent, boot), newest) in changes.newest {
+            self.retired.entry(agent).or_default().grow(boot, newest);
         }
         self.ordinal = changes.ordinal;
     }
@@ -91,14 +90,9 @@ impl Ledger {
         self.kept.entry(agent.clone()).or_default().insert(boot, (sequences, ordinal));
     }
 
-    /// As it was stored, the oldest first.
-    pub(super) fn restore_retired(&mut self, agent: &AgentName, boot: BootId) {
-        self.retired.entry(agent.clone()).or_default().remember(boot);
-    }
-
-    /// As it was stored, once all that are retired are.
-    pub(super) fn restore_newest(&mut self, agent: &AgentName, boot: BootId, newest: u64) {
-        self.retired.entry(agent.clone()).or_default().can_grow(boot, newest);
+    /// As it was stored, the oldest first, with the newest batch of one that can still grow.
+    pub(super) fn restore_retired(&mut self, agent: &AgentName, boot: BootId, newest: Option<u64>) {
+        self.retired.entry(agent.clone()).or_default().remember(boot, newest);
     }
 }
 
@@ -109,21 +103,18 @@ impl Draft<'_> {
         if let Some((sequences, _)) = kept.and_then(|kept| kept.get(&boot)) {
             return Standing::Kept(sequences.news(sequence));
         }
-        let changed = self.changes.retired.iter().find(|(whose, which, _)| whose == agent && *which == boot);
-        let retired = self.ledger.retired.get(agent);
-        if changed.is_none() && !retired.is_some_and(|retired| retired.boots.contains(&boot)) {
-            return Standing::Kept(News::Newest);
-        }
-        let grown = self.changes.grown.get(&(agent.clone(), boot)).or(changed.map(|(_, _, newest)| newest));
-        match grown.or_else(|| retired?.newest.get(&boot)) {
-            Some(newest) if sequence > *newest => Standing::RetiredWithLess,
-            _ => Standing::Retired,
+        let before = || self.ledger.retired.get(agent)?.newest.get(&boot).copied();
+        let retired = self.changes.newest.get(&(agent.clone(), boot)).map(|newest| Some(*newest)).or_else(before);
+        match retired {
+            None => Standing::Kept(News::Newest),
+            Some(Some(newest)) if sequence > newest => Standing::RetiredWithLess,
+            Some(_) => Standing::Retired,
         }
     }
 
     /// Takes a batch of a boot that was retired with less.
     pub(super) fn grow(&mut self, agent: &AgentName, boot: BootId, sequence: u64) {
-        self.changes.grown.insert((agent.clone(), boot), sequence);
+        self.changes.newest.insert((agent.clone(), boot), sequence);
     }
 
     /// Takes a batch.
@@ -143,7 +134,8 @@ impl Draft<'_> {
         while let Some(kept) = self.changes.kept.get_mut(agent).filter(|kept| kept.len() > boots_max) {
             let oldest = kept.iter().min_by_key(|(_, (_, ordinal))| *ordinal).map(|(boot, _)| *boot);
             let Some((boot, (sequences, _))) = oldest.and_then(|oldest| kept.remove_entry(&oldest)) else { break };
-            self.changes.retired.push((agent.clone(), boot, sequences.newest()));
+            self.changes.retired.push((agent.clone(), boot));
+            self.changes.newest.insert((agent.clone(), boot), sequences.newest());
             retired.push((boot, sequences.newest()));
         }
         retired
@@ -156,24 +148,24 @@ impl Draft<'_> {
 }
 
 impl Retired {
-    fn remember(&mut self, boot: BootId) {
-        if self.boots.insert(boot) {
+    /// One more. Of those that were retired too long before it nothing grows any more, and still earlier ones are forgotten.
+    fn remember(&mut self, boot: BootId, newest: Option<u64>) {
+        if self.newest.insert(boot, newest).is_none() {
             self.order.push_back(boot);
+        }
+        if let Some(done) = self.order.len().checked_sub(GROWING_MAX + 1) {
+            self.newest.insert(self.order[done], None);
         }
         while self.order.len() > RETIRED_MAX
             && let Some(forgotten) = self.order.pop_front()
         {
-            self.boots.remove(&forgotten);
+            self.newest.remove(&forgotten);
         }
     }
 
-    /// A boot that was remembered can still grow, and one that was retired too long before it no longer.
-    fn can_grow(&mut self, boot: BootId, newest: u64) {
-        self.newest.insert(boot, newest);
-        let last = self.order.len().saturating_sub(GROWING_MAX);
-        if self.newest.len() > GROWING_MAX {
-            let growing: BTreeSet<&BootId> = self.order.range(last..).collect();
-            self.newest.retain(|boot, _| growing.contains(boot));
+    fn grow(&mut self, boot: BootId, newest: u64) {
+        if let Some(Some(held)) = self.newest.get_mut(&boot) {
+            *held = newest;
         }
     }
 }

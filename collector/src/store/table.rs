@@ -126,15 +126,12 @@ impl Table {
             restored.retired.extend(batch);
             Ok(read)
         })?;
-        restored.left_out += self.each("SELECT agent, boot FROM retired_boot ORDER BY ordinal", |row| {
+        let retired =
+            "SELECT agent, boot, sequence FROM retired_boot LEFT JOIN retired_last USING (agent, boot) ORDER BY ordinal";
+        restored.left_out += self.each(retired, |row| {
             let Ok(agent) = row.get::<_, String>(0)?.parse() else { return Ok(false) };
-            ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()));
-            Ok(true)
-        })?;
-        self.each("SELECT agent, boot, sequence FROM retired_last", |row| {
-            let Ok(agent) = row.get::<_, String>(0)?.parse() else { return Ok(false) };
-            let number = |index| row.get(index).map(i64::cast_unsigned);
-            ledger.restore_newest(&agent, BootId(number(1)?), number(2)?);
+            let newest = row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned);
+            ledger.restore_retired(&agent, BootId(row.get::<_, i64>(1)?.cast_unsigned()), newest);
             Ok(true)
         })?;
         self.each("SELECT memory FROM memory", |row| {
